@@ -1,0 +1,171 @@
+"""Speed of the foundation against the plain way.
+
+    python benchmarks/foundation.py
+"""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from measure import interleave, row, save
+from PIL import Image
+
+import injerto
+from injerto.basics.progress import set_quiet
+from injerto.compute.inference import IMAGE_CHUNK, Embedder
+from injerto.compute.machine import machine
+from injerto.compute.plan import make_plan
+
+PAIRS = 7
+
+
+def pictures(count: int, size: int) -> np.ndarray:
+    """Smooth random pictures, uint8 (count, size, size, 3)."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(array).resize((size, size))) for array in small])
+
+
+def eager_model() -> torch.nn.Module:
+    """The same weights in timm's own model, as timm's users run it."""
+    backbone = injerto.load_backbone("packaged:efficientnet-lite0")
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
+    network.load_state_dict(backbone.model.state_dict())
+    return network
+
+
+def embedding_rows() -> list[dict[str, Any]]:
+    """Frozen embedding of decoded 224 px pictures: batches of uint8 arrays to embeddings."""
+    arrays = pictures(4 * IMAGE_CHUNK, 224)
+    backbone = injerto.load_backbone("packaged:efficientnet-lite0")
+    embedder = Embedder(backbone, make_plan(backbone))
+    chunks = [arrays[start : start + IMAGE_CHUNK] for start in range(0, len(arrays), IMAGE_CHUNK)]
+
+    def ours() -> np.ndarray:
+        return np.concatenate([embedder.forward(embedder.maker.collate_images(list(chunk))).numpy() for chunk in chunks])
+
+    def plain(network: torch.nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> np.ndarray:
+        found = []
+        with torch.inference_mode():
+            for chunk in chunks:
+                batch = torch.from_numpy(chunk).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5)
+                found.append(network(batch.to(dtype).contiguous(memory_format=layout)).float().numpy())
+        return np.concatenate(found)
+
+    eager, hand = eager_model(), eager_model()
+    dtype = torch.bfloat16 if machine().bf16 else torch.float32
+    hand = hand.to(dtype=dtype, memory_format=torch.channels_last)
+    rows = []
+    for name, run in (
+        ("timm eager float32", lambda: plain(eager, torch.float32, torch.contiguous_format)),
+        (f"hand-written {str(dtype)[6:]} channels_last loop", lambda: plain(hand, dtype, torch.channels_last)),
+    ):
+        a, b = ours(), run()
+        cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        seconds = interleave(ours, run, PAIRS)
+        same = bool(cosine.min() >= 0.999)
+        rows.append(row("frozen embedding, 224 px", name, timm.__version__, *seconds, len(arrays), "images/s", same))
+    return rows
+
+
+def write_folder(root: Path, count: int, size: int) -> None:
+    """Two classes of pictures on disk."""
+    for index, array in enumerate(pictures(count, size)):
+        folder = root / "made" / ("even", "odd")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / f"{index}.jpg", quality=90)
+
+
+def head_row() -> dict[str, Any]:
+    """30 epochs of the head, files to metrics, against one plain pass over the same files."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        write_folder(root, 320, 224)
+        network = eager_model().to(memory_format=torch.channels_last)
+        paths = sorted(root.rglob("*.jpg"))
+        counter = iter(range(10**6))
+        backbone = injerto.load_backbone("packaged:efficientnet-lite0", image_size=224)
+        embedder = Embedder(backbone, make_plan(backbone))
+
+        def ours() -> None:
+            os.environ["INJERTO_CACHE"] = str(root / f"cache{next(counter)}")  # nothing is cached yet
+            run = injerto.fit(root / "made", tuning="head", epochs=30, image_size=224, out=root / "run", overwrite=True)
+            took.append(sum(run.metrics["seconds"][phase] for phase in ("cache", "train", "evaluate")))
+
+        def one_pass() -> None:
+            for _ in embedder.embed(paths, [path.name for path in paths]):
+                pass
+
+        def plain_pass() -> None:
+            from timm.data import create_transform, resolve_model_data_config
+
+            transform = create_transform(**resolve_model_data_config(network), is_training=False)
+            with torch.inference_mode():
+                for start in range(0, len(paths), IMAGE_CHUNK):
+                    batch = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[start : start + IMAGE_CHUNK]])
+                    network(batch.contiguous(memory_format=torch.channels_last))
+
+        rows = []
+        for name, other in (("one pass over the data, ours", one_pass), ("one pass over the data, plain timm", plain_pass)):
+            took: list[float] = []
+            _, theirs = interleave(ours, other, PAIRS)
+            rows.append(row("head, 30 epochs, files to metrics", name, timm.__version__, took[1:], theirs, 1.0, "runs/s", True))
+    return rows
+
+
+def help_row() -> dict[str, Any]:
+    """`injerto --help` against a bare interpreter."""
+    tool = Path(sys.executable).with_name("injerto")
+    command = [str(tool)] if tool.exists() else [sys.executable, "-c", "from injerto.cli import main; main()"]
+
+    def time_of(arguments: list[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    pairs = [(time_of([*command, "--help"]), time_of([sys.executable, "-c", "pass"])) for _ in range(12)][1:]
+    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+    entry = row("injerto --help", "python -c pass", sys.version.split()[0], ours, theirs, 1.0, "starts/s", True)
+    entry["seconds_more"] = round(statistics.median(a - b for a, b in pairs), 3)
+    return entry
+
+
+def memory_rows() -> list[dict[str, Any]]:
+    """Peak memory of a head run on n and on 8n pictures; the ratio should be 1."""
+    script = (
+        "import injerto, resource, sys; injerto.fit(sys.argv[1], tuning=sys.argv[3], steps=int(sys.argv[4]), out=sys.argv[2], image_size=128);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    rows = []
+    for tuning, steps in (("head", "200"), ("full", "12")):
+        peaks = []
+        for count in (400, 3200):
+            with tempfile.TemporaryDirectory() as place:
+                root = Path(place)
+                write_folder(root, count, 128)
+                found = subprocess.run(
+                    [sys.executable, "-c", script, str(root / "made"), str(root / "run"), tuning, steps],
+                    check=True, capture_output=True, text=True, env={**os.environ, "INJERTO_CACHE": str(root / "cache")},
+                )
+                peaks.append(float(found.stdout.split()[-1]))
+        entry = row(f"peak memory, {tuning}, 3,200 against 400 images", "ourselves", injerto.__version__, [1.0], [1.0], 1.0, "MB", True)
+        entry |= {"ratio": round(peaks[0] / peaks[1], 3), "ours": round(peaks[1]), "theirs": round(peaks[0])}
+        entry |= {"ratio_low": entry["ratio"], "ratio_high": entry["ratio"]}
+        rows.append(entry)
+    return rows
+
+
+if __name__ == "__main__":
+    set_quiet(True)
+    print(f"bf16 in hardware: {machine().bf16}; {machine()}; torch {torch.__version__}")
+    save("foundation.json", [*embedding_rows(), *head_row(), help_row(), *memory_rows()])
+    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")

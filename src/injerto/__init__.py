@@ -1,0 +1,48 @@
+"""Injerto: deep transfer learning with adaptation. One run, two dials: what may move, what must match."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from injerto.api import evaluate, fit, info, load, load_domains, predict
+    from injerto.backbones.load import load_backbone
+    from injerto.basics.errors import InjertoError
+
+_PLACES = {
+    "fit": "injerto.api",
+    "evaluate": "injerto.api",
+    "predict": "injerto.api",
+    "info": "injerto.api",
+    "load": "injerto.api",
+    "load_domains": "injerto.api",
+    "load_backbone": "injerto.backbones.load",
+    "InjertoError": "injerto.basics.errors",
+}
+__all__ = [
+    "InjertoError",
+    "__version__",
+    "evaluate",
+    "fit",
+    "info",
+    "load",
+    "load_backbone",
+    "load_domains",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import injerto`` costs nothing."""
+    from importlib import import_module
+
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("injerto")
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'injerto' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

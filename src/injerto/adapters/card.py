@@ -1,0 +1,115 @@
+"""The adapter card: everything a stranger needs to use the adapter, and nothing about who made it when or where."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from injerto.backbones.backbone import Backbone
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import write_text
+from injerto.recipe.recipe import Recipe
+
+CARD = "adapter_card.json"
+FORMAT = 1
+LIMIT = 8_000_000
+"""Largest card that is read, in bytes."""
+
+
+def base_name(backbone: Backbone) -> str:
+    """How the card names the base: the hub id where known, else a spec without any path.
+
+    Args:
+        backbone: The pretrained model.
+    """
+    if backbone.hub_id:
+        return backbone.hub_id
+    prefix, _, rest = backbone.spec.rpartition(":")
+    return (f"{prefix}:" if prefix else "") + Path(rest).name
+
+
+def make_card(backbone: Backbone, recipe: Recipe, labels: tuple[str, ...], quality: dict[str, Any]) -> dict[str, Any]:
+    """The card of a finished run.
+
+    Args:
+        backbone: The pretrained model.
+        recipe: Resolved.
+        labels: Class names in the order of the logits.
+        quality: Metrics by domain, with their role.
+    """
+    spec = backbone.spec if backbone.spec.startswith(("packaged:", "timm:", "hf:")) else ""
+    return {
+        "format": FORMAT,
+        "task": "classification",
+        "labels": list(labels),
+        "base": {
+            "name": base_name(backbone),
+            "spec": spec if not Path(spec.partition(":")[2]).exists() else "",
+            "fingerprint": backbone.fingerprint,
+            "embedding_dim": backbone.embedding_dim,
+            "licence": backbone.licence,
+        },
+        "preprocessing": backbone.preprocessing.card(),
+        "tuning": recipe.tuning,
+        "alignment": recipe.alignment,
+        "head": recipe.head,
+        "neck": recipe.neck,
+        "norm": recipe.norm,
+        "selection": recipe.select,
+        "metrics": quality,
+        "seed": recipe.seed,
+        "split_seed": recipe.split_seed,
+        "defaults_version": recipe.defaults_version,
+        "versions": {name: version(name) for name in ("injerto", "torch", "timm", "transformers")},
+        "licence_note": "The base model's and the training data's licences apply to what is derived from them; check both.",
+    }
+
+
+def save_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write the card; equal cards are equal bytes.
+
+    Args:
+        folder: The adapter's folder.
+        card: From :func:`make_card`.
+    """
+    write_text(folder / CARD, json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """Read and check a card, which may come from a stranger.
+
+    Args:
+        folder: The adapter's folder.
+
+    Raises:
+        InjertoError: Where it is missing, too large, damaged or of a newer format.
+    """
+    path = folder / CARD
+    try:
+        if path.stat().st_size > LIMIT:
+            raise InjertoError(f"{path} is larger than {LIMIT} bytes; this is no adapter card")
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InjertoError(f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run") from None
+    except (ValueError, RecursionError):
+        raise InjertoError(f"{path} is damaged: not valid JSON") from None
+    _check(card, path)
+    return card
+
+
+def _check(card: Any, path: Path) -> None:
+    wanted = {"format": int, "labels": list, "base": dict, "preprocessing": dict, "head": str, "neck": str, "task": str}
+    for key, kind in wanted.items():
+        if not isinstance(card, dict) or not isinstance(card.get(key), kind):
+            raise InjertoError(f"{path} is damaged: '{key}' is missing or of the wrong kind")
+    if card["format"] > FORMAT:
+        raise InjertoError(f"{path} was written by a newer Injerto (format {card['format']}); upgrade to read it")
+    labels = card["labels"]
+    if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels) or len(labels) < 2:
+        raise InjertoError(f"{path} is damaged: 'labels' must be two or more different names")
+    neck_ok = card["neck"] == "none" or (card["neck"].isdigit() and 0 < int(card["neck"]) <= 65536)
+    if card["head"] not in ("linear", "mlp", "probe", "native") or not neck_ok:
+        raise InjertoError(f"{path} is damaged: head '{card['head']}' or neck '{card['neck']}' is unknown")
+    for key in ("name", "spec", "fingerprint"):
+        if not isinstance(card["base"].get(key), str):
+            raise InjertoError(f"{path} is damaged: base '{key}' is missing")

@@ -1,0 +1,1 @@
+"""Dial 2, what must match across domains: none for now."""

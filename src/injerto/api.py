@@ -1,0 +1,174 @@
+"""One function per job: fit, load, evaluate, predict, info."""
+
+import time
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import remove_tree
+from injerto.basics.progress import note
+from injerto.domains.load import load_domains
+from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
+
+if TYPE_CHECKING:
+    from injerto.evaluation.run import Run
+
+__all__ = ["evaluate", "fit", "info", "load", "load_domains", "predict"]
+
+
+def fit(
+    data: Any,
+    *,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    config: str | PathLike[str] | None = None,
+    backbone: Any = None,
+    **settings: Any,
+) -> "Run":
+    """Adapt a pretrained model to data.
+
+    Args:
+        data: A folder, archive, table, saved Hugging Face data set, the name of a sample, or an object: a DataFrame, a
+            ``datasets`` object, ``Domains``.
+        out: The run's folder; ``runs/<data>-<tuning>-<seed>`` where not given.
+        resume: Go on from the last checkpoint; a missing or empty folder starts at 0, a finished run is returned.
+        overwrite: Replace an earlier run in ``out``.
+        config: A YAML file with settings; those given here win.
+        backbone: A name (see ``injerto info``), a folder, or any ``nn.Module``.
+        **settings: The fields of :class:`injerto.recipe.recipe.Recipe`; the command line's flags have the same names.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InjertoError: Where something does not fit; before compute is spent wherever that is possible.
+
+    Example:
+        >>> run = injerto.fit("emoji-styles", source="noto", tuning="head", head="probe")  # doctest: +SKIP
+        >>> run.predict("cat.png")  # doctest: +SKIP
+    """
+    fields = {**(load_recipe(Path(config)) if config else {}), **{k: v for k, v in settings.items() if v is not None}}
+    named = backbone if isinstance(backbone, str | PathLike) else None
+    if named is not None:
+        fields["backbone"] = str(named)
+    if settings.get("steps") is not None and settings.get("epochs") is None:
+        fields.pop("epochs", None)
+    fields["data"] = str(data) if isinstance(data, str | PathLike) else type(data).__name__
+    recipe = make_recipe(**fields)
+    folder = Path(out) if out is not None else _default_folder(recipe)
+    _check_folder(folder, resume, overwrite)
+
+    from injerto.evaluation.run import Run
+    from injerto.training.fit import Clock, Fit
+    from injerto.training.prepare import import_libraries, prepare
+
+    import_libraries()  # before the clock starts: `seconds` are the work's, not the interpreter's
+    start = time.perf_counter()
+    prepared = prepare(recipe, str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone)
+    clock = Clock(time.perf_counter() - start)
+    run = Run(folder, backbone=prepared.backbone if backbone is not None and named is None else None)
+    if (folder / "recipe.yaml").exists() and not overwrite:
+        _check_recipe(folder, prepared.recipe)
+        if (folder / "metrics.json").exists():
+            note(f"{folder} is finished already; nothing to do")
+            return run
+    for line in prepared.plan.lines():
+        note(line)
+    if overwrite:
+        remove_tree(folder)
+    prepared.recipe.save(folder / "recipe.yaml")
+    Fit(prepared, folder, clock).run(resume)
+    return run
+
+
+def load(path: str | PathLike[str], *, backbone: Any = None, precision: str = "fp32", threads: int | None = None) -> "Run":
+    """Open a finished run or a bare adapter.
+
+    Args:
+        path: RUN or RUN/adapter.
+        backbone: The base model where the card cannot name it on this machine.
+        precision: ``fp32``, ``bf16`` or ``auto``.
+        threads: CPU threads, None for all cores.
+
+    Raises:
+        InjertoError: Where nothing is there, or the base is another one.
+    """
+    from injerto.evaluation.run import Run
+
+    run = Run(path, backbone, precision, threads)
+    _ = run.card  # opened now, so that a wrong base shows here
+    return run
+
+
+def evaluate(path: str | PathLike[str], data: Any, *, on: str | Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
+    """Metrics of a run on domains, on the recorded test split where the content is known, else on all of it.
+
+    Args:
+        path: RUN or RUN/adapter.
+        data: What :func:`fit` takes.
+        on: Names of domains; all where not given.
+        **options: ``input``, ``label``, ``domain``, ``skip_bad`` as in :func:`fit`; ``backbone``, ``precision``,
+            ``threads`` as in :func:`load`.
+
+    Returns:
+        Domain name to its metrics.
+    """
+    reading = {key: options.pop(key) for key in ("input", "label", "domain") if key in options}
+    skip_bad = options.pop("skip_bad", False)
+    run = load(path, **options)
+    domains = load_domains(data, **reading).check(skip_bad)
+    return run.evaluate(domains, [on] if isinstance(on, str) else on)
+
+
+def predict(path: str | PathLike[str], inputs: Any, **options: Any) -> list[str]:
+    """The most probable class of each input.
+
+    Args:
+        path: RUN or RUN/adapter.
+        inputs: A path, PIL image, array, text, DataFrame, or a list of these.
+        **options: As for :func:`load`.
+    """
+    return load(path, **options).predict(inputs)
+
+
+def info(subject: str | PathLike[str] | None = None) -> Mapping[str, Any]:
+    """What is known about a backbone, a run, or this machine.
+
+    Args:
+        subject: A backbone's name or a run's folder; this machine and the offline backbones where not given.
+    """
+    from injerto.evaluation.info import describe
+
+    return describe(str(subject) if subject is not None else None)
+
+
+def _default_folder(recipe: Recipe) -> Path:
+    name = Path(recipe.data).name.split(".")[0] or "data"
+    return Path("runs") / f"{name}-{recipe.tuning.replace(':', '-')}-{recipe.seed}"
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to touch what is not ours, or ours without being told to."""
+    if resume and overwrite:
+        raise InjertoError("--resume and --overwrite exclude each other; give one")
+    if folder.is_file():
+        raise InjertoError(f"--out {folder} is a file; name a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (resume or overwrite):
+        raise InjertoError(f"--out {folder} exists already; add --resume to go on, --overwrite to replace it, or name another folder")
+    if not (folder / "recipe.yaml").exists():
+        flag = "--resume" if resume else "--overwrite"
+        raise InjertoError(f"{flag}: {folder} holds other things than a run (no recipe.yaml); name another folder")
+
+
+def _check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Refuse to go on with another recipe than the one the run was started with."""
+    before = make_recipe(**load_recipe(folder / "recipe.yaml"))
+    different = [name for name in Recipe.model_fields if getattr(before, name) != getattr(recipe, name)]
+    if different:
+        names = ", ".join(f"{name} (was {getattr(before, name)!r}, now {getattr(recipe, name)!r})" for name in different[:3])
+        raise InjertoError(f"--resume: {folder} was started with another recipe: {names}; repeat its settings or use --overwrite")

@@ -1,0 +1,107 @@
+"""From a transformers network's hidden states to one embedding per example."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from injerto.basics.errors import InjertoError
+
+MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens")  # in the order in which sentence-transformers concatenates
+
+
+@dataclass(frozen=True)
+class TextEmbed:
+    """Pools the last hidden states of a text network, padding left out; several modes are concatenated.
+
+    Attributes:
+        modes: Some of ``MODES``.
+    """
+
+    modes: tuple[str, ...] = ("mean",)
+
+    def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            model: A transformers network.
+            inputs: ``input_ids`` and ``attention_mask``, int64 (B, T).
+
+        Returns:
+            (B, width x number of modes), float32.
+        """
+        mask = inputs["attention_mask"]
+        output = model(input_ids=inputs["input_ids"], attention_mask=mask)
+        hidden = output.last_hidden_state.float()
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        count = weights.sum(1).clamp(min=1)
+        parts = []
+        for mode in self.modes:
+            if mode == "cls":
+                parts.append(hidden[:, 0])
+            elif mode == "max":
+                parts.append(hidden.masked_fill(weights == 0, float("-inf")).amax(1))
+            else:
+                parts.append((hidden * weights).sum(1) / (count if mode == "mean" else count.sqrt()))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+@dataclass(frozen=True)
+class VisionEmbed:
+    """Takes the embedding from a vision network's output.
+
+    Attributes:
+        kind: ``pooler`` (the network's own), ``cls`` (first token), ``mean`` (over tokens) or ``map`` (over space).
+        options: Further arguments of the network's forward.
+    """
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            model: A transformers network.
+            images: (B, 3, H, W), normalized.
+
+        Returns:
+            (B, D).
+        """
+        output = model(pixel_values=images, **self.options)
+        if self.kind == "pooler":
+            return output.pooler_output.flatten(1)
+        hidden = output.last_hidden_state
+        if self.kind == "cls":
+            return hidden[:, 0]
+        return hidden.mean(1) if self.kind == "mean" else hidden.mean((2, 3))
+
+
+def pooling_modes(config: Mapping[str, Any], spec: str) -> tuple[str, ...]:
+    """The modes that a sentence-transformers ``1_Pooling/config.json`` asks for.
+
+    Args:
+        config: The file's content: ``pooling_mode``, or one flag per mode.
+        spec: The model's name, for the message.
+
+    Returns:
+        Modes in the order of concatenation; the mean where the file names none.
+
+    Raises:
+        InjertoError: For a mode that is not supported.
+    """
+    named = config.get("pooling_mode")
+    if named:
+        modes = (named,) if isinstance(named, str) else tuple(named)
+    else:
+        flags = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
+        prefix = "pooling_mode_"
+        asked = [key.removeprefix(prefix) for key, on in config.items() if key.startswith(prefix) and on]
+        modes = tuple(flags.get(flag, flag) for flag in asked)
+        modes = tuple(sorted(modes, key=lambda mode: MODES.index(mode) if mode in MODES else len(MODES)))
+    strange = [mode for mode in modes if mode not in MODES]
+    if strange:
+        raise InjertoError(f"{spec} pools by '{strange[0]}'; supported are {', '.join(MODES)}; choose another model")
+    return modes or ("mean",)

@@ -1,0 +1,1 @@
+"""What every folder of Injerto leans on: errors, notes and progress, safe files."""

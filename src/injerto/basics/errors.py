@@ -1,0 +1,25 @@
+"""The one exception a user is meant to read."""
+
+
+class InjertoError(Exception):
+    """Something the user can mend: one line that says what, where and what to do.
+
+    The command line prints the message and exits with 2; a library user catches it.
+    """
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Say which known names exist, the closest first.
+
+    Args:
+        word: What the user wrote.
+        known: The names that exist.
+
+    Returns:
+        ``"did you mean 'x'? known: a, b, c"``, or only the known names where nothing is close.
+    """
+    from difflib import get_close_matches
+
+    listing = ", ".join(known[:12]) + (f", ... ({len(known)} in all)" if len(known) > 12 else "")
+    close = get_close_matches(word, known, n=1)
+    return (f"did you mean '{close[0]}'? " if close else "") + f"known: {listing}"

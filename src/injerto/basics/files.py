@@ -1,0 +1,90 @@
+"""Files that are whole or absent, digests, and the cache folder."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from injerto.basics.errors import InjertoError
+
+
+def sha256(*parts: str | bytes | int) -> str:
+    """SHA-256 of the parts, each preceded by its length so that no two lists collide.
+
+    Args:
+        parts: Strings (UTF-8), bytes or integers.
+
+    Returns:
+        64 hex digits.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any failure it is removed.
+
+    Args:
+        path: The file to end up with.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        InjertoError: Where the disk is full or the folder can't be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InjertoError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` (UTF-8) so that a reader sees all of it or the old file.
+
+    Args:
+        path: The file.
+        text: Its new content.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def cache_root() -> Path:
+    """The folder of everything that can be computed again: ``INJERTO_CACHE``, else the user's cache folder."""
+    given = os.environ.get("INJERTO_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "injerto"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder of our own making, silently where it is not there.
+
+    Args:
+        path: The folder.
+    """
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,183 @@
+"""The commands. Heavy imports happen inside, so that ``--help`` answers at once."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Adapt a pretrained image or text model to your data, and measure that it worked.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[str, typer.Argument(help="Folder, .zip/.tar, table (.csv .tsv .jsonl .parquet) or sample name.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="Folder of a finished run, or its adapter.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+def _option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, show_default=False, **more)
+
+
+Column = Annotated[str | None, _option("Column of texts or image paths.")]
+LabelColumn = Annotated[str | None, _option("Column of labels.")]
+DomainColumn = Annotated[str | None, _option("Column of domain names.")]
+BackboneName = Annotated[str | None, _option("timm:NAME, hf:NAME, packaged:NAME or a folder.")]
+Precision = Annotated[str | None, _option("auto, fp32 or bf16.")]
+Threads = Annotated[int | None, _option("CPU threads; all cores where not given.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        print(version("injerto"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress, only warnings.")] = False,
+) -> None:
+    if quiet:
+        from injerto.basics.progress import set_quiet
+
+        set_quiet(True)
+
+
+@app.command()
+def fit(
+    data: Data,
+    source: Annotated[list[str] | None, _option("Domain to learn from, with labels; repeat for several.")] = None,
+    target: Annotated[list[str] | None, _option("Domain without labels, or NAME=PATH; repeat for several.")] = None,
+    out: Annotated[Path | None, _option("The run's folder; runs/<data>-<tuning>-<seed> where not given.")] = None,
+    backbone: BackboneName = None,
+    tuning: Annotated[str | None, _option("What may move: head, last:K or full.")] = None,
+    alignment: Annotated[str | None, _option("What must match across domains: none.")] = None,
+    head: Annotated[str | None, _option("linear, mlp, probe (converged) or native.")] = None,
+    neck: Annotated[str | None, _option("none, or the width of a projection before the head.")] = None,
+    norm: Annotated[str | None, _option("frozen, train or recalibrate[:source|:target].")] = None,
+    epochs: Annotated[float | None, _option("Passes over the source's train split.")] = None,
+    steps: Annotated[int | None, _option("Optimizer steps, instead of --epochs.")] = None,
+    batch_size: Annotated[int | None, _option("Labelled source examples per step.")] = None,
+    lr: Annotated[float | None, _option("Learning rate.")] = None,
+    head_lr: Annotated[float | None, _option("Learning rate of the new layers.")] = None,
+    weight_decay: Annotated[float | None, _option("Decoupled weight decay.")] = None,
+    optimizer: Annotated[str | None, _option("adamw or sgd.")] = None,
+    warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.")] = None,
+    clip: Annotated[float | None, _option("Largest gradient norm; 0 for no clipping.")] = None,
+    accumulate: Annotated[int | None, _option("Compute a step in this many parts, to save memory.")] = None,
+    class_weights: Annotated[str | None, _option("none or balanced.")] = None,
+    label_smoothing: Annotated[float | None, _option("Share of the probability spread over all classes.")] = None,
+    image_size: Annotated[int | None, _option("Pixels a side.")] = None,
+    augment: Annotated[str | None, _option("none, light or standard.")] = None,
+    views: Annotated[int | None, _option("Augmented versions of each example; 0 for new ones every epoch.")] = None,
+    select: Annotated[str | None, _option("best-source-val or last.")] = None,
+    patience: Annotated[int | None, _option("Stop after so many evaluations without improvement.")] = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    seed: Annotated[int | None, _option("Seed of everything random.")] = None,
+    split_seed: Annotated[int | None, _option("Seed of the splits; --seed where not given.")] = None,
+    input: Column = None,
+    label: LabelColumn = None,
+    domain: DomainColumn = None,
+    group: Annotated[str | None, _option("Column, or regex on path or text, of what a split must not part.")] = None,
+    split_column: Annotated[str | None, _option("Column that says train, val, test or unlabeled.")] = None,
+    split_file: Annotated[str | None, _option("CSV path,split.")] = None,
+    skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
+    resume: Annotated[bool, _option("Go on from the last checkpoint.", "--resume")] = False,
+    overwrite: Annotated[bool, _option("Replace an earlier run.", "--overwrite")] = False,
+    config: Annotated[Path | None, _option("YAML file with these settings; flags win.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt a pretrained model to data: train, measure, write the run's folder."""
+    settings = {name: value for name, value in locals().items() if name not in ("data", "as_json") and value not in (None, [], False)}
+    from injerto import api
+    from injerto.cli.show import print_json, print_metrics
+
+    run = api.fit(data, **settings)
+    if as_json:
+        print_json({"run": str(run.path), **run.metrics})
+    else:
+        print_metrics(run.metrics)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    data: Data,
+    on: Annotated[list[str] | None, _option("Domain to measure on; all where not given.")] = None,
+    input: Column = None,
+    label: LabelColumn = None,
+    domain: DomainColumn = None,
+    backbone: BackboneName = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a run on domains (the recorded test split where the content is known, else everything)."""
+    given = {"input": input, "label": label, "domain": domain, "backbone": backbone, "precision": precision, "threads": threads}
+    from injerto import api
+    from injerto.cli.show import print_evaluation, print_json
+
+    options = {name: value for name, value in given.items() if value is not None}
+    results = api.evaluate(run, data, on=on or None, skip_bad=skip_bad, **options)
+    if as_json:
+        print_json({"run": str(run), "domains": results})
+    else:
+        print_evaluation(results)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs or texts; - reads lines from stdin.", show_default=False)],
+    backbone: BackboneName = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Class and probabilities of each input."""
+    from injerto import api
+    from injerto.cli.show import print_predictions
+    from injerto.cli.stdin import expand
+
+    given = {"backbone": backbone, "precision": precision, "threads": threads}
+    opened = api.load(run, **{name: value for name, value in given.items() if value is not None})
+    items = expand(inputs, opened.model.backbone.modality)
+    print_predictions(items, opened.labels, opened.predict_proba(items), as_csv, as_json)
+
+
+@app.command()
+def info(
+    subject: Annotated[str | None, typer.Argument(help="A backbone or a run; this machine where not given.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """What is known about a backbone, a run, or this machine."""
+    from injerto import api
+    from injerto.cli.show import print_info, print_json
+
+    facts = dict(api.info(subject))
+    if as_json:
+        print_json(facts)
+    else:
+        print_info(facts)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, _option("Where the runs and the picture go.")] = Path("injerto-demo"),
+    seed: Annotated[int, _option("Seed of splits and training.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Offline tour: head, last:2 and full on Noto emoji, measured on every drawing style."""
+    from injerto.cli.demo import run_demo
+
+    run_demo(out, seed, as_json)

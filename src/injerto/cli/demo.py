@@ -1,0 +1,123 @@
+"""The demo: how much each tuning learns from one drawing style, and how far that carries to the others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from injerto import api
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import remove_tree, write_text
+from injerto.basics.progress import format_bytes, format_seconds, note
+from injerto.cli.show import percent, print_json, table
+from injerto.evaluation.run import Run
+from injerto.reporting.grid import Shown, prediction_grid
+
+DATA, SOURCE, BACKBONE = "emoji-styles", "noto", "packaged:efficientnet-lite0"
+ROWS = {
+    "head": {"tuning": "head", "head": "probe"},
+    "last:2": {"tuning": "last:2"},
+    "full": {"tuning": "full"},
+}
+PICTURES = 9
+
+
+def run_demo(out: Path, seed: int, as_json: bool) -> None:
+    """Fit the demo's rows, print the table, draw the grid.
+
+    Args:
+        out: Folder of the runs, the table (``demo.json``) and the picture (``predictions.png``).
+        seed: Seed of splits and training.
+        as_json: Print one JSON object instead of the table.
+
+    Raises:
+        InjertoError: Where ``out`` holds something else.
+    """
+    if out.exists() and any(out.iterdir()):
+        if not (out / "demo.json").exists():
+            raise InjertoError(f"--out {out} holds other things than a demo; name another folder")
+        remove_tree(out)
+    write_text(out / "demo.json", "{}\n")
+    runs: dict[str, Run] = {}
+    for name, settings in ROWS.items():
+        note(f"\n{name}: injerto fit {DATA} --source {SOURCE} --backbone {BACKBONE} {_flags(settings)} --seed {seed}")
+        runs[name] = api.fit(DATA, source=SOURCE, backbone=BACKBONE, seed=seed, out=out / name.replace(":", "-"), **settings)
+    results = {name: run.metrics for name, run in runs.items()}
+    best = max(results, key=lambda name: results[name]["selection"]["score"])
+    picture = out / "predictions.png"
+    _draw(runs[best], best, picture)
+    summary = {"data": DATA, "source": SOURCE, "seed": seed, "best_on_source_val": best, "picture": str(picture)}
+    summary["rows"] = {name: _row(metrics) for name, metrics in results.items()}
+    write_text(out / "demo.json", json.dumps(summary, indent=1) + "\n")
+    if as_json:
+        print_json(summary)
+        return
+    _print(summary)
+
+
+def _flags(settings: dict[str, str]) -> str:
+    return " ".join(f"--{name} {value}" for name, value in settings.items())
+
+
+def _row(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "accuracy": {name: entry["splits"]["test"]["accuracy"] for name, entry in metrics["domains"].items()},
+        "source_val": metrics["selection"]["score"],
+        "trainable": metrics["parameters"]["trainable"],
+        "adapter_bytes": metrics["adapter_bytes"],
+        "seconds": sum(metrics["seconds"].values()),
+    }
+
+
+def _print(summary: dict[str, Any]) -> None:
+    rows = summary["rows"]
+    domains = sorted(next(iter(rows.values()))["accuracy"], key=lambda name: name != SOURCE)
+    cells = [
+        [
+            name,
+            *(percent(row["accuracy"][domain]) for domain in domains),
+            f"{row['trainable']:,}",
+            format_bytes(row["adapter_bytes"]),
+            format_seconds(row["seconds"]),
+        ]
+        for name, row in rows.items()
+    ]
+    headings = [f"{name} (source)" if name == SOURCE else name for name in domains]
+    table(
+        f"learned from '{SOURCE}', accuracy on the test split of every style (other styles: never seen in training)",
+        ("tuning", *headings, "trained", "adapter", "time"),
+        cells,
+    )
+    print(f"best on the source's val split: {summary['best_on_source_val']}; its predictions: {summary['picture']}")
+
+
+def _draw(run: Run, name: str, picture: Path) -> None:
+    """The same drawings in every style: those whose group sorts first in the run's test split, spread over the classes."""
+    domains = api.load_domains(DATA)
+    recorded = run.recorded_splits()
+    rows = {}
+    order = None
+    for domain_name in sorted(domains, key=lambda item: item != SOURCE):
+        domain = domains[domain_name]
+        where = {group: i for i, group in enumerate(domain.groups) if recorded.get(domain.contents[i]) == "test"}
+        if order is None:
+            order = _spread([(group, str(domain.labels[i])) for group, i in sorted(where.items())])
+        positions = [where[group] for group in order if group in where][:PICTURES]
+        chances = run.predict_proba([domain.inputs[i] for i in positions])
+        rows[domain_name] = [
+            Shown(domain.inputs[i], str(domain.labels[i]), run.labels[int(np.argmax(row))], float(row.max()))
+            for i, row in zip(positions, chances, strict=True)
+        ]
+    prediction_grid(picture, rows, f"tuning {name}, learned from {SOURCE}: \u2713 right, \u2717 wrong")
+
+
+def _spread(pairs: list[tuple[str, str]]) -> list[str]:
+    """Groups, one of each class in turn."""
+    queues: dict[str, list[str]] = {}
+    for group, label in pairs:
+        queues.setdefault(label, []).append(group)
+    order = []
+    while any(queues.values()):
+        order += [queue.pop(0) for _, queue in sorted(queues.items()) if queue]
+    return order

@@ -1,0 +1,73 @@
+"""Entry point: 0 done, 2 what the user can mend, 130 Ctrl-C, 1 our own fault."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from injerto.basics.errors import InjertoError
+from injerto.cli.commands import app
+
+_CLICK_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit.
+
+    Args:
+        arguments: What follows the program's name; the process's own where not given.
+    """
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What follows the program's name; the process's own where not given.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="injerto")
+        return code if isinstance(code, int) else 0
+    except InjertoError as error:
+        return _fail(str(error))
+    except _CLICK_ERROR as error:
+        return _fail(f"{error.format_message()} (see 'injerto --help')")  # type: ignore[attr-defined]
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ninterrupted; a run goes on from its last checkpoint with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away; nothing is left to say
+        return 0
+    except MemoryError:
+        return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+    except OSError as error:
+        if error.errno == 28:
+            return _fail(f"no space left on the disk ({error.filename or 'while writing'}); free space or choose another folder")
+        return _fault(error)
+    except Exception as error:
+        if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
+            return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+        return _fault(error)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _fault(error: BaseException) -> int:
+    if os.environ.get("INJERTO_DEBUG"):
+        raise error
+    print(
+        f"injerto failed: {type(error).__name__}: {' '.join(str(error).split())[:500]} "
+        "(this is our fault; INJERTO_DEBUG=1 shows where, please report it)",
+        file=sys.stderr,
+    )
+    return 1

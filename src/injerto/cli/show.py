@@ -1,0 +1,161 @@
+"""Tables for people, JSON and CSV for programs."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from injerto.basics.progress import format_bytes, format_seconds
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One JSON object on standard output.
+
+    Args:
+        content: JSON-ready.
+    """
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; numbers are aligned to the right.
+
+    Args:
+        title: What it shows.
+        columns: Headings.
+        rows: Cells.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title), title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="left" if index == 0 else "right")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(drawn)
+
+
+def percent(value: float | None) -> str:
+    """A share for people, ``79.3 %``.
+
+    Args:
+        value: In 0..1, None where there are no labels.
+    """
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _interval(metrics: Mapping[str, Any]) -> str:
+    pair = metrics.get("accuracy_interval")
+    return "-" if not pair or pair[0] is None else f"{100 * pair[0]:.0f} - {100 * pair[1]:.0f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+COLUMNS = ("accuracy", "95 % interval", "balanced", "macro F1", "NLL", "calibration error", "n")
+
+
+def _cells(metrics: Mapping[str, Any]) -> list[str]:
+    return [
+        percent(metrics["accuracy"]),
+        _interval(metrics),
+        percent(metrics["balanced_accuracy"]),
+        _number(metrics["macro_f1"]),
+        _number(metrics["nll"]),
+        _number(metrics["ece"]),
+        str(metrics["n"]),
+    ]
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """The table of a finished run.
+
+    Args:
+        metrics: The content of ``metrics.json``.
+    """
+    rows = []
+    for name, entry in metrics["domains"].items():
+        role = entry["role"] + (" (oracle)" if entry["oracle"] else "")
+        rows += [[name, role, side, *_cells(values)] for side, values in entry["splits"].items()]
+    order = {"source": 0, "target": 1, "unseen": 2}
+    rows.sort(key=lambda row: (order[row[1].split()[0]], row[0]))
+    table("accuracy by domain", ("domain", "role", "split", *COLUMNS), rows)
+    counts, seconds = metrics["parameters"], metrics["seconds"]
+    chosen = metrics["selection"]
+    step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
+    print(
+        f"trained {counts['trainable']:,} of {counts['total']:,} parameters; adapter {format_bytes(metrics['adapter_bytes'])}; "
+        f"selected: {chosen['rule']}{step}; {format_seconds(sum(seconds.values()))}"
+    )
+
+
+def print_evaluation(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """The table of an evaluation, and each domain's classes.
+
+    Args:
+        results: Domain name to metrics.
+    """
+    table("accuracy by domain", ("domain", *COLUMNS), [[name, *_cells(values)] for name, values in results.items()])
+    for name, values in results.items():
+        if values.get("per_class"):
+            rows = [
+                [label, percent(row["recall"]), percent(row["precision"]), _number(row["f1"]), str(row["n"])]
+                for label, row in values["per_class"].items()
+            ]
+            table(f"classes of {name}", ("class", "recall", "precision", "F1", "n"), rows)
+
+
+def print_predictions(items: Sequence[str], labels: Sequence[str], chances: np.ndarray, as_csv: bool, as_json: bool) -> None:
+    """Class and probabilities of each input.
+
+    Args:
+        items: The inputs as given.
+        labels: Class names.
+        chances: (N, C).
+        as_csv: A CSV table instead of plain lines.
+        as_json: One JSON object instead.
+    """
+    best = chances.argmax(axis=1)
+    if as_json:
+        entries = [
+            {"input": item, "class": labels[top], "probabilities": dict(zip(labels, map(float, row), strict=True))}
+            for item, top, row in zip(items, best, chances, strict=True)
+        ]
+        print_json({"predictions": entries})
+        return
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("input", "class", *labels))
+        for item, top, row in zip(items, best, chances, strict=True):
+            writer.writerow((item, labels[top], *(f"{value:.6f}" for value in row)))
+        return
+    for item, top, row in zip(items, best, chances, strict=True):
+        leading = ", ".join(f"{labels[index]} {row[index]:.3f}" for index in np.argsort(-row, kind="stable")[:3])
+        print(f"{item}\t{labels[top]}\t{leading}")
+
+
+def print_info(facts: Mapping[str, Any]) -> None:
+    """Facts, a line each; stages as a table.
+
+    Args:
+        facts: From :func:`injerto.info`.
+    """
+    for name, value in facts.items():
+        if name == "stages":
+            rows = [[str(row["stage"]), str(row["name"]), f"{row['parameters']:,}"] for row in value]
+            table("stages (last:K trains the last K)", ("stage", "name", "parameters"), rows)
+        elif name == "plan":
+            print("\n".join(value))
+        elif isinstance(value, dict):
+            print(f"{name}: " + ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, "")))
+        elif isinstance(value, list | tuple):
+            print(f"{name}: {', '.join(map(str, value))}")
+        elif value is not None:
+            print(f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}")

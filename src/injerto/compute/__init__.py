@@ -1,0 +1,1 @@
+"""How the work is done on this machine: the compute plan, fast inference, batches, the feature cache."""

@@ -1,0 +1,92 @@
+"""The compute plan: decided from the machine, the model and the data, and printed before work starts."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from injerto.backbones.backbone import Backbone
+from injerto.basics.errors import InjertoError
+from injerto.basics.progress import format_bytes, format_seconds
+from injerto.compute.machine import Machine, machine
+
+
+@dataclass(frozen=True)
+class ComputePlan:
+    """How the work is done.
+
+    Attributes:
+        device: Where tensors live.
+        precision: ``fp32`` or ``bf16`` (autocast in training, weights cast for frozen inference).
+        channels_last: Whether images are laid out as (B, H, W, C) in memory.
+        threads: CPU threads of the computation.
+        cache: What is cached, or why nothing is.
+        seconds: Expected duration, None where it is not known yet.
+    """
+
+    device: str
+    precision: str
+    channels_last: bool
+    threads: int
+    cache: str = "nothing"
+    seconds: float | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the arithmetic."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def lines(self) -> list[str]:
+        """The plan for people, a line each."""
+        layout = "channels_last" if self.channels_last else "contiguous"
+        text = [f"plan: {machine()}", f"plan: {self.precision}, {layout}, {self.threads} threads; cached: {self.cache}"]
+        if self.seconds is not None:
+            text.append(f"plan: about {format_seconds(self.seconds)}")
+        return text
+
+    def card(self) -> dict[str, Any]:
+        """What a resumed run must find unchanged."""
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "channels_last": self.channels_last,
+            "threads": self.threads,
+        }
+
+    def with_features(self, count: int, width: int) -> "ComputePlan":
+        """The plan once it is known that ``count`` embeddings of ``width`` numbers are cached.
+
+        Args:
+            count: Embeddings, all views counted.
+            width: Numbers in one.
+        """
+        return replace(self, cache=f"embeddings of {count} inputs ({format_bytes(count * width * 4)})")
+
+
+def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None = None) -> ComputePlan:
+    """Decide precision, layout and threads.
+
+    bfloat16 is used only where the hardware has it: elsewhere it is emulated and slower than float32.
+
+    Args:
+        backbone: The pretrained model.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        threads: CPU threads, None for all cores.
+
+    Returns:
+        The plan; nothing is cached and no duration is known yet. Torch's thread count is set as a side effect.
+
+    Raises:
+        InjertoError: Where bf16 is asked of a machine without it.
+    """
+    here: Machine = machine()
+    if precision == "bf16" and not here.bf16:
+        raise InjertoError(f"--precision bf16: {here.name} has no bfloat16 in hardware; use --precision fp32")
+    if precision == "auto":
+        precision = "bf16" if here.bf16 else "fp32"
+    threads = threads or here.cores
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    convolutional = any(isinstance(module, nn.Conv2d) for module in backbone.modules())
+    return ComputePlan(here.device, precision, backbone.modality == "image" and convolutional, threads)

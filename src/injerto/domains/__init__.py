@@ -1,0 +1,1 @@
+"""What comes in: domains of images or texts; readers, splits, transforms, tokenization, bundled samples."""

@@ -1,0 +1,126 @@
+"""Hugging Face ``datasets`` and pandas data frames."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from injerto.basics.errors import InjertoError
+from injerto.domains.columns import SIDES, UNLABELLED_SIDES, rows_from_columns
+from injerto.domains.rows import Rows
+
+_MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
+_SPLIT = "__given_split__"
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder was written by ``save_to_disk``.
+
+    Args:
+        path: The folder.
+    """
+    return (path / _MARKS[0]).is_file() or all((path / mark).is_file() for mark in _MARKS[1:])
+
+
+def read_saved_dataset(path: Path, options: Mapping[str, str | None]) -> Rows:
+    """Read a folder that ``save_to_disk`` wrote.
+
+    Args:
+        path: The folder.
+        options: As :func:`read_dataset`.
+
+    Returns:
+        The examples.
+
+    Raises:
+        InjertoError: Where the folder cannot be read, and as :func:`read_dataset`.
+    """
+    from datasets import load_from_disk
+
+    try:
+        data = load_from_disk(str(path))
+    except Exception as error:  # datasets and pyarrow raise a zoo of types for broken folders
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InjertoError(
+            f"cannot read {path} as a saved data set ({reason}); write it again with save_to_disk"
+        ) from error
+    return read_dataset(data, path.resolve().name, options)
+
+
+def read_dataset(data: Any, name: str, options: Mapping[str, str | None]) -> Rows:
+    """Read a ``datasets.Dataset`` or ``DatasetDict``; pictures are not decoded and class numbers become names.
+
+    The keys of a ``DatasetDict`` are given splits where they are known as such (train, validation, test, unlabeled,
+    unsupervised), and domains where none is. A single key says nothing.
+
+    Args:
+        data: The data set.
+        name: What to call it.
+        options: ``input``, ``label``, ``domain``, ``group``, ``split_column``, as of
+            :func:`injerto.domains.columns.rows_from_columns`.
+
+    Returns:
+        The examples.
+
+    Raises:
+        InjertoError: For keys that are partly splits, and as :func:`injerto.domains.columns.rows_from_columns`.
+    """
+    options = dict(options)
+    if not isinstance(data, Mapping):
+        return rows_from_columns(_columns(data), name, base=Path.cwd(), **options)
+    parts = {str(key): _columns(part) for key, part in data.items()}
+    known = [key for key in parts if key.lower() in SIDES]
+    if known and len(known) < len(parts):
+        strange = next(key for key in parts if key not in known)
+        raise InjertoError(
+            f"{name}: '{strange}' beside '{known[0]}' is no split; keep train, validation, test, unlabeled, or domains only"
+        )
+    columns: dict[str, list[Any]] = {}
+    keys = [key for key, part in parts.items() for _ in range(_length(part))]
+    for column in dict.fromkeys(column for part in parts.values() for column in part):
+        columns[column] = [cell for part in parts.values() for cell in part.get(column, [None] * _length(part))]
+    if known and len(parts) > 1 and not options.get("split_column"):
+        columns[_SPLIT] = keys
+        options["split_column"] = _SPLIT
+    elif not known:
+        columns["domain"] = keys
+    elif parts.keys() & UNLABELLED_SIDES:
+        columns[_SPLIT] = keys
+    return rows_from_columns(columns, name, base=Path.cwd(), **options)
+
+
+def read_frame(frame: Any, options: Mapping[str, str | None]) -> Rows:
+    """Read a pandas data frame; paths of pictures are relative to the working folder.
+
+    Args:
+        frame: The data frame.
+        options: As :func:`read_dataset`.
+
+    Returns:
+        The examples.
+
+    Raises:
+        InjertoError: As :func:`injerto.domains.columns.rows_from_columns`.
+    """
+    columns = {str(column): frame[column].tolist() for column in frame.columns}
+    return rows_from_columns(columns, "table", base=Path.cwd(), **dict(options))
+
+
+def _length(columns: Mapping[str, list[Any]]) -> int:
+    return len(next(iter(columns.values()), []))
+
+
+def _columns(data: Any) -> dict[str, list[Any]]:
+    """A data set's columns as plain lists: pictures as ``{"bytes", "path"}``, classes as names."""
+    from datasets import ClassLabel, Image
+
+    columns = {}
+    for column, feature in data.features.items():
+        if isinstance(feature, Image):
+            data = data.cast_column(column, Image(decode=False))
+    data = data.with_format(None)
+    for column, feature in data.features.items():
+        cells = list(data[column])
+        if isinstance(feature, ClassLabel):
+            cells = [None if cell is None or cell < 0 else feature.int2str(cell) for cell in cells]
+        columns[column] = cells
+    return columns

@@ -1,0 +1,191 @@
+"""Pictures: decoding, and the way from a picture to a model's pixels, for evaluation and for training."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+
+from injerto.basics.errors import InjertoError, suggest
+from injerto.domains.domain import ImageInput
+from injerto.domains.preprocessing import ImagePreprocessing
+
+POLICIES = ("none", "light", "standard")
+_SCALES = {"light": (0.6, 1.0), "standard": (0.35, 1.0)}
+_JITTER = 0.3
+_ORIENTATION = 0x0112
+
+
+def read_image(input: ImageInput, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """Decode a picture to RGB: upright by its EXIF tag, transparency over white, the first frame of several.
+
+    Args:
+        input: A path, an encoded picture or a PIL image.
+        at_least: Width and height in pixels that are needed; a JPEG is then decoded at a fraction of its size that is
+            still at least twice that.
+
+    Returns:
+        A PIL image in mode RGB.
+
+    Raises:
+        InjertoError: Where the picture cannot be decoded or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    try:
+        return decode(input, at_least)
+    except Exception as error:  # a picture's decoder may raise anything
+        shown = input if isinstance(input, Path) else "picture"
+        raise InjertoError(f"cannot read {shown} ({reason(error)}); mend or remove it") from error
+
+
+def decode(input: ImageInput, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """:func:`read_image` without its error message: whatever the decoder raises comes through.
+
+    Args:
+        input: As there.
+        at_least: As there.
+
+    Returns:
+        A PIL image in mode RGB.
+    """
+    if isinstance(input, Image.Image):
+        return _rgb(input.copy())
+    with Image.open(io.BytesIO(input) if isinstance(input, bytes) else input) as image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {limit}")
+        if at_least is not None:
+            side = 2 * max(at_least)  # both ways, because the picture may lie on its side
+            image.draft(None, (side, side))  # type: ignore[arg-type]
+        image.load()
+        return _rgb(image)
+
+
+def reason(error: BaseException) -> str:
+    """Why a picture could not be decoded, in a few words.
+
+    Args:
+        error: What the decoder raised.
+    """
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB; the picture may be changed in place."""
+    try:
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF says nothing about the pixels
+        pass
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bit: keep the high byte instead of clipping
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(paper, image)
+    return image.convert("RGB")
+
+
+def prepare_image(image: Image.Image, preprocessing: ImagePreprocessing) -> np.ndarray:
+    """Resize and centre-crop as timm's and torchvision's evaluation transforms do, pixel for pixel.
+
+    The shorter side becomes ``floor(size / crop)`` and the centre is kept; with ``squash`` both sides are resized
+    without keeping the aspect ratio. Equal to ``timm.data.create_transform(is_training=False)`` before normalization.
+
+    Args:
+        image: An RGB picture.
+        preprocessing: Size, crop and filter.
+
+    Returns:
+        uint8 array (height, width, 3), 0..255.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    scaled = (math.floor(width / preprocessing.crop), math.floor(height / preprocessing.crop))
+    if preprocessing.squash:
+        size = scaled
+    elif scaled[0] == scaled[1]:
+        short = min(image.size)
+        size = (int(scaled[0] * image.width / short), int(scaled[0] * image.height / short))
+    else:
+        ratio = min(image.width / scaled[0], image.height / scaled[1])
+        size = (round(image.width / ratio), round(image.height / ratio))
+    if size != image.size:
+        image = image.resize(size, _filter(preprocessing))
+    left, top = (_margin(size[0], width), _margin(size[1], height))
+    if (left, top, *size) != (0, 0, width, height):
+        image = image.crop((left, top, left + width, top + height))  # black beyond the edge
+    return np.array(image, dtype=np.uint8)
+
+
+def augment_image(
+    image: Image.Image, preprocessing: ImagePreprocessing, policy: str, rng: np.random.Generator
+) -> np.ndarray:
+    """One random view of a picture for training: a pure function of the picture, the policy and the generator's state.
+
+    ``light`` is a random crop (0.6 to 1 of the area, aspect ratio 3/4 to 4/3) and a horizontal flip; ``standard`` crops
+    down to 0.35 and varies brightness, contrast and colour by up to 30 % (random resized crop: Szegedy et al. 2015,
+    "Going deeper with convolutions", section 6).
+
+    Args:
+        image: An RGB picture.
+        preprocessing: Size and filter.
+        policy: ``none`` (then :func:`prepare_image`), ``light`` or ``standard``.
+        rng: The source of all randomness.
+
+    Returns:
+        uint8 array (height, width, 3), 0..255.
+
+    Raises:
+        InjertoError: For an unknown policy.
+    """
+    if policy == "none":
+        return prepare_image(image, preprocessing)
+    if policy not in POLICIES:
+        raise InjertoError(f"unknown augmentation '{policy}'; {suggest(policy, list(POLICIES))}")
+    box = _random_box(image.width, image.height, _SCALES[policy], rng)
+    flip = rng.random() < 0.5
+    image = image.resize((preprocessing.width, preprocessing.height), _filter(preprocessing), box=box)
+    if flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if policy == "standard":
+        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhancer(image).enhance(rng.uniform(1 - _JITTER, 1 + _JITTER))
+    return np.array(image, dtype=np.uint8)
+
+
+def _filter(preprocessing: ImagePreprocessing) -> Image.Resampling:
+    try:
+        return Image.Resampling[preprocessing.interpolation.upper()]
+    except KeyError:
+        known = [resampling.name.lower() for resampling in Image.Resampling]
+        raise InjertoError(
+            f"unknown interpolation '{preprocessing.interpolation}'; {suggest(preprocessing.interpolation, known)}"
+        ) from None
+
+
+def _margin(have: int, want: int) -> int:
+    """Where a centred window begins; negative where it is larger, as torchvision's ``center_crop`` rounds."""
+    return round((have - want) / 2) if have >= want else -((want - have) // 2)
+
+
+def _random_box(
+    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a random crop; the centre where ten draws do not fit (as torchvision)."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = int(rng.integers(0, width - wide + 1)), int(rng.integers(0, height - high + 1))
+            return left, top, left + wide, top + high
+    wide, high = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high

@@ -1,0 +1,117 @@
+"""One door for everything that comes in."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from injerto.basics.errors import InjertoError, suggest
+from injerto.domains.archives import is_archive, read_archive
+from injerto.domains.columns import apply_group_pattern, rows_from_columns
+from injerto.domains.domain import Domains
+from injerto.domains.folders import read_folder
+from injerto.domains.given import apply_split_file
+from injerto.domains.rows import Rows, build_domains
+from injerto.domains.samples import SAMPLES
+from injerto.domains.tables import is_table, read_table, table_stem
+
+FORMS = (
+    "a folder of pictures, a .zip or .tar of one, a .csv .tsv .jsonl .parquet table (also .gz .xz) or a saved data set"
+)
+
+
+def load_domains(
+    data: Any,
+    *,
+    input: str | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    group: str | None = None,
+    split_column: str | None = None,
+    split_file: str | PathLike[str] | None = None,
+    extra: Mapping[str, str | PathLike[str]] | None = None,
+) -> Domains:
+    """Read domains of pictures or texts from wherever they are; pictures are hashed, not yet decoded.
+
+    Args:
+        data: A path (folder of pictures, archive of one, table, folder of ``save_to_disk``), the name of a bundled
+            sample, a pandas data frame, or a ``datasets.Dataset`` or ``DatasetDict``. ``Domains`` are handed through.
+        input: A table's column of texts or picture paths (relative to the table).
+        label: A table's column of classes; an empty cell is no label.
+        domain: A table's column of domains; without one there is a single domain, named after the table.
+        group: A table's column, or a regular expression (its first group, or the whole match) that is searched in a
+            picture's source or in a text: examples with one key stay on one side of every split.
+        split_column: A table's column with ``train``, ``val``, ``test`` or ``unlabeled``.
+        split_file: A CSV file ``path,split``.
+        extra: Further domains by name, each from a path of its own.
+
+    Returns:
+        The domains. Ids, order and groups do not depend on labels.
+
+    Raises:
+        InjertoError: Where something is missing, broken or contradictory.
+
+    Example:
+        >>> load_domains("emoji-styles")["noto"].sources[0].startswith("noto/")
+        True
+    """
+    if isinstance(data, Domains):
+        return data
+    options = {"input": input, "label": label, "domain": domain, "group": group, "split_column": split_column}
+    sample = SAMPLES.get(data) if isinstance(data, str) and not Path(data).exists() else None
+    if sample is not None and data in SAMPLES:
+        rows = replace(_read(sample.path, options), name=data)
+        group = group or sample.group
+    else:
+        rows = _read(data, options)
+    by_column = group is not None and group in rows.columns
+    if split_column is not None and not rows.columns:
+        raise InjertoError(
+            f"--split-column '{split_column}' needs a table, and {rows.name} is a folder of pictures; use --split-file"
+        )
+    for name, path in (extra or {}).items():
+        if name in rows.domains:
+            raise InjertoError(f"the domain '{name}' is in {rows.name} already; give the one from {path} another name")
+        other = _read(path, options, optional=True)
+        if other.modality != rows.modality:
+            raise InjertoError(
+                f"{path} holds {other.modality}s and {rows.name} {rows.modality}s; domains must be of one kind"
+            )
+        rows.extend(other, name)
+    if group is not None and not by_column:
+        apply_group_pattern(rows, group)
+    if split_file is not None:
+        apply_split_file(rows, Path(split_file))
+    return build_domains(rows)
+
+
+def _read(data: Any, options: Mapping[str, str | None], optional: bool = False) -> Rows:
+    """Read whatever ``data`` is; with ``optional`` columns other than the input that a table lacks are not asked for."""
+    if not isinstance(data, (str, PathLike)):
+        from injerto.domains.huggingface import read_dataset, read_frame
+
+        kind = type(data).__module__.partition(".")[0]
+        if kind == "pandas":
+            return read_frame(data, options)
+        if kind == "datasets":
+            return read_dataset(data, "dataset", options)
+        raise InjertoError(
+            f"cannot read domains from a {type(data).__name__}; give {FORMS}, a data frame or a datasets object"
+        )
+    path = Path(data)
+    if not path.exists():
+        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InjertoError(f"no file, folder or sample '{data}'; {suggest(path.name, [*SAMPLES, *sorted(near)])}")
+    if path.is_dir():
+        from injerto.domains.huggingface import is_saved_dataset, read_saved_dataset
+
+        return read_saved_dataset(path, options) if is_saved_dataset(path) else read_folder(path)
+    if is_archive(path):
+        return read_archive(path)
+    if not is_table(path):
+        raise InjertoError(f"cannot read domains from the file {path}; give {FORMS}")
+    columns, first = read_table(path)
+    if optional:
+        options = {key: value if key == "input" or value in columns else None for key, value in options.items()}
+    return rows_from_columns(columns, table_stem(path), base=path.parent, file=path.name, first_row=first, **options)

@@ -1,0 +1,43 @@
+"""Facts about a backbone, a run or this machine, for people and programs."""
+
+from pathlib import Path
+from typing import Any
+
+from injerto.adapters.card import load_card
+from injerto.adapters.load import adapter_folder
+from injerto.backbones.load import load_backbone
+from injerto.backbones.packaged import PACKAGED
+from injerto.compute.machine import machine
+from injerto.compute.plan import make_plan
+
+
+def describe(subject: str | None) -> dict[str, Any]:
+    """What is known about a subject.
+
+    Args:
+        subject: A backbone's name or folder, a run's folder, or None for this machine.
+    """
+    if subject is None:
+        return {"machine": str(machine()), "packaged_backbones": [f"packaged:{name}" for name in PACKAGED]}
+    path = Path(subject)
+    if path.is_dir() and any((folder / "adapter_card.json").exists() for folder in (path, path / "adapter")):
+        return {"run": str(path), **load_card(adapter_folder(path))}
+    backbone = load_backbone(subject)
+    plan = make_plan(backbone)
+    sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
+    return {
+        "backbone": backbone.spec,
+        "hub_id": backbone.hub_id,
+        "licence": backbone.licence,
+        "modality": backbone.modality,
+        "embedding_dim": backbone.embedding_dim,
+        "parameters": sum(sizes.values()),
+        "stages": [
+            {"stage": index, "name": stage.name, "parameters": sum(sizes.get(name, 0) for name in stage.parameters)}
+            for index, stage in enumerate(backbone.stages)
+        ],
+        "preprocessing": backbone.preprocessing.card(),
+        "any_size": getattr(backbone, "any_size", False),
+        "fingerprint": backbone.fingerprint,
+        "plan": plan.lines(),
+    }

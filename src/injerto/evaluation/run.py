@@ -1,0 +1,153 @@
+"""A finished run, opened again: predict and evaluate."""
+
+import csv
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from injerto.adapters.load import load_model
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import sha256
+from injerto.compute.plan import ComputePlan, make_plan
+from injerto.domains.domain import Domain, Domains
+from injerto.evaluation.domains import measure
+from injerto.evaluation.inputs import as_inputs
+from injerto.evaluation.predictor import predict_logits, probabilities
+from injerto.tasks.model import Model
+
+
+class Run:
+    """A run's folder (or an adapter's) with its model, opened when first needed.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path, backbone: Any = None, precision: str = "fp32", threads: int | None = None) -> None:
+        """Remember where the run is; use :func:`injerto.load`.
+
+        Args:
+            path: RUN or RUN/adapter.
+            backbone: The base model where it can't be found by name.
+            precision: ``fp32``, ``bf16`` or ``auto``.
+            threads: CPU threads, None for all cores.
+        """
+        self.path = Path(path)
+        self._backbone, self._precision, self._threads = backbone, precision, threads
+
+    @cached_property
+    def _opened(self) -> tuple[Model, dict[str, Any], ComputePlan]:
+        model, card = load_model(self.path, self._backbone)
+        plan = make_plan(model.backbone, self._precision, self._threads)
+        return model.to(plan.device), card, plan
+
+    @property
+    def model(self) -> Model:
+        """The assembled model in eval mode."""
+        return self._opened[0]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The adapter card."""
+        return self._opened[1]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.model.labels
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json``.
+
+        Raises:
+            InjertoError: Where the run is not finished.
+        """
+        path = self.path / "metrics.json"
+        if not path.exists():
+            raise InjertoError(f"{self.path} has no metrics.json: the run is not finished; go on with --resume")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def predict_proba(self, inputs: Any) -> np.ndarray:
+        """Probabilities, float64 (N, C), columns in the order of :attr:`labels`.
+
+        Args:
+            inputs: A path, PIL image, array (H, W, 3) or (N, H, W, 3), text, DataFrame, or a list of these.
+
+        Raises:
+            InjertoError: Where an input can't be read.
+        """
+        model, _, plan = self._opened
+        items = as_inputs(inputs, model.backbone.modality)
+        if not items:
+            return np.empty((0, len(model.labels)))
+        keys = [sha256(index) for index in range(len(items))]
+        return probabilities(predict_logits(model, plan, items, keys))
+
+    def predict(self, inputs: Any) -> list[str]:
+        """The most probable class of each input.
+
+        Args:
+            inputs: As for :meth:`predict_proba`.
+        """
+        return [self.labels[index] for index in self.predict_proba(inputs).argmax(axis=1)]
+
+    def embed(self, inputs: Any) -> np.ndarray:
+        """Embeddings as the head sees them, float32 (N, D).
+
+        Args:
+            inputs: As for :meth:`predict_proba`.
+        """
+        import torch
+
+        from injerto.compute.inference import Embedder
+
+        model, _, plan = self._opened
+        items = as_inputs(inputs, model.backbone.modality)
+        embedder = Embedder(model.backbone, plan)
+        width = model.head.shift.numel()
+        result = np.empty((len(items), width), np.float32)
+        for positions, values in embedder.embed(items, [sha256(index) for index in range(len(items))]):
+            with torch.no_grad():
+                result[positions] = model.neck(torch.from_numpy(values).to(plan.device)).cpu().numpy()
+        return result
+
+    def evaluate(self, domains: Domains, on: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Metrics of domains: on the recorded test split where the content is known, else on all of it.
+
+        Args:
+            domains: From :func:`injerto.load_domains`.
+            on: Names of domains; all where not given.
+
+        Returns:
+            Domain name to its metrics.
+
+        Raises:
+            InjertoError: Where a domain is not there, or the data are of the other modality.
+        """
+        model, _, plan = self._opened
+        if domains.modality != model.backbone.modality:
+            raise InjertoError(f"{domains.name} holds {domains.modality}s, {self.path} was trained on {model.backbone.modality}s")
+        recorded = self.recorded_splits()
+        results = {}
+        for name in on or list(domains):
+            domain = domains.named(name)
+            keep = [i for i, content in enumerate(domain.contents) if recorded.get(content, "test") == "test"]
+            part: Domain = domain.subset(keep)
+            if not len(part):
+                raise InjertoError(f"domain '{name}': every example was in the run's train or val split; nothing to test on")
+            logits = predict_logits(model, plan, part.inputs, part.contents, f"evaluating {name}")
+            results[name] = measure(part, logits, model.labels)
+        return results
+
+    def recorded_splits(self) -> dict[str, str]:
+        """Content hash to its split in this run; empty for a bare adapter."""
+        path = self.path / "splits.csv"
+        if not path.exists():
+            return {}
+        with path.open(encoding="utf-8", newline="") as stream:
+            return {row["content"]: row["split"] for row in csv.DictReader(stream)}

@@ -1,0 +1,59 @@
+"""The one table of defaults. A change here is a change of results: raise the version, and the test that pins it.
+
+Rates were chosen on the samples' source ``val`` only (``benchmarks/studies/defaults``).
+"""
+
+from dataclasses import dataclass
+
+DEFAULTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a recipe leaves open.
+
+    Attributes:
+        lr: Learning rate of what was pretrained.
+        head_lr: Learning rate of the new layers.
+        weight_decay: Decoupled weight decay; never on biases and norms.
+        epochs: Passes over the source's train split.
+        batch_size: Labelled source examples per step.
+        augment: Augmentation policy.
+        views: How many augmented versions of an example there are; 0 means a new one every epoch.
+        norm: Norm policy.
+    """
+
+    lr: float
+    head_lr: float
+    weight_decay: float
+    epochs: float
+    batch_size: int
+    augment: str
+    views: int
+    norm: str = "frozen"
+
+
+TABLE: dict[tuple[str, str], Defaults] = {
+    ("image", "head"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "none", 1),
+    ("image", "last"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "light", 4),
+    ("image", "full"): Defaults(5e-4, 1e-3, 1e-2, 30, 32, "light", 0),
+    ("text", "head"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "none", 1),
+    ("text", "last"): Defaults(1e-4, 1e-3, 1e-2, 3, 32, "none", 1),
+    ("text", "full"): Defaults(1e-4, 1e-3, 1e-2, 3, 32, "none", 1),
+}
+
+SAMPLE_IMAGE_SIZE = 128
+"""Pixels a side for the bundled pictures (they are 64 px drawings) where the backbone takes any size."""
+
+BACKBONES = {"image": "packaged:efficientnet-lite0", "text": "packaged:minilm-l6"}
+"""What ``--backbone`` is where it is not given."""
+
+
+def defaults_for(modality: str, tuning: str) -> Defaults:
+    """The row of the table.
+
+    Args:
+        modality: ``image`` or ``text``.
+        tuning: The tuning's kind; kinds without a row of their own use that of ``full``.
+    """
+    return TABLE.get((modality, tuning)) or TABLE[modality, "full"]

@@ -1,0 +1,241 @@
+"""Recipe: flags, YAML and keyword arguments all become one of these; it is saved with every run."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.files import write_text
+from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, defaults_for
+from injerto.recipe.grammar import AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Recipe(BaseModel):
+    """One run, completely described. A field left at None takes the table's default when the run starts.
+
+    Attributes:
+        data: Folder, archive, table, saved Hugging Face data set, or a sample's name.
+        source: Domains that are labelled and trained on.
+        target: Domains that are trained on without labels; ``NAME=PATH`` adds one from elsewhere.
+        input: Column of the texts or image paths.
+        label: Column of the labels.
+        domain: Column of the domain names.
+        group: Column, or regular expression on the path or text, of what must not be parted by a split.
+        split_column: Column that says train, val, test or unlabeled.
+        split_file: CSV ``path,split``.
+        backbone: The pretrained model, ``timm:...``, ``hf:...``, ``packaged:...`` or a folder.
+        tuning: What may move.
+        alignment: What must match across domains.
+        head: ``linear``, ``mlp``, ``probe`` (converged logistic regression) or ``native`` (the model's own kind).
+        neck: ``none`` or the width of a trainable projection before the head.
+        norm: ``frozen``, ``train`` or ``recalibrate[:source|:target]``.
+        epochs: Passes over the source's train split (excludes ``steps``).
+        steps: Optimizer steps (excludes ``epochs``).
+        batch_size: Labelled source examples per step.
+        lr: Learning rate of what was pretrained (of the head, where nothing else moves).
+        head_lr: Learning rate of the new layers.
+        weight_decay: Decoupled weight decay.
+        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
+        warmup: Share of the steps in which the rate rises linearly.
+        clip: Largest norm of the gradient; 0 switches clipping off.
+        accumulate: Parts a step is computed in, to save memory.
+        class_weights: ``none`` or ``balanced`` (inverse frequency in the source's train split).
+        label_smoothing: Share of the target probability spread over all classes.
+        image_size: Pixels a side.
+        augment: ``none``, ``light`` or ``standard``.
+        views: Augmented versions of each example; 0 means a new one every epoch.
+        select: ``best-source-val`` or ``last``.
+        patience: Evaluations without improvement after which training stops.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        threads: CPU threads of the computation.
+        seed: Seed of initialization, order, augmentation and dropout.
+        split_seed: Seed of the splits; the run's seed where not given.
+        skip_bad: Go on without examples that cannot be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    input: str | None = None
+    label: str | None = None
+    domain: str | None = None
+    group: str | None = None
+    split_column: str | None = None
+    split_file: str | None = None
+    backbone: str | None = None
+    tuning: str = "head"
+    alignment: str = "none"
+    head: Literal["linear", "mlp", "probe", "native"] = "linear"
+    neck: str = "none"
+    norm: str | None = None
+    epochs: Positive | None = None
+    steps: Count | None = None
+    batch_size: Count | None = None
+    lr: Positive | None = None
+    head_lr: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    accumulate: Count = 1
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
+    augment: Literal["none", "light", "standard"] | None = None
+    views: Annotated[int, Field(ge=0)] | None = None
+    select: Literal["best-source-val", "last"] | None = None
+    patience: Count | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: Count | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    skip_bad: bool = False
+    defaults_version: int = DEFAULTS_VERSION
+
+    @field_validator("source", "target", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("tuning")
+    @classmethod
+    def _tuning(cls, value: str) -> str:
+        return str(parse_tuning(value))
+
+    @field_validator("alignment")
+    @classmethod
+    def _alignment(cls, value: str) -> str:
+        parse_alignment(value)
+        return value.replace(" ", "")
+
+    @field_validator("norm")
+    @classmethod
+    def _norm(cls, value: str | None) -> str | None:
+        known = ["frozen", "train", "recalibrate", "recalibrate:source", "recalibrate:target"]
+        if value is not None and value not in known:
+            raise InjertoError(f"unknown --norm '{value}'; {suggest(value, known)}")
+        return "recalibrate:source" if value == "recalibrate" else value
+
+    @field_validator("neck")
+    @classmethod
+    def _neck(cls, value: str) -> str:
+        if value != "none" and not (value.isdigit() and int(value) > 0):
+            raise InjertoError(f"--neck '{value}' must be none or a width such as 256")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Recipe":
+        if self.epochs is not None and self.steps is not None:
+            raise InjertoError("--epochs and --steps exclude each other; give one")
+        if self.head == "probe" and (self.tuning_spec.kind != "head" or self.neck != "none"):
+            raise InjertoError("--head probe is solved, not trained: it goes with --tuning head and no neck")
+        if self.head == "probe" and self.alignment != "none":
+            raise InjertoError("--head probe cannot be aligned; use --head linear")
+        return self
+
+    @property
+    def tuning_spec(self) -> TuningSpec:
+        """The parsed tuning."""
+        return parse_tuning(self.tuning)
+
+    @property
+    def alignment_terms(self) -> tuple[AlignmentTerm, ...]:
+        """The parsed alignment, empty for ``none``."""
+        return parse_alignment(self.alignment)
+
+    @property
+    def neck_width(self) -> int | None:
+        """The neck's width, None without a neck."""
+        return None if self.neck == "none" else int(self.neck)
+
+    def resolved(self, modality: str) -> "Recipe":
+        """The recipe with every open field filled from the table of defaults.
+
+        Args:
+            modality: ``image`` or ``text``.
+
+        Returns:
+            A recipe that says everything (``image_size`` stays None for the model's own size).
+        """
+        row = defaults_for(modality, self.tuning_spec.kind)
+        frozen = self.tuning_spec.kind == "head"
+        augment = self.augment if self.augment is not None else row.augment
+        fill: dict[str, Any] = {
+            "backbone": BACKBONES[modality],
+            "norm": row.norm,
+            "epochs": row.epochs if self.steps is None else None,
+            "batch_size": row.batch_size,
+            "lr": row.lr,
+            "head_lr": (self.lr if frozen and self.lr is not None else row.head_lr),
+            "weight_decay": row.weight_decay,
+            "augment": row.augment,
+            "views": 1 if augment == "none" else row.views if row.augment != "none" else 4,
+            "select": "last" if self.alignment != "none" else "best-source-val",
+            "split_seed": self.seed,
+        }
+        return self.model_copy(update={key: value for key, value in fill.items() if getattr(self, key) is None})
+
+    def save(self, path: Path) -> None:
+        """Write the recipe as YAML.
+
+        Args:
+            path: The file.
+        """
+        import yaml
+
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def make_recipe(**fields: Any) -> Recipe:
+    """Build a recipe from keyword arguments, with one-line errors.
+
+    Args:
+        **fields: The recipe's fields by name; None means not given.
+
+    Returns:
+        The validated recipe.
+
+    Raises:
+        InjertoError: Where a name is unknown or a value is out of bounds.
+    """
+    known = list(Recipe.model_fields)
+    for name in fields:
+        if name not in known:
+            raise InjertoError(f"unknown setting '{name}'; {suggest(name, known)}")
+    try:
+        return Recipe(**{key: value for key, value in fields.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "recipe"
+        raise InjertoError(f"{name} {first.get('input')!r}: {first['msg'].lower()}") from None
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """Read the fields of a recipe from YAML.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Fields for :func:`make_recipe`.
+
+    Raises:
+        InjertoError: Where the file is missing or is not a mapping.
+    """
+    import yaml
+
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InjertoError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InjertoError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise InjertoError(f"{path} must hold 'name: value' lines")
+    return {key.replace("-", "_"): value for key, value in fields.items()}

@@ -1,0 +1,1 @@
+"""The assembled model (backbone, neck, head) and what its outputs mean: classification."""

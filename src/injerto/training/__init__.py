@@ -1,0 +1,1 @@
+"""The one loop: step plan, examples, schedule, trainer, checkpoints."""

@@ -1,0 +1,335 @@
+"""One run from start to finish: prepare, cache, train, ship, measure."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from injerto.adapters.artifact import save_tensors
+from injerto.adapters.card import make_card, save_card
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import sha256, write_text
+from injerto.basics.progress import note
+from injerto.compute.batches import BatchMaker, Inputs, augmentation_rng, prefetch
+from injerto.compute.features import Features, FeatureStore, cached, room_for, space_key, trim
+from injerto.compute.inference import Embedder
+from injerto.domains.domain import Domain
+from injerto.evaluation.domains import measure, role_of
+from injerto.evaluation.predictor import classify_features, predict_logits, probabilities
+from injerto.tasks.classification import balanced_weights
+from injerto.tasks.heads import solve_probe
+from injerto.tasks.model import Model
+from injerto.training.examples import Examples
+from injerto.training.prepare import Prepared
+from injerto.training.trainer import Score, Trainer
+from injerto.tuning.norms import norm_layers, recalibrate
+
+STANDARDIZE = 1024
+"""Train examples whose embeddings set the head's scale."""
+RECALIBRATE = 2048
+"""Examples from which norm statistics are re-estimated."""
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self, load: float) -> None:
+        """Start with the seconds that loading took.
+
+        Args:
+            load: Seconds.
+        """
+        self.seconds = {"load": load, "cache": 0.0, "train": 0.0, "evaluate": 0.0}
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside.
+
+        Args:
+            phase: ``load``, ``cache``, ``train`` or ``evaluate``.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+
+class Fit:
+    """The stages of one run over shared state; :meth:`run` calls them in order."""
+
+    def __init__(self, prepared: Prepared, folder: Path, clock: Clock) -> None:
+        """Assemble the model; new layers are drawn from the run's seed.
+
+        Args:
+            prepared: What to do.
+            folder: The run's folder.
+            clock: Collects seconds.
+        """
+        self.prepared, self.folder, self.clock = prepared, folder, clock
+        self.recipe, self.plan = prepared.recipe, prepared.plan
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(sha256(self.recipe.seed, "new layers")[:15], 16))
+            self.model = Model(prepared.backbone, prepared.classes, self.recipe.head, self.recipe.neck_width)
+        self.model.to(self.plan.device)
+        self.train = prepared.parts("train")
+        self.labels = prepared.labels(self.train)
+        self.features: dict[tuple[str, str], Features] = {}
+        self.views: dict[str, list[Features]] = {}
+
+    def run(self, resume: bool) -> dict[str, Any]:
+        """Do all of it.
+
+        Args:
+            resume: Whether to go on from the last checkpoint.
+
+        Returns:
+            The content of ``metrics.json``, which is written last.
+        """
+        clock, recipe = self.clock, self.recipe
+        with clock.measure("cache"):
+            if self.prepared.cached or not self.prepared.tuned.rates:
+                self._recalibrate()
+            if self.prepared.cached:
+                self._cache()
+            if recipe.neck_width is None:
+                self.model.head.standardize(self._sample_embeddings())
+        with clock.measure("train"):
+            if recipe.head == "probe":
+                selection = self._solve()
+            else:
+                selection = self._train(resume)
+            if self.prepared.tuned.rates:
+                self._recalibrate()
+            self.model.eval()
+            self.model.head.fold()
+        with clock.measure("evaluate"):
+            domains = self._measure()
+        size = self._ship(domains)
+        return self._report(domains, selection, size)
+
+    # --- caches ---------------------------------------------------------------------------------------------------
+
+    def _cache(self) -> None:
+        """Embed everything the run will look at, once; what the cache holds already is read."""
+        recipe, prepared = self.recipe, self.prepared
+        parts = prepared.reported()
+        plain = {(name, side): part for name, sides in parts.items() for side, part in sides.items()}
+        plain |= {(name, "train"): part for name, part in self.train.items()}
+        embedder = Embedder(prepared.backbone, self.plan)
+        self.features = self._embed_view(embedder, plain, None)
+        if recipe.augment == "none":
+            self.views = {name: [self.features[name, "train"]] for name in self.train}
+            return
+        sources = {(name, "train"): part for name, part in self.train.items()}
+        found = [self._embed_view(embedder, sources, view) for view in range(recipe.views or 1)]
+        self.views = {name: [view[name, "train"] for view in found] for name in self.train}
+
+    def _embed_view(
+        self, embedder: Embedder, parts: Mapping[tuple[str, str], Domain], view: int | None
+    ) -> dict[tuple[str, str], Features]:
+        recipe, backbone = self.recipe, self.prepared.backbone
+        policy = recipe.augment or "none"
+        described = "plain" if view is None else f"{policy}/{recipe.seed}/{view}"
+        if recipe.norm and recipe.norm.startswith("recalibrate"):
+            described += f"/{self._statistics_key()}"
+        key = space_key(backbone.fingerprint, backbone.preprocessing.card(), described, self.plan.precision)
+        inputs = [item for part in parts.values() for item in part.inputs]
+        keys = [content for part in parts.values() for content in part.contents]
+        store = FeatureStore(key, backbone.embedding_dim, on_disk=room_for(len(keys), backbone.embedding_dim) is None)
+
+        def compute(positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            def load(index: int) -> np.ndarray:
+                position = positions[index]
+                rng = None if view is None else augmentation_rng(recipe.seed, keys[position], view)
+                return embedder.maker.image(inputs[position], policy, rng)
+
+            chosen = [inputs[position] for position in positions]
+            names = [keys[position] for position in positions]
+            title = "embedding" if view is None else f"embedding view {view + 1} of {recipe.views}"
+            return embedder.embed(chosen, names, title, load if view is not None else None)
+
+        everything = cached(store, keys, compute)
+        trim()
+        result, start = {}, 0
+        for where, part in parts.items():
+            result[where] = everything.slice(start, start + len(part))
+            start += len(part)
+        return result
+
+    def _statistics_key(self) -> str:
+        layers = norm_layers(self.prepared.backbone)
+        return sha256(*(layer.running_mean.cpu().numpy().tobytes() for layer in layers.values()))  # type: ignore[union-attr, operator]
+
+    def _recalibrate(self) -> None:
+        """Re-estimate norm statistics where the policy asks for it."""
+        norm = self.recipe.norm or "frozen"
+        if not norm.startswith("recalibrate"):
+            return
+        names = self.prepared.targets if norm.endswith(":target") else self.prepared.sources
+        recalibrate(self.prepared.backbone, self._plain_batches([self.prepared.part(name, "train") for name in names]))
+
+    def _plain_batches(self, parts: list[Domain]) -> Iterator[Inputs]:
+        """Unaugmented batches over up to 2,048 examples, taken evenly (by id) from the parts and mixed."""
+        maker = BatchMaker(self.prepared.backbone.preprocessing, self.plan.device)
+        size = self.recipe.batch_size or 32
+        pairs = sorted((content, part.inputs[i]) for part in parts for i, content in enumerate(part.contents[: RECALIBRATE // len(parts)]))
+        chunks = [[item for _, item in pairs[start : start + size]] for start in range(0, len(pairs), size)]
+        for rows in prefetch(chunks, maker.image, maker.workers):
+            yield maker.collate_images(rows)
+
+    def _sample_embeddings(self) -> torch.Tensor:
+        """Embeddings of up to 1,024 train examples, evenly from the sources."""
+        share = max(1, STANDARDIZE // len(self.train))
+        if self.prepared.cached:
+            parts = [self.views[name][0][np.arange(min(share, len(part)))] for name, part in self.train.items()]
+            return torch.cat(parts).to(self.plan.device)
+        inputs = [item for part in self.train.values() for item in part.inputs[:share]]
+        keys = [content for part in self.train.values() for content in part.contents[:share]]
+        result = np.empty((len(inputs), self.prepared.backbone.embedding_dim), np.float32)
+        for positions, values in Embedder(self.prepared.backbone, self.plan).embed(inputs, keys, "first look"):
+            result[positions] = values
+        return torch.from_numpy(result).to(self.plan.device)
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def _train(self, resume: bool) -> dict[str, Any]:
+        recipe, prepared = self.recipe, self.prepared
+        maker = BatchMaker(prepared.backbone.preprocessing, self.plan.device)
+        examples = Examples(
+            self.train,
+            self.labels,
+            maker,
+            recipe.augment or "none",
+            recipe.views or 0,
+            recipe.seed,
+            self.views if prepared.cached else None,
+        )
+        weights = None
+        if recipe.class_weights == "balanced":
+            weights = balanced_weights(np.concatenate(list(self.labels.values())), len(prepared.classes)).to(self.plan.device)
+        if self.plan.channels_last and not prepared.cached:
+            self.model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trainer = Trainer(self.model, recipe, self.plan, prepared.tuned, examples, self._validate, self.folder, weights)
+        return trainer.run(resume)
+
+    def _validate(self) -> Score | None:
+        """Accuracy and minus NLL on source ``val``, averaged over the sources."""
+        scores = []
+        for name in self.prepared.sources:
+            part = self.prepared.part(name, "val")
+            if len(part):
+                logits = self._logits(name, "val", part)
+                result = quick_score(logits, self.prepared.labels({name: part})[name])
+                scores.append(result)
+        return None if not scores else (float(np.mean([s[0] for s in scores])), float(np.mean([s[1] for s in scores])))
+
+    def _logits(self, name: str, side: str, part: Domain) -> np.ndarray:
+        if (name, side) in self.features:
+            return classify_features(self.model, self.plan, self.features[name, side])
+        return predict_logits(self.model, self.plan, part.inputs, part.contents, f"checking {name} {side}")
+
+    def _solve(self) -> dict[str, Any]:
+        """The converged probe: logistic regression on standardized embeddings, regularization chosen on source ``val``."""
+        head = self.model.head
+        everything = [features[np.arange(len(features))] for views in self.views.values() for features in views]
+        labels = np.concatenate([self.labels[name] for name, views in self.views.items() for _ in views])
+        embeddings = ((torch.cat(everything).to(self.plan.device) - head.shift) * head.scale).cpu().numpy().astype(np.float64)
+        layer = head.layers[0]
+        assert isinstance(layer, torch.nn.Linear)
+        present = np.unique(labels)
+
+        def install(weight: np.ndarray, bias: np.ndarray) -> None:
+            with torch.no_grad():
+                layer.weight.zero_()
+                layer.bias.fill_(-30.0)  # a class without train examples is never predicted
+                layer.weight[present] = torch.from_numpy(weight).to(layer.weight)
+                layer.bias[present] = torch.from_numpy(bias).to(layer.bias)
+
+        def score(weight: np.ndarray, bias: np.ndarray) -> Score:
+            install(weight, bias)
+            found = self._validate()
+            assert found is not None
+            return found
+
+        if len(present) < 2:
+            raise InjertoError("the train split holds one class only; choose another --split-seed or add examples")
+        has_val = self._validate() is not None
+        balanced = self.recipe.class_weights == "balanced"
+        weight, bias, strength = solve_probe(embeddings, labels, score if has_val else None, balanced)
+        install(weight, bias)
+        found = self._validate()
+        return {"rule": "converged", "step": None, "steps": None, "score": found[0] if found else None, "C": strength}
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    def _measure(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, sides in self.prepared.reported().items():
+            role = role_of(name, self.prepared.sources, self.prepared.targets)
+            splits = {
+                side: measure(part, self._logits(name, side, part), self.prepared.classes) for side, part in sides.items()
+            }
+            found[name] = {"role": role, "oracle": role != "source", "splits": splits}
+        return found
+
+    def _ship(self, domains: dict[str, Any]) -> int:
+        quality = {
+            name: {
+                "role": entry["role"],
+                "oracle": entry["oracle"],
+                **{side: {key: values[key] for key in ("accuracy", "balanced_accuracy", "n")} for side, values in entry["splits"].items()},
+            }
+            for name, entry in domains.items()
+        }
+        folder = self.folder / "adapter"
+        size = save_tensors(folder, self.model, self.prepared.tuned, self.recipe.norm or "frozen")
+        save_card(folder, make_card(self.prepared.backbone, self.recipe, self.prepared.classes, quality))
+        return size + (folder / "adapter_card.json").stat().st_size
+
+    def _report(self, domains: dict[str, Any], selection: dict[str, Any], size: int) -> dict[str, Any]:
+        self._save_splits()
+        parameters = list(self.model.parameters())
+        metrics = {
+            "domains": domains,
+            "selection": selection,
+            "parameters": {
+                "total": sum(parameter.numel() for parameter in parameters),
+                "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+            },
+            "adapter_bytes": size,
+            "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
+            "forgetting": None,
+            "skipped": [{"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems],
+        }
+        write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        note(f"done: {self.folder}")
+        return metrics
+
+    def _save_splits(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("domain", "content", "split"))
+        for name, domain in self.prepared.domains.items():
+            writer.writerows((name, content, side) for content, side in zip(domain.contents, self.prepared.sides[name], strict=True) if side)
+        write_text(self.folder / "splits.csv", text.getvalue())
+
+
+def quick_score(logits: np.ndarray, labels: np.ndarray) -> Score:
+    """Accuracy and minus NLL, without the rest of the report.
+
+    Args:
+        logits: (N, C).
+        labels: Class indices (N,).
+    """
+    chances = probabilities(logits)
+    right = float((chances.argmax(axis=1) == labels).mean())
+    return right, float(np.log(np.maximum(chances[np.arange(len(labels)), labels], 1e-12)).mean())
+

@@ -1,0 +1,232 @@
+"""Everything that happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from injerto.backbones.backbone import Backbone
+from injerto.backbones.load import load_backbone
+from injerto.basics.errors import InjertoError
+from injerto.basics.progress import note
+from injerto.compute.features import room_for
+from injerto.compute.inference import Embedder
+from injerto.compute.plan import ComputePlan, make_plan
+from injerto.domains.domain import Domain, Domains
+from injerto.domains.load import load_domains
+from injerto.domains.preprocessing import ImagePreprocessing
+from injerto.domains.samples import SAMPLES
+from injerto.domains.splits import split_domains
+from injerto.evaluation.domains import REPORTED, role_of
+from injerto.recipe.defaults import SAMPLE_IMAGE_SIZE
+from injerto.recipe.recipe import Recipe
+from injerto.tasks.classification import class_map, encode
+from injerto.tuning.base import Tuned, apply_tuning, find_tuning
+from injerto.tuning.norms import check_norm, norm_layers
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to start.
+
+    Attributes:
+        recipe: Resolved: every open field is filled.
+        domains: What was read.
+        sources: Names of the sources.
+        targets: Names of the targets.
+        sides: ``train``, ``val``, ``test`` or ``""`` for every example of every domain.
+        classes: The class map, from the sources.
+        backbone: The pretrained model, frozen and thawed as the tuning says.
+        tuned: What the tuning decided.
+        plan: How to compute.
+        cached: Whether embeddings are computed once and kept.
+    """
+
+    recipe: Recipe
+    domains: Domains
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    sides: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    backbone: Backbone
+    tuned: Tuned
+    plan: ComputePlan
+    cached: bool
+
+    def part(self, name: str, side: str) -> Domain:
+        """One split of one domain; a source's without its unlabelled examples.
+
+        Args:
+            name: The domain.
+            side: ``train``, ``val`` or ``test``.
+        """
+        domain = self.domains[name]
+        keep = self.sides[name] == side
+        if name in self.sources:
+            keep &= np.asarray([label is not None for label in domain.labels])
+        return domain.subset([int(index) for index in np.flatnonzero(keep)])
+
+    def parts(self, side: str) -> dict[str, Domain]:
+        """One split of every source.
+
+        Args:
+            side: ``train``, ``val`` or ``test``.
+        """
+        return {name: self.part(name, side) for name in self.sources}
+
+    def labels(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:
+        """Class indices of labelled parts.
+
+        Args:
+            parts: Domains by name.
+        """
+        return {name: encode(part.labels, self.classes) for name, part in parts.items()}
+
+    def reported(self) -> dict[str, dict[str, Domain]]:
+        """The splits that metrics are reported on, by domain; a target's and an unseen domain's unlabelled examples count."""
+        found: dict[str, dict[str, Domain]] = {}
+        for name in self.domains:
+            sides = REPORTED[role_of(name, self.sources, self.targets)]
+            found[name] = {side: part for side in sides if len(part := self.part(name, side))}
+        return found
+
+
+def import_libraries() -> None:
+    """Import what a run needs, which takes seconds and should not count as its work."""
+    from importlib import import_module
+
+    for name in ("timm", "transformers", "accelerate", "pandas", "sklearn.linear_model", "sklearn.metrics"):
+        import_module(name)
+
+
+def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
+    """Read the data, settle the roles, load the backbone and plan the work.
+
+    Args:
+        recipe: As the user gave it.
+        data: What :func:`injerto.load_domains` takes.
+        backbone: A module or loaded backbone in place of the recipe's name.
+
+    Raises:
+        InjertoError: Where anything does not fit together.
+    """
+    if recipe.alignment_terms:
+        names = "+".join(term.name for term in recipe.alignment_terms)
+        raise InjertoError(f"unknown alignment '{names}'; available: none")
+    find_tuning(recipe.tuning_spec)
+    targets, extra = _targets(recipe.target)
+    domains = load_domains(
+        data,
+        input=recipe.input,
+        label=recipe.label,
+        domain=recipe.domain,
+        group=recipe.group,
+        split_column=recipe.split_column,
+        split_file=recipe.split_file,
+        extra=extra,
+    )
+    sources = recipe.source or _only(domains)
+    for name in (*sources, *targets):
+        domains.named(name)
+    for name in set(sources) & set(targets):
+        raise InjertoError(f"domain '{name}' is given as --source and as --target; it can be one of them")
+    if len(set(sources)) < len(sources):
+        raise InjertoError("a --source is named twice; name each domain once")
+    classes = class_map(domains, sources)
+    domains = domains.check(recipe.skip_bad)
+    for name in sources:
+        domains.named(name)
+    classes = class_map(domains, sources)
+    resolved = recipe.resolved(domains.modality)
+    network = _backbone(resolved, data, domains, backbone)
+    if network.modality != domains.modality:
+        raise InjertoError(f"{domains.name} holds {domains.modality}s, {network.spec} takes {network.modality}s; choose another --backbone")
+    tuned = apply_tuning(network, resolved.tuning_spec)
+    assert resolved.norm is not None and resolved.split_seed is not None
+    check_norm(network, resolved.norm)
+    if resolved.norm == "recalibrate:target" and not targets:
+        raise InjertoError("--norm recalibrate:target needs a --target")
+    if resolved.norm == "train" and not norm_layers(network):
+        resolved = resolved.model_copy(update={"norm": "frozen"})
+    if resolved.head == "native" and network.native_head is None:
+        raise InjertoError(f"--head native: {network.spec} has no classifier of its own that fits its embedding; use --head linear")
+    sides = split_domains(domains, sources, resolved.split_seed)
+    prepared = Prepared(
+        recipe=resolved,
+        domains=domains,
+        sources=tuple(sources),
+        targets=tuple(targets),
+        sides=sides,
+        classes=classes,
+        backbone=network,
+        tuned=tuned,
+        plan=make_plan(network, resolved.precision, resolved.threads),
+        cached=False,
+    )
+    for name, part in prepared.parts("train").items():
+        if not len(part):
+            raise InjertoError(f"source '{name}' has no labelled train examples; check the split column, list or labels")
+    if resolved.select == "best-source-val" and not any(len(part) for part in prepared.parts("val").values()):
+        note("no source has a val split: the last checkpoint is kept")
+    _plan_caches(prepared)
+    return prepared
+
+
+def _targets(target: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """Names of the targets, and the paths of those that come from elsewhere (``NAME=PATH``)."""
+    names, extra = [], {}
+    for item in target:
+        name, equals, path = item.partition("=")
+        names.append(name)
+        if equals:
+            if not name or not Path(path).exists():
+                raise InjertoError(f"--target {item}: nothing at '{path}'; write NAME=PATH with an existing path")
+            extra[name] = path
+    return names, extra
+
+
+def _only(domains: Domains) -> tuple[str, ...]:
+    if len(domains) == 1:
+        return tuple(domains)
+    raise InjertoError(f"{domains.name} has {len(domains)} domains; say which to learn from with --source: {', '.join(domains)}")
+
+
+def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbone:
+    if isinstance(given, Backbone):
+        return given
+    if given is not None:
+        return load_backbone(given, image_size=recipe.image_size)
+    assert recipe.backbone is not None
+    network = load_backbone(recipe.backbone, image_size=recipe.image_size)
+    sample = isinstance(data, str) and data in SAMPLES and not Path(data).exists()
+    size = network.preprocessing
+    if recipe.image_size is None and sample and network.any_size and isinstance(size, ImagePreprocessing):
+        network.preprocessing = replace(size, height=SAMPLE_IMAGE_SIZE, width=SAMPLE_IMAGE_SIZE)
+    return network
+
+
+def _plan_caches(prepared: Prepared) -> None:
+    """Decide what is cached and how long the run will take; put both into the plan."""
+    recipe, backbone = prepared.recipe, prepared.backbone
+    frozen = prepared.tuned.frozen_stages >= len(backbone.stages)
+    reported = sum(len(part) for sides in prepared.reported().values() for part in sides.values())
+    train = sum(len(part) for part in prepared.parts("train").values())
+    views = recipe.views or 0
+    count = reported + train * max(1, views)
+    each = Embedder(backbone, prepared.plan).seconds_per_input()
+    if frozen and views:
+        reason = room_for(count, backbone.embedding_dim)
+        plan = prepared.plan.with_features(count, backbone.embedding_dim)
+        if reason:
+            plan = replace(plan, cache=f"embeddings, in memory only ({reason})")
+        prepared.plan = replace(plan, seconds=count * each)
+        prepared.cached = True
+        return
+    why = "every epoch augments anew (--views 0)" if frozen else f"--tuning {recipe.tuning} changes the embedding"
+    vals = sum(len(part) for part in prepared.parts("val").values())
+    epochs = recipe.epochs or (recipe.steps or 1) * (recipe.batch_size or 1) / max(train, 1)
+    passes = 1 if frozen else 4 - 2 * prepared.tuned.frozen_stages / len(backbone.stages)
+    seconds = each * (train * epochs * passes + vals * epochs + reported)
+    prepared.plan = replace(prepared.plan, cache=f"nothing ({why})", seconds=seconds)

@@ -1,0 +1,102 @@
+"""Which examples a step sees: a pure function of (seed, step), so that resuming needs no sampler state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from injerto.basics.files import sha256
+
+WINDOW = 32
+"""Batches of texts among which lengths are sorted, so that a batch holds texts of similar length."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Examples of one domain in one step.
+
+    Attributes:
+        positions: Positions among the domain's train examples, (n,).
+        cycles: How often the domain had been gone through before, for each example, (n,).
+    """
+
+    positions: np.ndarray
+    cycles: np.ndarray
+
+
+class StepPlan:
+    """Every source runs through its own endless sequence of shuffled cycles.
+
+    A batch is split equally over the sources; the remainder rotates, so that no source is favoured.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], batch_size: int, seed: int, lengths: Mapping[str, np.ndarray] | None = None) -> None:
+        """Describe the data.
+
+        Args:
+            sizes: Train examples of each source, in order.
+            batch_size: Labelled source examples per step.
+            seed: The run's seed.
+            lengths: Length of every example in tokens, where batches should hold similar lengths.
+        """
+        self.sizes, self.batch_size, self.seed, self.lengths = dict(sizes), batch_size, seed, lengths
+        self._cycle = lru_cache(maxsize=2 * len(self.sizes) + 2)(self._shuffled)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Source train size divided by the batch size."""
+        return sum(self.sizes.values()) / self.batch_size
+
+    def drawn_before(self, name: str, step: int) -> int:
+        """How many examples of a source all steps before ``step`` have used.
+
+        Args:
+            name: The source.
+            step: A step, from 0.
+        """
+        count = len(self.sizes)
+        share, rest = divmod(self.batch_size, count)
+        place = list(self.sizes).index(name)
+        full, tail = divmod(step, count)
+        extra = full * rest + sum((place - early) % count < rest for early in range(tail))
+        return step * share + extra
+
+    def draw(self, step: int) -> dict[str, Draw]:
+        """The examples of a step.
+
+        Args:
+            step: From 0.
+
+        Returns:
+            Source name to its examples; a source without any in this step is absent.
+        """
+        draws = {}
+        for name, size in self.sizes.items():
+            start, stop = self.drawn_before(name, step), self.drawn_before(name, step + 1)
+            if stop == start:
+                continue
+            cycles, offsets = np.divmod(np.arange(start, stop), size)
+            positions = np.empty(stop - start, np.int64)
+            for cycle in np.unique(cycles):
+                chosen = cycles == cycle
+                positions[chosen] = self._cycle(name, int(cycle))[offsets[chosen]]
+            draws[name] = Draw(positions, cycles)
+        return draws
+
+    def _shuffled(self, name: str, cycle: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.Philox(key=int(sha256(self.seed, name, cycle)[:32], 16)))
+        order = rng.permutation(self.sizes[name])
+        if self.lengths is None:
+            return order
+        share = max(1, self.batch_size // len(self.sizes))
+        lengths = self.lengths[name]
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), share * WINDOW):
+            window = order[start : start + share * WINDOW]
+            window = window[np.argsort(lengths[window], kind="stable")]
+            batches += [window[first : first + share] for first in range(0, len(window), share)]
+        full = [batch for batch in batches if len(batch) == share]
+        rest = [batch for batch in batches if len(batch) < share]
+        shuffled = [full[index] for index in rng.permutation(len(full))]
+        return np.concatenate(shuffled + rest)

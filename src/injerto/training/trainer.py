@@ -1,0 +1,258 @@
+"""The one loop."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import sha256
+from injerto.basics.progress import note, progress
+from injerto.compute.plan import ComputePlan
+from injerto.recipe.recipe import Recipe
+from injerto.tasks.classification import classification_loss
+from injerto.tasks.model import Model, Outputs
+from injerto.training.checkpoints import Tensors, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from injerto.training.examples import Batch, Examples
+from injerto.training.schedule import rate_factor
+from injerto.training.stepplan import StepPlan
+from injerto.tuning.base import Tuned
+from injerto.tuning.norms import norm_layers, training_modes
+
+Score = tuple[float, float]
+"""Accuracy and minus the NLL on source ``val``: larger is better, the second breaks ties."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of every checkpoint.
+
+    Attributes:
+        step: Steps done.
+        best_step: Step of the best evaluation so far.
+        best: Its score, None before the first.
+        stale: Evaluations since then.
+        stopped: Whether early stopping ended the run.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    best: Score | None = None
+    stale: int = 0
+    stopped: bool = False
+
+
+class Trainer:
+    """Trains what the tuning left free; resumes to the same bits.
+
+    A step is a pure function of the weights, the optimizer's state and the step's number: its examples come from the
+    step plan, its randomness from a generator forked and seeded for it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        plan: ComputePlan,
+        tuned: Tuned,
+        examples: Examples,
+        validate: Callable[[], Score | None],
+        folder: Path,
+        class_weights: torch.Tensor | None = None,
+    ) -> None:
+        """Set up optimizer and step plan.
+
+        Args:
+            model: What is trained, on the plan's device.
+            recipe: Resolved.
+            plan: How to compute.
+            tuned: What the tuning decided.
+            examples: The labelled train examples.
+            validate: Scores the model on source ``val``; None where there is no ``val``.
+            folder: The run's folder.
+            class_weights: Weight of each class.
+        """
+        from accelerate import Accelerator
+
+        self.model, self.recipe, self.plan, self.tuned = model, recipe, plan, tuned
+        self.examples, self.validate, self.folder, self.class_weights = examples, validate, folder, class_weights
+        self.accelerator = Accelerator(mixed_precision="no", cpu=plan.device == "cpu")
+        assert recipe.batch_size is not None
+        self.steps_plan = StepPlan(examples.sizes(), recipe.batch_size, recipe.seed, examples.lengths())
+        per_epoch = self.steps_plan.steps_per_epoch
+        self.steps = recipe.steps or max(1, math.ceil(per_epoch * (recipe.epochs or 1)))
+        self.evaluate_every = max(1, min(self.steps, math.ceil(per_epoch)))
+        self.optimizer = self._optimizer()
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.modes = training_modes(model.backbone, tuned, recipe.norm or "frozen")
+        self.progress = Progress()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """AdamW or SGD; every parameter with its own rate, no weight decay on vectors (biases, norms)."""
+        recipe = self.recipe
+        assert recipe.lr is not None and recipe.head_lr is not None
+        backbone = dict(self.model.backbone.model.named_parameters())
+        rated = [(backbone[name], recipe.lr * rate) for name, rate in self.tuned.rates.items()]
+        rated += [(parameter, recipe.head_lr) for parameter in self.model.new_layers().values()]
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter, rate in rated:
+            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+        described = [
+            {"params": parameters, "lr": rate, "peak": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
+            for (rate, decays), parameters in groups.items()
+        ]
+        if recipe.optimizer == "sgd":
+            return torch.optim.SGD(described, momentum=0.9)
+        return torch.optim.AdamW(described, fused=True)
+
+    def run(self, resume: bool = False) -> dict[str, Any]:
+        """Train to the end and leave the selected weights in the model.
+
+        Args:
+            resume: Whether to go on from the last checkpoint.
+
+        Returns:
+            What was selected: rule, step, score.
+
+        Raises:
+            InjertoError: Where the loss is not finite, or a checkpoint does not fit.
+        """
+        if resume:
+            self._restore()
+        with progress("training", self.steps, "steps") as bar:
+            bar.advance(self.progress.step)
+            batches = self.examples.batches(self.steps_plan, self.progress.step, self.steps)
+            try:
+                while self.progress.step < self.steps and not self.progress.stopped:
+                    loss = self._step(next(batches))
+                    self.progress.step += 1
+                    bar.advance(1, f"loss {loss:.3f}")
+                    if self.progress.step % self.evaluate_every == 0 or self.progress.step == self.steps:
+                        self._evaluate(loss)
+            finally:
+                batches.close()  # type: ignore[attr-defined]  # stops the decoding threads
+        return self._select()
+
+    def _step(self, batch: Batch) -> float:
+        if not batch.embedded:
+            for module, mode in self.modes:
+                module.training = mode
+        factor = rate_factor(self.progress.step, self.steps, self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        with torch.random.fork_rng(devices=None if self.plan.device == "cuda" else []):
+            torch.manual_seed(int(sha256(self.recipe.seed, self.progress.step, 0)[:15], 16))
+            labelled = int(batch.labelled.sum())
+            for part in batch.parts(self.recipe.accumulate):
+                outputs = self._forward(part)
+                loss = classification_loss(
+                    outputs.logits, part.labels, self.class_weights, self.recipe.label_smoothing
+                ) * (int(part.labelled.sum()) / max(labelled, 1))
+                self.accelerator.backward(loss)
+                total += float(loss.detach())
+        if not math.isfinite(total):
+            raise InjertoError(
+                f"the loss became {total} at step {self.progress.step + 1}; lower --lr (now {self.recipe.lr:g}), "
+                "raise --warmup or use --precision fp32"
+            )
+        if self.recipe.clip:
+            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
+        self.optimizer.step()
+        return total
+
+    def _forward(self, batch: Batch) -> Outputs:
+        if batch.embedded:
+            assert isinstance(batch.inputs, torch.Tensor)
+            return self.model.classify(batch.inputs)
+        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16"):
+            embedding = self.model.backbone(batch.inputs)
+        return self.model.classify(embedding)
+
+    def _evaluate(self, loss: float) -> None:
+        state = self.progress
+        score = self.validate()
+        if score is not None and (state.best is None or score > state.best):
+            state.best, state.best_step, state.stale = score, state.step, 0
+            if self.recipe.select == "best-source-val":
+                save_checkpoint(self.folder / "checkpoints" / "best.safetensors", self._weights(), {"step": state.step})
+        else:
+            state.stale += 1
+        if self.recipe.patience and state.stale >= self.recipe.patience:
+            state.stopped = True
+            note(f"stopped at step {state.step}: source val has not improved for {state.stale} evaluations")
+        tensors = self._weights() | pack_optimizer(self.optimizer, self.names)
+        save_checkpoint(self.folder / "checkpoints" / "last.safetensors", tensors, self._state())
+        entry = {"step": state.step, "loss": loss, "rate": self.optimizer.param_groups[0]["lr"], "time": time.time()}
+        if score is not None:
+            entry |= {"val_accuracy": score[0], "val_nll": -score[1]}
+        self._log(entry)
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        try:
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise InjertoError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free space") from error
+
+    def _state(self) -> dict[str, Any]:
+        return {"progress": asdict(self.progress), "plan": self.plan.card(), "steps": self.steps}
+
+    def _weights(self) -> Tensors:
+        """Everything that training may have changed: trained parameters, BatchNorm statistics, the new layers."""
+        tensors = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        for name, buffer in self.model.named_buffers():
+            if name.startswith("head."):
+                tensors[name] = buffer
+        for name, layer in norm_layers(self.model.backbone).items():
+            for buffer_name, buffer in layer.named_buffers():
+                tensors[f"backbone.model.{name}.{buffer_name}"] = buffer
+        return tensors
+
+    def _load(self, tensors: Tensors) -> None:
+        state = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+        self.model.load_state_dict(state, strict=False)
+
+    def _restore(self) -> None:
+        path = self.folder / "checkpoints" / "last.safetensors"
+        if not path.exists():
+            return
+        tensors, state = load_checkpoint(path)
+        if state["plan"] != self.plan.card():
+            raise InjertoError(
+                f"{self.folder} was computed with {state['plan']}, this machine would use {self.plan.card()}; "
+                "set --threads and --precision as before, or start again with --overwrite"
+            )
+        self._load(tensors)
+        unpack_optimizer(self.optimizer, self.names, tensors)
+        self.progress = Progress(**state["progress"])
+        if self.progress.best is not None:
+            self.progress.best = (self.progress.best[0], self.progress.best[1])
+        log = self.folder / "log.jsonl"
+        if log.exists():  # entries after the checkpoint will be written again
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.progress.step]
+            log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        note(f"resumed at step {self.progress.step} of {self.steps}")
+
+    def _select(self) -> dict[str, Any]:
+        best = self.folder / "checkpoints" / "best.safetensors"
+        state = self.progress
+        if self.recipe.select == "best-source-val" and state.best is not None:
+            self._load(load_checkpoint(best)[0])
+            return {"rule": "best-source-val", "step": state.best_step, "steps": state.step, "score": state.best[0]}
+        return {"rule": "last", "step": state.step, "steps": state.step, "score": None}
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line cut off by the kill

@@ -1,0 +1,89 @@
+"""What a tuning is, and where new kinds come in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from torch import nn
+
+from injerto.backbones.backbone import Backbone
+from injerto.basics.errors import InjertoError, suggest
+from injerto.recipe.grammar import TuningSpec
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuning decided.
+
+    Attributes:
+        frozen_stages: How many stages, from the bottom, stay exactly as they are.
+        rates: Factor on the learning rate of every trained parameter of the backbone's network, by name.
+    """
+
+    frozen_stages: int
+    rates: dict[str, float]
+
+
+Tuning = Callable[[Backbone, TuningSpec], Tuned]
+_TUNINGS: dict[str, Tuning] = {}
+
+
+def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
+    """Make a tuning known under a name (the entry point group ``injerto.tunings`` does the same from other packages).
+
+    Args:
+        kind: The name in the grammar.
+    """
+
+    def keep(tuning: Tuning) -> Tuning:
+        _TUNINGS[kind] = tuning
+        return tuning
+
+    return keep
+
+
+@cache
+def _load_entry_points() -> None:
+    from importlib.metadata import entry_points
+
+    import injerto.tuning.stages  # noqa: F401  the built-in kinds
+
+    for point in entry_points(group="injerto.tunings"):
+        _TUNINGS.setdefault(point.name, point.load())
+
+
+def find_tuning(spec: TuningSpec) -> Tuning:
+    """The tuning of a setting.
+
+    Args:
+        spec: The parsed setting.
+
+    Raises:
+        InjertoError: Where the kind is not there.
+    """
+    _load_entry_points()
+    if spec.kind not in _TUNINGS:
+        raise InjertoError(f"tuning '{spec}' is not available yet; {suggest(spec.kind, sorted(_TUNINGS))}")
+    return _TUNINGS[spec.kind]
+
+
+def apply_tuning(backbone: Backbone, spec: TuningSpec) -> Tuned:
+    """Freeze what must not move and thaw the rest.
+
+    Args:
+        backbone: Its parameters' ``requires_grad`` is set.
+        spec: The parsed setting.
+
+    Returns:
+        What was decided.
+
+    Raises:
+        InjertoError: Where the setting does not fit the backbone.
+    """
+    tuned = find_tuning(spec)(backbone, spec)
+    for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(name in tuned.rates)
+    return tuned
+
+
+BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
