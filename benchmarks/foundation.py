@@ -1,6 +1,6 @@
 """Speed of the foundation against the plain way.
 
-    python benchmarks/foundation.py
+python benchmarks/foundation.py
 """
 
 import os
@@ -51,7 +51,9 @@ def embedding_rows() -> list[dict[str, Any]]:
     chunks = [arrays[start : start + IMAGE_CHUNK] for start in range(0, len(arrays), IMAGE_CHUNK)]
 
     def ours() -> np.ndarray:
-        return np.concatenate([embedder.forward(embedder.maker.collate_images(list(chunk))).numpy() for chunk in chunks])
+        return np.concatenate(
+            [embedder.forward(embedder.maker.collate_images(list(chunk))).numpy() for chunk in chunks]
+        )
 
     def plain(network: torch.nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> np.ndarray:
         found = []
@@ -111,14 +113,21 @@ def head_row() -> dict[str, Any]:
             transform = create_transform(**resolve_model_data_config(network), is_training=False)
             with torch.inference_mode():
                 for start in range(0, len(paths), IMAGE_CHUNK):
-                    batch = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[start : start + IMAGE_CHUNK]])
+                    batch = torch.stack(
+                        [transform(Image.open(path).convert("RGB")) for path in paths[start : start + IMAGE_CHUNK]]
+                    )
                     network(batch.contiguous(memory_format=torch.channels_last))
 
         rows = []
-        for name, other in (("one pass over the data, ours", one_pass), ("one pass over the data, plain timm", plain_pass)):
+        for name, other in (
+            ("one pass over the data, ours", one_pass),
+            ("one pass over the data, plain timm", plain_pass),
+        ):
             took: list[float] = []
             _, theirs = interleave(ours, other, PAIRS)
-            rows.append(row("head, 30 epochs, files to metrics", name, timm.__version__, took[1:], theirs, 1.0, "runs/s", True))
+            rows.append(
+                row("head, 30 epochs, files to metrics", name, timm.__version__, took[1:], theirs, 1.0, "runs/s", True)
+            )
     return rows
 
 
@@ -142,7 +151,8 @@ def help_row() -> dict[str, Any]:
 def memory_rows() -> list[dict[str, Any]]:
     """Peak memory of a head run on n and on 8n pictures; the ratio should be 1."""
     script = (
-        "import injerto, resource, sys; injerto.fit(sys.argv[1], tuning=sys.argv[3], steps=int(sys.argv[4]), out=sys.argv[2], image_size=128);"
+        "import injerto, resource, sys; data, out, tuning, steps = sys.argv[1:];"
+        "injerto.fit(data, out=out, tuning=tuning, steps=int(steps), image_size=128);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     rows = []
@@ -154,10 +164,22 @@ def memory_rows() -> list[dict[str, Any]]:
                 write_folder(root, count, 128)
                 found = subprocess.run(
                     [sys.executable, "-c", script, str(root / "made"), str(root / "run"), tuning, steps],
-                    check=True, capture_output=True, text=True, env={**os.environ, "INJERTO_CACHE": str(root / "cache")},
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    env={**os.environ, "INJERTO_CACHE": str(root / "cache")},
                 )
                 peaks.append(float(found.stdout.split()[-1]))
-        entry = row(f"peak memory, {tuning}, 3,200 against 400 images", "ourselves", injerto.__version__, [1.0], [1.0], 1.0, "MB", True)
+        entry = row(
+            f"peak memory, {tuning}, 3,200 against 400 images",
+            "ourselves",
+            injerto.__version__,
+            [1.0],
+            [1.0],
+            1.0,
+            "MB",
+            True,
+        )
         entry |= {"ratio": round(peaks[0] / peaks[1], 3), "ours": round(peaks[1]), "theirs": round(peaks[0])}
         entry |= {"ratio_low": entry["ratio"], "ratio_high": entry["ratio"]}
         rows.append(entry)

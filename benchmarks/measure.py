@@ -57,6 +57,7 @@ def save(file: str, rows: list[dict[str, Any]]) -> None:
     (RESULTS / file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     for entry in rows:
         print(
-            f"{entry['name']} against {entry['peer']}: {entry['ratio']}x [{entry['ratio_low']}, {entry['ratio_high']}], "
+            f"{entry['name']} against {entry['peer']}: {entry['ratio']}x "
+            f"[{entry['ratio_low']}, {entry['ratio_high']}], "
             f"{entry['ours']} and {entry['theirs']} {entry['unit']}, same result: {entry['same_result']}"
         )

@@ -67,7 +67,9 @@ def fit(
 
     import_libraries()  # before the clock starts: `seconds` are the work's, not the interpreter's
     start = time.perf_counter()
-    prepared = prepare(recipe, str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone)
+    prepared = prepare(
+        recipe, str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone
+    )
     clock = Clock(time.perf_counter() - start)
     run = Run(folder, backbone=prepared.backbone if backbone is not None and named is None else None)
     if (folder / "recipe.yaml").exists() and not overwrite:
@@ -84,7 +86,9 @@ def fit(
     return run
 
 
-def load(path: str | PathLike[str], *, backbone: Any = None, precision: str = "fp32", threads: int | None = None) -> "Run":
+def load(
+    path: str | PathLike[str], *, backbone: Any = None, precision: str = "fp32", threads: int | None = None
+) -> "Run":
     """Open a finished run or a bare adapter.
 
     Args:
@@ -98,12 +102,14 @@ def load(path: str | PathLike[str], *, backbone: Any = None, precision: str = "f
     """
     from injerto.evaluation.run import Run
 
-    run = Run(path, backbone, precision, threads)
+    run = Run(Path(path), backbone, precision, threads)
     _ = run.card  # opened now, so that a wrong base shows here
     return run
 
 
-def evaluate(path: str | PathLike[str], data: Any, *, on: str | Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
+def evaluate(
+    path: str | PathLike[str], data: Any, *, on: str | Sequence[str] | None = None, **options: Any
+) -> dict[str, Any]:
     """Metrics of a run on domains, on the recorded test split where the content is known, else on all of it.
 
     Args:
@@ -159,7 +165,9 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (resume or overwrite):
-        raise InjertoError(f"--out {folder} exists already; add --resume to go on, --overwrite to replace it, or name another folder")
+        raise InjertoError(
+            f"--out {folder} exists already; add --resume to go on, --overwrite to replace it, or name another folder"
+        )
     if not (folder / "recipe.yaml").exists():
         flag = "--resume" if resume else "--overwrite"
         raise InjertoError(f"{flag}: {folder} holds other things than a run (no recipe.yaml); name another folder")
@@ -170,5 +178,9 @@ def _check_recipe(folder: Path, recipe: Recipe) -> None:
     before = make_recipe(**load_recipe(folder / "recipe.yaml"))
     different = [name for name in Recipe.model_fields if getattr(before, name) != getattr(recipe, name)]
     if different:
-        names = ", ".join(f"{name} (was {getattr(before, name)!r}, now {getattr(recipe, name)!r})" for name in different[:3])
-        raise InjertoError(f"--resume: {folder} was started with another recipe: {names}; repeat its settings or use --overwrite")
+        names = ", ".join(
+            f"{name} (was {getattr(before, name)!r}, now {getattr(recipe, name)!r})" for name in different[:3]
+        )
+        raise InjertoError(
+            f"--resume: {folder} was started with another recipe: {names}; repeat its settings or use --overwrite"
+        )

@@ -11,7 +11,7 @@ from torch import nn
 
 torch.set_num_threads(1)
 
-WORDS = "a probe longer of words the cat sat on mat dog ran far , .".split()
+WORDS = ["a", "probe", "longer", "of", "words", "the", "cat", "sat", "on", "mat", "dog", "ran", "far", ",", "."]
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 37}
 TIMM: dict[str, tuple[str, dict[str, Any], int]] = {  # family: architecture, arguments, stages
     "resnet": ("resnet18", {"channels": [8, 8, 16, 16]}, 5),

@@ -24,7 +24,10 @@ def test_texts(family: str, text_folder: Callable[..., Path]) -> None:
     assert sorted(keys) == sorted(f"{layer}.{kind}" for layer in TEXT[family] for kind in ("weight", "bias"))
 
 
-@pytest.mark.parametrize(("family", "layer"), [("vit", "classifier"), ("swin", "classifier"), ("resnet", "classifier.1")])
+VISION = {"vit": "classifier", "swin": "classifier", "resnet": "classifier.1"}
+
+
+@pytest.mark.parametrize(("family", "layer"), VISION.items())
 def test_vision(family: str, layer: str, vision_folder: Callable[..., Path]) -> None:
     backbone = load_backbone(str(vision_folder(family, classifier=True)))
     keys = transformers_head_keys(backbone.model.config, backbone.model.state_dict(), "image")

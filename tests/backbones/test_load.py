@@ -72,7 +72,7 @@ def test_folders_that_are_no_models(tmp_path: Path, timm_folder: Callable[..., P
         ({"model_type": "bert", "is_decoder": True}, "causal"),
         ({"model_type": "clip"}, "tower"),
         ({"model_type": "wav2vec2"}, "reads input_values"),
-        ({"model_type": "timm_wrapper", "architecture": "resnet18"}, "timm:"),
+        ({"model_type": "timm_wrapper", "architecture": "resnet18", "num_classes": 10}, "timm:"),
     ],
 )
 def test_what_is_no_encoder_of_pictures_or_texts(tmp_path: Path, config: dict[str, object], reason: str) -> None:
@@ -106,7 +106,12 @@ class Net(nn.Module):
 def test_any_module() -> None:
     net = Net()
     backbone = load_backbone(net)
-    assert (backbone.spec, backbone.modality, backbone.embedding_dim, backbone.library) == ("module:Net", "image", 6, "torch")
+    assert (backbone.spec, backbone.modality, backbone.embedding_dim, backbone.library) == (
+        "module:Net",
+        "image",
+        6,
+        "torch",
+    )
     assert backbone.preprocessing.height == 224 and backbone.preprocessing.mean == (0.485, 0.456, 0.406)
     assert backbone.any_size and backbone.original_head is None and backbone.model is net
     images = torch.randn(2, 3, 32, 32)

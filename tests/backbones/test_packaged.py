@@ -41,14 +41,15 @@ def test_lite0_at_another_size() -> None:
 def test_minilm() -> None:
     need("minilm-l6")
     backbone = load_backbone("packaged:minilm-l6")
-    texts = ["A man is playing a guitar.", "Someone plays an instrument.", "This movie was wonderful", "I hated this film"]
-    texts += ["What a great movie!"]
-    batch = backbone.preprocessing.tokenizer(texts, padding=True, return_tensors="pt")
+    texts = ["A man is playing a guitar.", "Someone plays an instrument.", "I hated this film"]
+    tokenizer = backbone.preprocessing.tokenizer
     with torch.no_grad():
-        e = torch.nn.functional.normalize(backbone(batch), dim=1)
+        e = backbone(tokenizer(texts, padding=True, return_tensors="pt"))
+        alone = [backbone.model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts]
+    assert torch.allclose(e, torch.stack(alone), atol=1e-5)
+    e = torch.nn.functional.normalize(e, dim=1)
     assert (e[0] @ e[1]).item() == pytest.approx(0.667, abs=1e-3)
-    assert (e[2] @ e[4]).item() == pytest.approx(0.693, abs=1e-3)
-    assert (e[2] @ e[3]).item() == pytest.approx(0.576, abs=1e-3)
+    assert (e[0] @ e[2]).item() < 0.3
     assert len(backbone.stages) == 7 and backbone.embedding_dim == 384
     assert backbone.preprocessing.max_length == 256
     assert backbone.hub_id == backbone.preprocessing.name == "sentence-transformers/all-MiniLM-L6-v2"

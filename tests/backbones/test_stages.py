@@ -109,7 +109,7 @@ class Unused(nn.Module):
         self.start = nn.Parameter(torch.randn(8))
         self.stem = nn.Linear(3, 8)
         self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
-        self.tail = nn.Linear(8, 4)
+        self.tail = nn.Linear(8, 2)
         self.register_buffer("seen", torch.zeros(1))
         self.blocks[2].bias = self.blocks[1].bias
 
@@ -145,6 +145,8 @@ def test_plain_modules() -> None:
     stemmed = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), small(8), small(8), nn.Flatten())
     assert names(stemmed) == ["stem", "2", "3"]  # bare layers are no blocks beside composite ones
     assert names(nn.Sequential(nn.Flatten(), nn.Linear(192, 4))) == ["model"]
+    normed = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten())
+    assert names(normed) == ["0", "2"]
     named = nn.Sequential()
     named.add_module("body", small(8))
     named.add_module("neck", nn.Conv2d(8, 4, 1))
@@ -163,3 +165,10 @@ def test_a_trimmed_torchvision_network_and_one_with_a_projection() -> None:
     assert projected.stage_of("1.weight") == 4
     mobile = load_backbone(torchvision.models.mobilenet_v3_small(weights=None).features, image_size=64)
     assert mobile.stages[0].name == "0" and mobile.any_size
+
+
+def test_blocks_that_a_wide_last_layer_outweighs() -> None:
+    import timm
+
+    backbone = load_backbone(timm.create_model("mobilenetv3_small_050", num_classes=0), image_size=64)
+    assert [stage.name for stage in backbone.stages] == ["stem", *(f"blocks.{i}" for i in range(6))]

@@ -57,14 +57,18 @@ def test_from_the_hubs_cache(tmp_path: Path, timm_folder: Callable[..., Path], m
     torch.manual_seed(0)
     model = timm.create_model("resnet18", pretrained=False)
     save_file(model.state_dict(), snapshot / "model.safetensors")
-    (snapshot / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {"num_classes": 1000}}))
+    (snapshot / "config.json").write_text(
+        json.dumps({"architecture": "resnet18", "pretrained_cfg": {"num_classes": 1000}})
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for spec in ("timm:resnet18.a1_in1k", "timm:resnet18"):
         backbone = load_backbone(spec, image_size=64)
         assert torch.equal(backbone.model.conv1.weight, model.conv1.weight)
         assert backbone.hub_id == "timm/resnet18.a1_in1k" and backbone.spec == spec
         assert backbone.licence == "apache-2.0"
-        assert isinstance(backbone.original_head, nn.Linear) and torch.equal(backbone.original_head.weight, model.fc.weight)
+        assert isinstance(backbone.original_head, nn.Linear) and torch.equal(
+            backbone.original_head.weight, model.fc.weight
+        )
     with pytest.raises(InjertoError, match="not in the local cache"):
         load_backbone("timm:resnet18.a2_in1k")
 

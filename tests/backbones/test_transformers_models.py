@@ -30,7 +30,9 @@ def tokens(folder: Path, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     model = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         lengths = batch["attention_mask"].sum(1).tolist()
-        return [model(row[:n].unsqueeze(0)).last_hidden_state[0] for row, n in zip(batch["input_ids"], lengths, strict=True)]
+        return [
+            model(row[:n].unsqueeze(0)).last_hidden_state[0] for row, n in zip(batch["input_ids"], lengths, strict=True)
+        ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -193,11 +195,21 @@ PLAIN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
             (32, 0.8, False, "bicubic"),
         ),
         (
-            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}, "crop_pct": 0.875},
+            {
+                "image_processor_type": "ConvNextImageProcessor",
+                "size": {"shortest_edge": 32},
+                "crop_pct": 0.875,
+                "resample": 2,
+            },
             (32, 0.875, False, "bilinear"),
         ),
         (
-            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "crop_pct": 0.875},
+            {
+                "image_processor_type": "ConvNextImageProcessor",
+                "size": {"shortest_edge": 384},
+                "crop_pct": 0.875,
+                "resample": 2,
+            },
             (384, 1.0, True, "bilinear"),
         ),
     ],

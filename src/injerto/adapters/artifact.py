@@ -57,7 +57,9 @@ def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str) -> int:
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> int:
     with atomic_path(path) as temporary:
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata={"format": "pt"}
+            )
         except SafetensorError as error:
             raise InjertoError(f"cannot write {path}: {error}; free space or choose another --out") from error
     return path.stat().st_size
@@ -77,9 +79,15 @@ def load_tensors(folder: Path, model: Model) -> None:
         InjertoError: Where a file is missing, damaged or does not fit.
     """
     expected = model.state_dict()
-    base = _read(folder / ADAPTER, {f"backbone.model.{name}": t for name, t in model.backbone.model.state_dict().items()}, "backbone.model.")
+    base = _read(
+        folder / ADAPTER,
+        {f"backbone.model.{name}": t for name, t in model.backbone.model.state_dict().items()},
+        "backbone.model.",
+    )
     new = _read(folder / HEAD, {name: t for name, t in expected.items() if not name.startswith("backbone.")}, "")
-    missing = {n for n in expected if not n.startswith("backbone.") and n not in ("head.shift", "head.scale")} - new.keys()
+    missing = {
+        n for n in expected if not n.startswith("backbone.") and n not in ("head.shift", "head.scale")
+    } - new.keys()
     if missing:
         raise InjertoError(f"{folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
     model.load_state_dict({**base, **new}, strict=False)

@@ -61,7 +61,7 @@ def make_card(backbone: Backbone, recipe: Recipe, labels: tuple[str, ...], quali
         "split_seed": recipe.split_seed,
         "defaults_version": recipe.defaults_version,
         "versions": {name: version(name) for name in ("injerto", "torch", "timm", "transformers")},
-        "licence_note": "The base model's and the training data's licences apply to what is derived from them; check both.",
+        "licence_note": "The licences of the base model and of the training data apply to what is derived from them.",
     }
 
 
@@ -90,7 +90,9 @@ def load_card(folder: Path) -> dict[str, Any]:
             raise InjertoError(f"{path} is larger than {LIMIT} bytes; this is no adapter card")
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise InjertoError(f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run") from None
+        raise InjertoError(
+            f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run"
+        ) from None
     except (ValueError, RecursionError):
         raise InjertoError(f"{path} is damaged: not valid JSON") from None
     _check(card, path)

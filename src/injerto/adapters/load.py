@@ -45,7 +45,7 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any]]
     if base.fingerprint != card["base"]["fingerprint"]:
         raise InjertoError(
             f"{path} was made for the base model {card['base']['name']} with fingerprint "
-            f"{card['base']['fingerprint'][:12]}; {base.spec} has {base.fingerprint[:12]}: other weights, so it is refused"
+            f"{card['base']['fingerprint'][:12]}; {base.spec} has {base.fingerprint[:12]}: it is refused"
         )
     neck = None if card["neck"] == "none" else int(card["neck"])
     model = Model(base, tuple(card["labels"]), card["head"], neck)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from injerto.backbones.backbone import Backbone, pool
 from injerto.backbones.packaged import PACKAGED, load_packaged
 from injerto.backbones.timm_models import embed as timm_embed
-from injerto.backbones.timm_models import image_preprocessing, load_timm
+from injerto.backbones.timm_models import image_preprocessing, load_timm, pretrained_cfg
 from injerto.backbones.transformers_models import default_preprocessing, load_transformers, vision_embed
 from injerto.basics.errors import InjertoError, suggest
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
@@ -73,10 +73,10 @@ def _load_named(spec: str, image_size: int | None) -> Backbone:
 
 def _load_folder(folder: Path, spec: str, image_size: int | None) -> Backbone:
     config = _read_config(folder, spec)
-    if "model_type" in config:
-        return load_transformers(str(folder), spec=spec, image_size=image_size)
     if "architecture" in config or "pretrained_cfg" in config:
         return load_timm(str(folder), spec=spec, image_size=image_size)
+    if "model_type" in config:
+        return load_transformers(str(folder), spec=spec, image_size=image_size)
     raise InjertoError(f"{folder}/config.json is neither timm's (architecture) nor transformers' (model_type)")
 
 
@@ -141,8 +141,8 @@ def _load_module(
             preprocessing=preprocessing or image_preprocessing(model, image_size),
         )
     if preprocessing is None:
-        cfg = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-        preprocessing = image_preprocessing(model, image_size) if cfg else default_preprocessing(None, image_size)
+        known = pretrained_cfg(model)
+        preprocessing = image_preprocessing(model, image_size) if known else default_preprocessing(None, image_size)
 
     def embed(network: nn.Module, images: Tensor) -> Tensor:
         return pool(network(images), spec)

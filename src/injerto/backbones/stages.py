@@ -27,12 +27,12 @@ def find_stages(model: nn.Module, run: Callable[[], Tensor]) -> tuple[Stage, ...
     """Slice a network into stem and blocks.
 
     The blocks are the children of the shallowest ordered container (an ``nn.ModuleList``, an ``nn.Sequential``, or
-    attributes such as ``layer1 .. layer4``) that holds most of the parameters, embedding tables not counted, and whose
-    children run in order. What runs before the first block is stage 0; what runs after a block belongs to that block's
-    stage, so what follows the container belongs to the last. Parameters that sit directly on a module around the
-    container (``cls_token``) and tables that the blocks share (DeBERTa's ``rel_embeddings``) are stage 0; what the
-    forward never uses is last. A network without such a container has a stage per top-level child, in the order of
-    execution.
+    attributes such as ``layer1 .. layer4``) that holds most of the parameters, embedding tables not counted, or most of
+    the layers, and whose children run in order. What runs before the first block is stage 0; what runs after a block
+    belongs to that block's stage, so what follows the container belongs to the last. Parameters that sit directly on a
+    module around the container (``cls_token``) and tables that the blocks share (DeBERTa's ``rel_embeddings``) are
+    stage 0; what the forward never uses is last. A network without such a container has a stage per top-level child, in
+    the order of execution.
 
     Training the stages from k on leaves all inputs of the blocks before stage k as they were.
 
@@ -92,18 +92,25 @@ def _inside(name: str, path: str) -> bool:
     return not path or name == path or name.startswith(path + ".")
 
 
-def _weight(modules: Iterable[nn.Module]) -> int:
-    """Number of parameters, embedding tables not counted (a small text model is mostly its vocabulary)."""
-    seen: dict[int, int] = {}
+def _bulk(modules: Iterable[nn.Module]) -> tuple[int, int]:
+    """Number of parameters and of layers with some; embedding tables do not count (they are most of a small BERT)."""
+    parameters: dict[int, int] = {}
+    layers: set[int] = set()
     for module in modules:
         for part in module.modules():
             if not isinstance(part, nn.Embedding):
-                seen.update({id(p): p.numel() for p in part.parameters(recurse=False)})
-    return sum(seen.values())
+                own = {id(p): p.numel() for p in part.parameters(recurse=False)}
+                parameters.update(own)
+                layers |= {id(part)} if own else set()
+    return sum(parameters.values()), len(layers)
+
+
+def _shares(part: tuple[int, int], whole: tuple[int, int]) -> tuple[float, float]:
+    return part[0] / max(whole[0], 1), part[1] / max(whole[1], 1)
 
 
 def _candidates(model: nn.Module) -> list[list[str]]:
-    """Every group of ordered siblings with parameters, as paths, the shallowest and then the largest first."""
+    """Every group of ordered siblings with weights, as paths, the shallowest and then the bulkiest first."""
     groups: list[list[str]] = []
     for path, module in model.named_modules():
         numbered: dict[str, list[tuple[int, str]]] = {}
@@ -111,24 +118,33 @@ def _candidates(model: nn.Module) -> list[list[str]]:
         for name, child in module.named_children():
             match = re.fullmatch(r"(.*?)(\d+)", name)
             composite = next(child.children(), None) is not None
-            if match and (listing or composite) and next(child.parameters(), None) is not None:
+            weighty = any(p.ndim > 1 for p in child.parameters())  # a bare norm belongs to what runs before it
+            if match and weighty and (listing or composite):
                 numbered.setdefault(match[1], []).append((int(match[2]), f"{path}.{name}" if path else name))
         for members in numbered.values():
             blocks = [name for _, name in sorted(members)]
-            # Beside composite children, a bare layer (the conv and norm of a Sequential) is no block of its own.
+            # Beside composite children, a bare layer (the first convolution of a Sequential) is no block of its own.
             composites = [name for name in blocks if next(model.get_submodule(name).children(), None) is not None]
             groups.append(composites if len(composites) > 1 else blocks)
-    groups = [group for group in groups if len(group) > 1]
-    return sorted(groups, key=lambda g: (g[0].count("."), -_weight(model.get_submodule(name) for name in g)))
+    whole = _bulk([model])
+
+    def rank(group: list[str]) -> tuple[int, float]:
+        return group[0].count("."), -sum(_shares(_bulk(model.get_submodule(name) for name in group), whole))
+
+    return sorted((group for group in groups if len(group) > 1), key=rank)
 
 
 def _find_blocks(model: nn.Module, order: dict[str, int]) -> list[str]:
-    total = _weight([model])
+    whole = _bulk([model])
     for group in _candidates(model):
-        weights = [_weight([model.get_submodule(name)]) for name in group]
+        modules = [model.get_submodule(name) for name in group]
+        bulk = _bulk(modules)
         moments = [moment for name in group if (moment := _started(name, order)) is not None]
-        runs_in_order = len(moments) > 1 and moments == sorted(moments) and len(set(moments)) == len(moments)
-        if runs_in_order and sum(weights) > total / 2 and max(weights) <= LARGEST_SHARE * sum(weights):
+        runs_in_order = len(moments) > 1 and moments == sorted(set(moments))
+        # A wide last convolution outweighs small blocks in parameters, but never in layers.
+        most = max(_shares(bulk, whole)) > 0.5
+        largest = max(sum(_shares(_bulk([module]), bulk)) / 2 for module in modules)
+        if runs_in_order and most and largest <= LARGEST_SHARE:
             return group
     children = _children(model, "")
     while len(children) == 1:

@@ -36,9 +36,9 @@ def image_preprocessing(model: nn.Module, image_size: int | None = None) -> Imag
         model: The network.
         image_size: Side of the input in pixels; None for the model's own size.
     """
-    from timm.data import resolve_model_data_config
+    from timm.data import resolve_data_config
 
-    config = resolve_model_data_config(model)
+    config = resolve_data_config(pretrained_cfg=pretrained_cfg(model))
     _, height, width = config["input_size"]
     return ImagePreprocessing(
         height=image_size or height,
@@ -49,6 +49,19 @@ def image_preprocessing(model: nn.Module, image_size: int | None = None) -> Imag
         crop=float(config["crop_pct"]),
         squash=config["crop_mode"] == "squash",
     )
+
+
+def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    """The facts that a network carries about its pretraining, timm's ``pretrained_cfg`` or ``default_cfg``.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        The facts; empty where it carries none.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    return dict(cfg) if isinstance(cfg, dict) else {}
 
 
 def load_timm(name: str, *, spec: str, image_size: int | None) -> Backbone:

@@ -55,7 +55,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InjertoError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+        raise InjertoError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     finally:
         if temporary is not None:
             with suppress(OSError):

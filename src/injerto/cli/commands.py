@@ -14,7 +14,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Data = Annotated[str, typer.Argument(help="Folder, .zip/.tar, table (.csv .tsv .jsonl .parquet) or sample name.", show_default=False)]
+Data = Annotated[
+    str, typer.Argument(help="Folder, .zip/.tar, table (.csv .tsv .jsonl .parquet) or sample name.", show_default=False)
+]
 RunPath = Annotated[Path, typer.Argument(help="Folder of a finished run, or its adapter.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
@@ -41,7 +43,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress, only warnings.")] = False,
 ) -> None:
     if quiet:
@@ -96,7 +100,11 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Adapt a pretrained model to data: train, measure, write the run's folder."""
-    settings = {name: value for name, value in locals().items() if name not in ("data", "as_json") and value not in (None, [], False)}
+    settings = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("data", "as_json") and value not in (None, [], False)
+    }
     from injerto import api
     from injerto.cli.show import print_json, print_metrics
 
@@ -122,7 +130,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run on domains (the recorded test split where the content is known, else everything)."""
-    given = {"input": input, "label": label, "domain": domain, "backbone": backbone, "precision": precision, "threads": threads}
+    given = {
+        "input": input,
+        "label": label,
+        "domain": domain,
+        "backbone": backbone,
+        "precision": precision,
+        "threads": threads,
+    }
     from injerto import api
     from injerto.cli.show import print_evaluation, print_json
 
@@ -137,7 +152,9 @@ def evaluate(
 @app.command()
 def predict(
     run: RunPath,
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs or texts; - reads lines from stdin.", show_default=False)],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Images, folders, globs or texts; - reads lines from stdin.", show_default=False)
+    ],
     backbone: BackboneName = None,
     precision: Precision = None,
     threads: Threads = None,
@@ -149,7 +166,7 @@ def predict(
     from injerto.cli.show import print_predictions
     from injerto.cli.stdin import expand
 
-    given = {"backbone": backbone, "precision": precision, "threads": threads}
+    given: dict[str, Any] = {"backbone": backbone, "precision": precision, "threads": threads}
     opened = api.load(run, **{name: value for name, value in given.items() if value is not None})
     items = expand(inputs, opened.model.backbone.modality)
     print_predictions(items, opened.labels, opened.predict_proba(items), as_csv, as_json)
@@ -157,7 +174,9 @@ def predict(
 
 @app.command()
 def info(
-    subject: Annotated[str | None, typer.Argument(help="A backbone or a run; this machine where not given.", show_default=False)] = None,
+    subject: Annotated[
+        str | None, typer.Argument(help="A backbone or a run; this machine where not given.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What is known about a backbone, a run, or this machine."""

@@ -15,7 +15,7 @@ from injerto.evaluation.run import Run
 from injerto.reporting.grid import Shown, prediction_grid
 
 DATA, SOURCE, BACKBONE = "emoji-styles", "noto", "packaged:efficientnet-lite0"
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "head": {"tuning": "head", "head": "probe"},
     "last:2": {"tuning": "last:2"},
     "full": {"tuning": "full"},
@@ -42,7 +42,9 @@ def run_demo(out: Path, seed: int, as_json: bool) -> None:
     runs: dict[str, Run] = {}
     for name, settings in ROWS.items():
         note(f"\n{name}: injerto fit {DATA} --source {SOURCE} --backbone {BACKBONE} {_flags(settings)} --seed {seed}")
-        runs[name] = api.fit(DATA, source=SOURCE, backbone=BACKBONE, seed=seed, out=out / name.replace(":", "-"), **settings)
+        runs[name] = api.fit(
+            DATA, source=SOURCE, backbone=BACKBONE, seed=seed, out=out / name.replace(":", "-"), **settings
+        )
     results = {name: run.metrics for name, run in runs.items()}
     best = max(results, key=lambda name: results[name]["selection"]["score"])
     picture = out / "predictions.png"
@@ -56,7 +58,7 @@ def run_demo(out: Path, seed: int, as_json: bool) -> None:
     _print(summary)
 
 
-def _flags(settings: dict[str, str]) -> str:
+def _flags(settings: dict[str, Any]) -> str:
     return " ".join(f"--{name} {value}" for name, value in settings.items())
 
 
@@ -93,7 +95,7 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _draw(run: Run, name: str, picture: Path) -> None:
-    """The same drawings in every style: those whose group sorts first in the run's test split, spread over the classes."""
+    """The same test drawings in every style, one of each class in turn."""
     domains = api.load_domains(DATA)
     recorded = run.recorded_splits()
     rows = {}

@@ -9,7 +9,7 @@ import typer
 from injerto.basics.errors import InjertoError
 from injerto.cli.commands import app
 
-_CLICK_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+_CLICK_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except InjertoError as error:
         return _fail(str(error))
     except _CLICK_ERROR as error:
-        return _fail(f"{error.format_message()} (see 'injerto --help')")  # type: ignore[attr-defined]
+        return _fail(f"{getattr(error, 'format_message')()} (see 'injerto --help')")  # noqa: B009
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -49,7 +49,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
     except OSError as error:
         if error.errno == 28:
-            return _fail(f"no space left on the disk ({error.filename or 'while writing'}); free space or choose another folder")
+            return _fail(
+                f"no space left on the disk ({error.filename or 'while writing'}); free space or choose another folder"
+            )
         return _fault(error)
     except Exception as error:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():

@@ -91,7 +91,8 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     chosen = metrics["selection"]
     step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
     print(
-        f"trained {counts['trainable']:,} of {counts['total']:,} parameters; adapter {format_bytes(metrics['adapter_bytes'])}; "
+        f"trained {counts['trainable']:,} of {counts['total']:,} parameters; "
+        f"adapter {format_bytes(metrics['adapter_bytes'])}; "
         f"selected: {chosen['rule']}{step}; {format_seconds(sum(seconds.values()))}"
     )
 
@@ -112,7 +113,9 @@ def print_evaluation(results: Mapping[str, Mapping[str, Any]]) -> None:
             table(f"classes of {name}", ("class", "recall", "precision", "F1", "n"), rows)
 
 
-def print_predictions(items: Sequence[str], labels: Sequence[str], chances: np.ndarray, as_csv: bool, as_json: bool) -> None:
+def print_predictions(
+    items: Sequence[str], labels: Sequence[str], chances: np.ndarray, as_csv: bool, as_json: bool
+) -> None:
     """Class and probabilities of each input.
 
     Args:
@@ -158,4 +161,6 @@ def print_info(facts: Mapping[str, Any]) -> None:
         elif isinstance(value, list | tuple):
             print(f"{name}: {', '.join(map(str, value))}")
         elif value is not None:
-            print(f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}")
+            print(
+                f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}"
+            )

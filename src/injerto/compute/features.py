@@ -118,7 +118,9 @@ class FeatureStore:
         Args:
             keys: Content hashes; all must be here.
         """
-        return Features(self._shards, np.asarray([self._where[key] for key in keys], np.int64).reshape(-1, 2), self.width)
+        return Features(
+            self._shards, np.asarray([self._where[key] for key in keys], np.int64).reshape(-1, 2), self.width
+        )
 
 
 class Features:

@@ -1,4 +1,4 @@
-"""Frozen inference: a backbone as fast as this machine runs it, in fixed chunks so that values never depend on company."""
+"""Frozen inference as fast as this machine runs it, in fixed chunks so that values never depend on their company."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +65,11 @@ class Embedder:
             return self._network(inputs).float()
 
     def embed(
-        self, inputs: Sequence[Any], keys: Sequence[str], title: str = "embedding", load: Callable[[int], Any] | None = None
+        self,
+        inputs: Sequence[Any],
+        keys: Sequence[str],
+        title: str = "embedding",
+        load: Callable[[int], Any] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Embed inputs in fixed chunks.
 

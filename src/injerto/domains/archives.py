@@ -1,5 +1,7 @@
 """Archives of pictures: unpacked once into the cache folder, confined to it, and read as a folder from there."""
 
+import bz2
+import gzip
 import hashlib
 import lzma
 import re
@@ -12,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import cache_root, remove_tree
@@ -24,6 +26,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 2**30
 _SPARE_BYTES = 64 * 2**20
+_BLOCK = 2**20
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -120,7 +123,9 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn what the archive libraries raise into one line."""
     try:
         yield
-    except _BROKEN as error:
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, not the archive
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InjertoError(f"{path} is not a readable archive ({reason}); download or pack it again") from error
 
@@ -134,7 +139,7 @@ class _Writer:
         self.members = self.total = 0
 
     def place(self, name: str) -> tuple[str, ...] | None:
-        """Count a member and give its path components, None for one without data; a path out of the folder is refused."""
+        """Count a member and give its path components, None for one without data; refuse paths out of the folder."""
         self.members += 1
         if self.members > MAX_MEMBERS:
             raise InjertoError(
@@ -196,7 +201,7 @@ def _unpack_zip(path: Path, root: Path) -> None:
 
 
 def _unpack_tar(path: Path, root: Path) -> None:
-    with _readable(path), tarfile.open(path, "r|*") as archive:
+    with _readable(path), _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         writer = _Writer(path, root)
         with progress(f"unpacking {path.name}", path.stat().st_size, "bytes") as bar:
             for member in archive:
@@ -208,7 +213,20 @@ def _unpack_tar(path: Path, root: Path) -> None:
                 if member.isdir():
                     writer.folder(parts)
                 elif is_image_name(parts[-1]):
-                    stream = archive.extractfile(member)
-                    assert stream is not None  # a regular file has content
-                    writer.file(parts, member.size, stream)
+                    content = archive.extractfile(member)
+                    assert content is not None  # a regular file has content
+                    writer.file(parts, member.size, content)
                     bar.advance(member.size)
+        while stream.read(_BLOCK):  # the checksum stands at the very end, behind what tarfile reads
+            pass
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    """The tar inside, told by its first bytes; unlike tarfile's own streams these verify the checksum."""
+    with path.open("rb") as stream:
+        magic = stream.read(6)
+    if magic.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.open(path))
+    if magic.startswith(b"\xfd7zXZ"):
+        return cast(IO[bytes], lzma.open(path))
+    return cast(IO[bytes], bz2.open(path)) if magic.startswith(b"BZh") else path.open("rb")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,33 @@ UNLABELLED_SIDES = frozenset(("unlabeled", "unlabelled", "unsupervised"))
 Columns = Mapping[str, Sequence[Any]]
 
 
+@dataclass(frozen=True)
+class ColumnNames:
+    """Which column of a table is what; None is guessed (input, label, domain) or absent.
+
+    Attributes:
+        input: The column of texts or pictures.
+        label: The column of classes.
+        domain: The column of domains.
+        group: A column of group keys; a name that is no column is left to the caller (a regular expression).
+        split_column: The column of given splits.
+    """
+
+    input: str | None = None
+    label: str | None = None
+    domain: str | None = None
+    group: str | None = None
+    split_column: str | None = None
+
+
 def rows_from_columns(
     table: Columns,
     name: str,
+    names: ColumnNames,
     *,
     base: Path,
     file: str | None = None,
     first_row: int = 0,
-    input: str | None = None,
-    label: str | None = None,
-    domain: str | None = None,
-    group: str | None = None,
-    split_column: str | None = None,
 ) -> Rows:
     """Read a table that is already in memory as columns.
 
@@ -52,14 +68,10 @@ def rows_from_columns(
     Args:
         table: The columns by name; cells are strings, numbers, None, PIL images or ``{"bytes", "path"}``.
         name: What to call the table, and the domain where there is no domain column.
+        names: Which column is what.
         base: The folder that picture paths are relative to.
         file: What messages call the table; its name by default.
         first_row: The number of the first row in messages.
-        input: The column of texts or pictures; guessed by default.
-        label: The column of classes; guessed by default.
-        domain: The column of domains; guessed by default.
-        group: A column of group keys; a name that is no column is left to the caller (a regular expression).
-        split_column: The column of given splits.
 
     Returns:
         The examples.
@@ -68,17 +80,17 @@ def rows_from_columns(
         InjertoError: For a column that is not there, or a cell in it that cannot be what it should be.
     """
     columns, file = list(table), file or name
-    item_name = _column(columns, "input", input, INPUT_NAMES, file)
+    item_name = _column(columns, "input", names.input, INPUT_NAMES, file)
     if item_name is None:
         if len(columns) != 1:
             raise InjertoError(
                 f"{file}: no column of texts or picture paths found among {_listing(columns)}; name it with --input"
             )
         item_name = columns[0]
-    label_name = _column(columns, "label", label, LABEL_NAMES, file)
-    domain_name = _column(columns, "domain", domain, DOMAIN_NAMES, file)
-    split_name = _column(columns, "split-column", split_column, (), file)
-    if split_name is None and "split" in columns and "split" not in (item_name, label_name, domain_name, group):
+    label_name = _column(columns, "label", names.label, LABEL_NAMES, file)
+    domain_name = _column(columns, "domain", names.domain, DOMAIN_NAMES, file)
+    split_name = _column(columns, "split-column", names.split_column, (), file)
+    if split_name is None and "split" in columns and "split" not in (item_name, label_name, domain_name, names.group):
         note(f"{file} has a column 'split' that is not used; add --split-column split to use it")
     items = table[item_name]
     count = len(items)
@@ -92,7 +104,8 @@ def rows_from_columns(
                 raise InjertoError(
                     f"{file}: column '{split_name}' holds '{side}', which is no split; use train, val, test, unlabeled"
                 )
-    keys = [word(cell) or None for cell in table[group]] if group is not None and group in columns else None
+    grouped = names.group is not None and names.group in columns
+    keys = [word(cell) or None for cell in table[names.group or ""]] if grouped else [None] * count
     for index, cell in enumerate(items):
         item, place, problem = _item(cell, rows.modality, base)
         source = place or f"{file}:{index + first_row}"
@@ -103,8 +116,8 @@ def rows_from_columns(
             continue
         split = sides[index] if sides is not None else None
         known = None if split in UNLABELLED_SIDES else labels[index]
-        rows.add(domains[index], item, known, source, SIDES[split] if split else split)
-        rows.keys[-1] = keys[index] if keys is not None else None
+        rows.add(domains[index], item, known, source, SIDES[split] if split else None)
+        rows.keys[-1] = keys[index]
     return rows
 
 
@@ -114,7 +127,7 @@ def word(cell: Any) -> str:
     Args:
         cell: A label, domain, split or group cell.
     """
-    if cell is None or cell != cell or type(cell).__name__ in ("NAType", "NaTType"):
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType") or cell != cell:
         return ""
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
@@ -172,11 +185,7 @@ def _labels(cells: Sequence[Any], name: str, column: str) -> list[str | None]:
 
 def _modality(items: Sequence[Any]) -> Modality:
     """``image`` where more than half of the first thousand filled cells are pictures or named like one."""
-    filled = (
-        [cell for cell in items[:1000] if word(cell)]
-        if not _is_picture(next(iter(items), None))
-        else list(items[:1000])
-    )
+    filled = [cell for cell in items[:1000] if _is_picture(cell) or word(cell)]
     pictures = sum(_is_picture(cell) or is_image_name(word(cell)) for cell in filled)
     return "image" if pictures * 2 > len(filled) else "text"
 

@@ -69,7 +69,8 @@ def read_folder(root: Path, name: str | None = None) -> Rows:
     tree = _scan(root, ())
     if not tree.count():
         found = ", ".join(f"{count} {kind}" for kind, count in tree.all_others().most_common(4)) or "no files"
-        raise InjertoError(f"{root if name is None else name} holds no pictures (found: {found}); {EXPECTED}")
+        what = f"{root} holds no pictures (found: {found})" if name is None else f"the archive {name} holds no pictures"
+        raise InjertoError(f"{what}; {EXPECTED}")
     base, single = root, shown
     while not tree.images:
         filled = [key for key, folder in tree.folders.items() if folder.count()]

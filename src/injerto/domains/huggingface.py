@@ -1,11 +1,12 @@
 """Hugging Face ``datasets`` and pandas data frames."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
-from injerto.domains.columns import SIDES, UNLABELLED_SIDES, rows_from_columns
+from injerto.domains.columns import SIDES, ColumnNames, rows_from_columns
 from injerto.domains.rows import Rows
 
 _MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -21,12 +22,12 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / _MARKS[0]).is_file() or all((path / mark).is_file() for mark in _MARKS[1:])
 
 
-def read_saved_dataset(path: Path, options: Mapping[str, str | None]) -> Rows:
+def read_saved_dataset(path: Path, names: ColumnNames) -> Rows:
     """Read a folder that ``save_to_disk`` wrote.
 
     Args:
         path: The folder.
-        options: As :func:`read_dataset`.
+        names: Which column is what.
 
     Returns:
         The examples.
@@ -43,10 +44,10 @@ def read_saved_dataset(path: Path, options: Mapping[str, str | None]) -> Rows:
         raise InjertoError(
             f"cannot read {path} as a saved data set ({reason}); write it again with save_to_disk"
         ) from error
-    return read_dataset(data, path.resolve().name, options)
+    return read_dataset(data, path.resolve().name, names)
 
 
-def read_dataset(data: Any, name: str, options: Mapping[str, str | None]) -> Rows:
+def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
     """Read a ``datasets.Dataset`` or ``DatasetDict``; pictures are not decoded and class numbers become names.
 
     The keys of a ``DatasetDict`` are given splits where they are known as such (train, validation, test, unlabeled,
@@ -55,8 +56,7 @@ def read_dataset(data: Any, name: str, options: Mapping[str, str | None]) -> Row
     Args:
         data: The data set.
         name: What to call it.
-        options: ``input``, ``label``, ``domain``, ``group``, ``split_column``, as of
-            :func:`injerto.domains.columns.rows_from_columns`.
+        names: Which column is what.
 
     Returns:
         The examples.
@@ -64,36 +64,31 @@ def read_dataset(data: Any, name: str, options: Mapping[str, str | None]) -> Row
     Raises:
         InjertoError: For keys that are partly splits, and as :func:`injerto.domains.columns.rows_from_columns`.
     """
-    options = dict(options)
     if not isinstance(data, Mapping):
-        return rows_from_columns(_columns(data), name, base=Path.cwd(), **options)
+        return rows_from_columns(_columns(data), name, names, base=Path.cwd())
     parts = {str(key): _columns(part) for key, part in data.items()}
     known = [key for key in parts if key.lower() in SIDES]
     if known and len(known) < len(parts):
         strange = next(key for key in parts if key not in known)
-        raise InjertoError(
-            f"{name}: '{strange}' beside '{known[0]}' is no split; keep train, validation, test, unlabeled, or domains only"
-        )
+        raise InjertoError(f"{name}: '{strange}' beside '{known[0]}' is no split; keep only splits, or only domains")
     columns: dict[str, list[Any]] = {}
     keys = [key for key, part in parts.items() for _ in range(_length(part))]
     for column in dict.fromkeys(column for part in parts.values() for column in part):
         columns[column] = [cell for part in parts.values() for cell in part.get(column, [None] * _length(part))]
-    if known and len(parts) > 1 and not options.get("split_column"):
+    if known and len(parts) > 1 and names.split_column is None:
         columns[_SPLIT] = keys
-        options["split_column"] = _SPLIT
+        names = replace(names, split_column=_SPLIT)
     elif not known:
         columns["domain"] = keys
-    elif parts.keys() & UNLABELLED_SIDES:
-        columns[_SPLIT] = keys
-    return rows_from_columns(columns, name, base=Path.cwd(), **options)
+    return rows_from_columns(columns, name, names, base=Path.cwd())
 
 
-def read_frame(frame: Any, options: Mapping[str, str | None]) -> Rows:
+def read_frame(frame: Any, names: ColumnNames) -> Rows:
     """Read a pandas data frame; paths of pictures are relative to the working folder.
 
     Args:
         frame: The data frame.
-        options: As :func:`read_dataset`.
+        names: Which column is what.
 
     Returns:
         The examples.
@@ -102,7 +97,7 @@ def read_frame(frame: Any, options: Mapping[str, str | None]) -> Rows:
         InjertoError: As :func:`injerto.domains.columns.rows_from_columns`.
     """
     columns = {str(column): frame[column].tolist() for column in frame.columns}
-    return rows_from_columns(columns, "table", base=Path.cwd(), **dict(options))
+    return rows_from_columns(columns, "table", names, base=Path.cwd())
 
 
 def _length(columns: Mapping[str, list[Any]]) -> int:

@@ -49,7 +49,8 @@ def decode(input: ImageInput, at_least: tuple[int, int] | None = None) -> Image.
         A PIL image in mode RGB.
     """
     if isinstance(input, Image.Image):
-        return _rgb(input.copy())
+        input.load()
+        return _rgb(input)
     with Image.open(io.BytesIO(input) if isinstance(input, bytes) else input) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
@@ -75,7 +76,7 @@ def reason(error: BaseException) -> str:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB; the picture may be changed in place."""
+    """Upright RGB; the picture itself where it is that already."""
     try:
         if image.getexif().get(_ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)

@@ -1,14 +1,14 @@
 """One door for everything that comes in."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError, suggest
 from injerto.domains.archives import is_archive, read_archive
-from injerto.domains.columns import apply_group_pattern, rows_from_columns
+from injerto.domains.columns import ColumnNames, apply_group_pattern, rows_from_columns
 from injerto.domains.domain import Domains
 from injerto.domains.folders import read_folder
 from injerto.domains.given import apply_split_file
@@ -58,13 +58,13 @@ def load_domains(
     """
     if isinstance(data, Domains):
         return data
-    options = {"input": input, "label": label, "domain": domain, "group": group, "split_column": split_column}
+    names = ColumnNames(input, label, domain, group, split_column)
     sample = SAMPLES.get(data) if isinstance(data, str) and not Path(data).exists() else None
-    if sample is not None and data in SAMPLES:
-        rows = replace(_read(sample.path, options), name=data)
+    if sample is not None:
+        rows = replace(_read(sample.path, names), name=data)
         group = group or sample.group
     else:
-        rows = _read(data, options)
+        rows = _read(data, names)
     by_column = group is not None and group in rows.columns
     if split_column is not None and not rows.columns:
         raise InjertoError(
@@ -73,7 +73,7 @@ def load_domains(
     for name, path in (extra or {}).items():
         if name in rows.domains:
             raise InjertoError(f"the domain '{name}' is in {rows.name} already; give the one from {path} another name")
-        other = _read(path, options, optional=True)
+        other = _read(path, names, optional=True)
         if other.modality != rows.modality:
             raise InjertoError(
                 f"{path} holds {other.modality}s and {rows.name} {rows.modality}s; domains must be of one kind"
@@ -86,16 +86,16 @@ def load_domains(
     return build_domains(rows)
 
 
-def _read(data: Any, options: Mapping[str, str | None], optional: bool = False) -> Rows:
-    """Read whatever ``data`` is; with ``optional`` columns other than the input that a table lacks are not asked for."""
+def _read(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
+    """Read whatever ``data`` is; with ``optional`` only the input column must be there."""
     if not isinstance(data, (str, PathLike)):
         from injerto.domains.huggingface import read_dataset, read_frame
 
         kind = type(data).__module__.partition(".")[0]
         if kind == "pandas":
-            return read_frame(data, options)
+            return read_frame(data, names)
         if kind == "datasets":
-            return read_dataset(data, "dataset", options)
+            return read_dataset(data, "dataset", names)
         raise InjertoError(
             f"cannot read domains from a {type(data).__name__}; give {FORMS}, a data frame or a datasets object"
         )
@@ -106,12 +106,13 @@ def _read(data: Any, options: Mapping[str, str | None], optional: bool = False) 
     if path.is_dir():
         from injerto.domains.huggingface import is_saved_dataset, read_saved_dataset
 
-        return read_saved_dataset(path, options) if is_saved_dataset(path) else read_folder(path)
+        return read_saved_dataset(path, names) if is_saved_dataset(path) else read_folder(path)
     if is_archive(path):
         return read_archive(path)
     if not is_table(path):
         raise InjertoError(f"cannot read domains from the file {path}; give {FORMS}")
     columns, first = read_table(path)
     if optional:
-        options = {key: value if key == "input" or value in columns else None for key, value in options.items()}
-    return rows_from_columns(columns, table_stem(path), base=path.parent, file=path.name, first_row=first, **options)
+        kept = {key: value for key, value in asdict(names).items() if key == "input" or value in columns}
+        names = ColumnNames(**kept)
+    return rows_from_columns(columns, table_stem(path), names, base=path.parent, file=path.name, first_row=first)

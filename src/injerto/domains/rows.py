@@ -31,7 +31,7 @@ class Rows:
         inputs: Texts or pictures.
         labels: Class names or None.
         keys: Group keys; None where the content alone decides.
-        given: ``train``, ``val``, ``test``, ``""`` (listed nowhere) or None.
+        given: ``train``, ``val``, ``test`` or None.
         sources: Where each example came from.
         problems: Examples that were not taken in.
         columns: Names of a table's columns; empty for folders.
@@ -121,7 +121,7 @@ def build_domains(rows: Rows) -> Domains:
             members[name].append(index)
     given = list(rows.given)
     for indices in members.values():
-        if any(given[index] is not None for index in indices):
+        if any(given[index] for index in indices):
             for index in indices:
                 given[index] = given[index] or ""
     _settle_overlap(members, contents, groups, given, rows.sources)
@@ -217,7 +217,7 @@ def _settle_overlap(
     given: list[str | None],
     sources: Sequence[str],
 ) -> None:
-    """Refuse given splits that overlap; across domains the same content stays in test alone and leaves the others' train.
+    """Refuse given splits that overlap; across domains the same content stays in one domain's test.
 
     Changes ``given`` in place.
     """
@@ -246,9 +246,7 @@ def _settle_overlap(
                 if given[other] != side:
                     raise _overlap(sources, given, other, index, f"the group '{groups[index]}'")
     if dropped:
-        warn(
-            f"{dropped} examples are in test or val of another domain too by the given splits; they are left out of training"
-        )
+        warn(f"{dropped} examples are in test or val of another domain too by the given splits; they are left out")
 
 
 def _overlap(sources: Sequence[str], given: Sequence[str | None], one: int, two: int, shared: str) -> InjertoError:

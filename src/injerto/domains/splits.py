@@ -92,7 +92,7 @@ def _with_val(domains: Mapping[str, Domain], sources: Sequence[str], seed: int) 
 
 
 def _classes(domains: Mapping[str, Domain], names: Iterable[str], use: Mapping[str, Sequence[bool]]) -> dict[str, str]:
-    """Each group's most frequent class over the labelled examples in use of the named domains (tie: the smallest name)."""
+    """Each group's most frequent class over the named domains' labelled examples in use (tie: the smallest name)."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name in set(names):
         for group, label, used in zip(domains[name].groups, domains[name].labels, use[name], strict=True):
@@ -102,7 +102,7 @@ def _classes(domains: Mapping[str, Domain], names: Iterable[str], use: Mapping[s
 
 
 def _cut(groups: Iterable[str], classes: Mapping[str, str], seed: int, shares: Shares) -> dict[str, str]:
-    """Place groups: per class by rank of their hash, at least one in the first share; a group without class by its hash alone."""
+    """Place groups: per class by rank of hash, at least one in the first share; without class by the hash alone."""
     hashes = {group: sha256(seed, group) for group in groups}
     members: dict[str, list[str]] = defaultdict(list)
     placed: dict[str, str] = {}

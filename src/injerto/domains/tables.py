@@ -34,7 +34,7 @@ def table_stem(path: Path) -> str:
 
 
 def read_table(path: Path) -> tuple[dict[str, list[Any]], int]:
-    """Read a table into columns. Cells of CSV and TSV are strings, whatever they look like; nothing becomes a missing value.
+    """Read a table into columns. Cells of CSV and TSV stay strings; nothing becomes a missing value.
 
     Args:
         path: A .csv, .tsv, .jsonl or .parquet file, also with .gz or .xz.

@@ -59,4 +59,8 @@ def summary(domains: Mapping[str, Any]) -> list[tuple[str, str, str, dict[str, A
     Args:
         domains: The ``domains`` block of ``metrics.json``.
     """
-    return [(name, entry["role"], split, entry["splits"][split]) for name, entry in domains.items() for split in entry["splits"]]
+    return [
+        (name, entry["role"], split, entry["splits"][split])
+        for name, entry in domains.items()
+        for split in entry["splits"]
+    ]

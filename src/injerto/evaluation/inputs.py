@@ -85,4 +85,6 @@ def _column(frame: Any, modality: str) -> list[Any]:
             return frame[name].tolist()
     if len(frame.columns) == 1:
         return frame.iloc[:, 0].tolist()
-    raise InjertoError(f"the table has no column of inputs; name one of {', '.join(INPUT_NAMES)}, or pass frame['column']")
+    raise InjertoError(
+        f"the table has no column of inputs; name one of {', '.join(INPUT_NAMES)}, or pass frame['column']"
+    )

@@ -27,7 +27,9 @@ class Run:
         path: The folder.
     """
 
-    def __init__(self, path: str | Path, backbone: Any = None, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, backbone: Any = None, precision: str = "fp32", threads: int | None = None
+    ) -> None:
         """Remember where the run is; use :func:`injerto.load`.
 
         Args:
@@ -131,7 +133,9 @@ class Run:
         """
         model, _, plan = self._opened
         if domains.modality != model.backbone.modality:
-            raise InjertoError(f"{domains.name} holds {domains.modality}s, {self.path} was trained on {model.backbone.modality}s")
+            raise InjertoError(
+                f"{domains.name} holds {domains.modality}s, {self.path} was trained on {model.backbone.modality}s"
+            )
         recorded = self.recorded_splits()
         results = {}
         for name in on or list(domains):
@@ -139,7 +143,9 @@ class Run:
             keep = [i for i, content in enumerate(domain.contents) if recorded.get(content, "test") == "test"]
             part: Domain = domain.subset(keep)
             if not len(part):
-                raise InjertoError(f"domain '{name}': every example was in the run's train or val split; nothing to test on")
+                raise InjertoError(
+                    f"domain '{name}': every example was in the run's train or val split; nothing to test on"
+                )
             logits = predict_logits(model, plan, part.inputs, part.contents, f"evaluating {name}")
             results[name] = measure(part, logits, model.labels)
         return results

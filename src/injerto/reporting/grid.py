@@ -52,9 +52,13 @@ def prediction_grid(path: Path, rows: Mapping[str, list[Shown]], title: str) -> 
             right = shown.predicted == shown.truth
             axis.imshow(np.asarray(read_image(shown.image)))
             text = f"\u2713 {shown.predicted}" if right else f"\u2717 {shown.predicted}\n(is {shown.truth})"
-            axis.set_title(f"{text} {100 * shown.chance:.0f} %" if right else text, fontsize=8, color=RIGHT if right else WRONG)
+            axis.set_title(
+                f"{text} {100 * shown.chance:.0f} %" if right else text, fontsize=8, color=RIGHT if right else WRONG
+            )
         row[0].text(-0.25, 0.5, domain, transform=row[0].transAxes, ha="right", va="center", fontsize=10, weight="bold")
     figure.suptitle(title, fontsize=11)
-    figure.subplots_adjust(left=1.25 / (1.35 * width + 1.3), right=0.99, top=1 - 0.75 / (1.75 * len(rows) + 0.7), bottom=0.02, hspace=0.5)
+    figure.subplots_adjust(
+        left=1.25 / (1.35 * width + 1.3), right=0.99, top=1 - 0.75 / (1.75 * len(rows) + 0.7), bottom=0.02, hspace=0.5
+    )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

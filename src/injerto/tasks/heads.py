@@ -12,9 +12,9 @@ MLP_WIDTH = 512
 class Head(nn.Module):
     """Standardizes the embedding, then classifies it.
 
-    Embeddings of different backbones differ in scale by orders of magnitude; with ``shift`` and ``scale`` estimated once
-    on the source's train split, one learning rate serves all of them. :meth:`fold` removes the two again by putting them
-    into the first linear layer, so that what ships is a plain ``nn.Linear`` (or two with a GELU between).
+    Embeddings of different backbones differ in scale by orders of magnitude; with ``shift`` and ``scale`` estimated
+    once on the source's train split, one learning rate serves all of them. :meth:`fold` puts the two into the first
+    linear layer in the end, so that what ships is a plain ``nn.Linear`` (or two with a GELU between).
     """
 
     shift: torch.Tensor
@@ -87,7 +87,7 @@ def solve_probe(
     Args:
         embeddings: (n, D), already standardized.
         labels: Class indices (n,).
-        val_score: Score of (weight (C, D), bias (C,)) on source ``val``, larger is better; None where there is no ``val``.
+        val_score: Score of weight (C, D) and bias (C,) on source ``val``, larger is better; None without ``val``.
         balanced: Whether classes count equally.
         strengths: Inverse regularization strengths C to choose from.
 
@@ -99,7 +99,9 @@ def solve_probe(
     best: tuple[tuple[float, float], np.ndarray, np.ndarray, float] | None = None
     start: tuple[np.ndarray, np.ndarray] | None = None
     for strength in strengths if val_score else (0.1,):
-        model = LogisticRegression(C=strength, max_iter=2000, tol=1e-5, class_weight="balanced" if balanced else None, warm_start=True)
+        model = LogisticRegression(
+            C=strength, max_iter=2000, tol=1e-5, class_weight="balanced" if balanced else None, warm_start=True
+        )
         if start is not None:
             model.coef_, model.intercept_, model.classes_ = start[0], start[1], np.unique(labels)
         model.fit(embeddings, labels)

@@ -133,9 +133,9 @@ class Examples:
 
     def _inputs(self, draw: dict[str, Draw]) -> Inputs:
         if self.features is None:
-            rows = [self.tokens[name][position] for name, part in draw.items() for position in part.positions]
-            return self.maker.collate_texts(rows)
-        parts = []
+            texts = [self.tokens[name][position] for name, part in draw.items() for position in part.positions]
+            return self.maker.collate_texts(texts)
+        parts: list[torch.Tensor] = []
         for name, part in draw.items():
             views = self.features[name]
             rows = torch.empty(len(part.positions), views[0].width)

@@ -102,10 +102,7 @@ class Fit:
             if recipe.neck_width is None:
                 self.model.head.standardize(self._sample_embeddings())
         with clock.measure("train"):
-            if recipe.head == "probe":
-                selection = self._solve()
-            else:
-                selection = self._train(resume)
+            selection = self._solve() if recipe.head == "probe" else self._train(resume)
             if self.prepared.tuned.rates:
                 self._recalibrate()
             self.model.eval()
@@ -180,7 +177,11 @@ class Fit:
         """Unaugmented batches over up to 2,048 examples, taken evenly (by id) from the parts and mixed."""
         maker = BatchMaker(self.prepared.backbone.preprocessing, self.plan.device)
         size = self.recipe.batch_size or 32
-        pairs = sorted((content, part.inputs[i]) for part in parts for i, content in enumerate(part.contents[: RECALIBRATE // len(parts)]))
+        pairs = sorted(
+            (content, part.inputs[i])
+            for part in parts
+            for i, content in enumerate(part.contents[: RECALIBRATE // len(parts)])
+        )
         chunks = [[item for _, item in pairs[start : start + size]] for start in range(0, len(pairs), size)]
         for rows in prefetch(chunks, maker.image, maker.workers):
             yield maker.collate_images(rows)
@@ -214,7 +215,9 @@ class Fit:
         )
         weights = None
         if recipe.class_weights == "balanced":
-            weights = balanced_weights(np.concatenate(list(self.labels.values())), len(prepared.classes)).to(self.plan.device)
+            weights = balanced_weights(np.concatenate(list(self.labels.values())), len(prepared.classes)).to(
+                self.plan.device
+            )
         if self.plan.channels_last and not prepared.cached:
             self.model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trainer = Trainer(self.model, recipe, self.plan, prepared.tuned, examples, self._validate, self.folder, weights)
@@ -237,11 +240,13 @@ class Fit:
         return predict_logits(self.model, self.plan, part.inputs, part.contents, f"checking {name} {side}")
 
     def _solve(self) -> dict[str, Any]:
-        """The converged probe: logistic regression on standardized embeddings, regularization chosen on source ``val``."""
+        """The converged probe: logistic regression, its regularization chosen on source ``val``."""
         head = self.model.head
         everything = [features[np.arange(len(features))] for views in self.views.values() for features in views]
         labels = np.concatenate([self.labels[name] for name, views in self.views.items() for _ in views])
-        embeddings = ((torch.cat(everything).to(self.plan.device) - head.shift) * head.scale).cpu().numpy().astype(np.float64)
+        embeddings = (
+            ((torch.cat(everything).to(self.plan.device) - head.shift) * head.scale).cpu().numpy().astype(np.float64)
+        )
         layer = head.layers[0]
         assert isinstance(layer, torch.nn.Linear)
         present = np.unique(labels)
@@ -275,7 +280,8 @@ class Fit:
         for name, sides in self.prepared.reported().items():
             role = role_of(name, self.prepared.sources, self.prepared.targets)
             splits = {
-                side: measure(part, self._logits(name, side, part), self.prepared.classes) for side, part in sides.items()
+                side: measure(part, self._logits(name, side, part), self.prepared.classes)
+                for side, part in sides.items()
             }
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}
         return found
@@ -285,7 +291,10 @@ class Fit:
             name: {
                 "role": entry["role"],
                 "oracle": entry["oracle"],
-                **{side: {key: values[key] for key in ("accuracy", "balanced_accuracy", "n")} for side, values in entry["splits"].items()},
+                **{
+                    side: {key: values[key] for key in ("accuracy", "balanced_accuracy", "n")}
+                    for side, values in entry["splits"].items()
+                },
             }
             for name, entry in domains.items()
         }
@@ -307,7 +316,9 @@ class Fit:
             "adapter_bytes": size,
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
             "forgetting": None,
-            "skipped": [{"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems],
+            "skipped": [
+                {"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems
+            ],
         }
         write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         note(f"done: {self.folder}")
@@ -318,7 +329,11 @@ class Fit:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("domain", "content", "split"))
         for name, domain in self.prepared.domains.items():
-            writer.writerows((name, content, side) for content, side in zip(domain.contents, self.prepared.sides[name], strict=True) if side)
+            writer.writerows(
+                (name, content, side)
+                for content, side in zip(domain.contents, self.prepared.sides[name], strict=True)
+                if side
+            )
         write_text(self.folder / "splits.csv", text.getvalue())
 
 
@@ -332,4 +347,3 @@ def quick_score(logits: np.ndarray, labels: np.ndarray) -> Score:
     chances = probabilities(logits)
     right = float((chances.argmax(axis=1) == labels).mean())
     return right, float(np.log(np.maximum(chances[np.arange(len(labels)), labels], 1e-12)).mean())
-

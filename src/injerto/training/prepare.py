@@ -1,4 +1,4 @@
-"""Everything that happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
+"""What happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -85,7 +85,7 @@ class Prepared:
         return {name: encode(part.labels, self.classes) for name, part in parts.items()}
 
     def reported(self) -> dict[str, dict[str, Domain]]:
-        """The splits that metrics are reported on, by domain; a target's and an unseen domain's unlabelled examples count."""
+        """The splits that metrics are reported on, by domain."""
         found: dict[str, dict[str, Domain]] = {}
         for name in self.domains:
             sides = REPORTED[role_of(name, self.sources, self.targets)]
@@ -131,7 +131,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     for name in (*sources, *targets):
         domains.named(name)
     for name in set(sources) & set(targets):
-        raise InjertoError(f"domain '{name}' is given as --source and as --target; it can be one of them")
+        raise InjertoError(f"domain '{name}' is given as --source and as --target; choose one")
     if len(set(sources)) < len(sources):
         raise InjertoError("a --source is named twice; name each domain once")
     classes = class_map(domains, sources)
@@ -142,7 +142,10 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     resolved = recipe.resolved(domains.modality)
     network = _backbone(resolved, data, domains, backbone)
     if network.modality != domains.modality:
-        raise InjertoError(f"{domains.name} holds {domains.modality}s, {network.spec} takes {network.modality}s; choose another --backbone")
+        raise InjertoError(
+            f"{domains.name} holds {domains.modality}s, {network.spec} takes {network.modality}s; "
+            "choose another --backbone"
+        )
     tuned = apply_tuning(network, resolved.tuning_spec)
     assert resolved.norm is not None and resolved.split_seed is not None
     check_norm(network, resolved.norm)
@@ -151,7 +154,10 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     if resolved.norm == "train" and not norm_layers(network):
         resolved = resolved.model_copy(update={"norm": "frozen"})
     if resolved.head == "native" and network.native_head is None:
-        raise InjertoError(f"--head native: {network.spec} has no classifier of its own that fits its embedding; use --head linear")
+        raise InjertoError(
+            f"--head native: {network.spec} has no classifier of its own that fits its embedding; use --head linear"
+        )
+    assert resolved.split_seed is not None
     sides = split_domains(domains, sources, resolved.split_seed)
     prepared = Prepared(
         recipe=resolved,
@@ -167,7 +173,9 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     )
     for name, part in prepared.parts("train").items():
         if not len(part):
-            raise InjertoError(f"source '{name}' has no labelled train examples; check the split column, list or labels")
+            raise InjertoError(
+                f"source '{name}' has no labelled train examples; check the split column, list or labels"
+            )
     if resolved.select == "best-source-val" and not any(len(part) for part in prepared.parts("val").values()):
         note("no source has a val split: the last checkpoint is kept")
     _plan_caches(prepared)
@@ -190,7 +198,9 @@ def _targets(target: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
 def _only(domains: Domains) -> tuple[str, ...]:
     if len(domains) == 1:
         return tuple(domains)
-    raise InjertoError(f"{domains.name} has {len(domains)} domains; say which to learn from with --source: {', '.join(domains)}")
+    raise InjertoError(
+        f"{domains.name} has {len(domains)} domains; say which to learn from with --source: {', '.join(domains)}"
+    )
 
 
 def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbone:

@@ -31,7 +31,9 @@ class StepPlan:
     A batch is split equally over the sources; the remainder rotates, so that no source is favoured.
     """
 
-    def __init__(self, sizes: Mapping[str, int], batch_size: int, seed: int, lengths: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], batch_size: int, seed: int, lengths: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Describe the data.
 
         Args:

@@ -208,7 +208,7 @@ class Trainer:
 
     def _weights(self) -> Tensors:
         """Everything that training may have changed: trained parameters, BatchNorm statistics, the new layers."""
-        tensors = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        tensors: Tensors = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for name, buffer in self.model.named_buffers():
             if name.startswith("head."):
                 tensors[name] = buffer
@@ -238,7 +238,9 @@ class Trainer:
             self.progress.best = (self.progress.best[0], self.progress.best[1])
         log = self.folder / "log.jsonl"
         if log.exists():  # entries after the checkpoint will be written again
-            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.progress.step]
+            lines = [
+                line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.progress.step
+            ]
             log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         note(f"resumed at step {self.progress.step} of {self.steps}")
 

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from injerto.basics.errors import InjertoError
+from injerto.domains import check
+from injerto.domains.load import load_domains
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INJERTO_CACHE", str(tmp_path / "cache"))
+    for index in range(10):
+        path = tmp_path / "data" / "ab"[index % 2] / "xy"[index % 3 % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (index * 20, 9, 9)).save(path)
+    return tmp_path / "data"
+
+
+def test_bad_pictures_are_listed_counted_and_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (folder / "a" / "x" / "0.jpg").read_bytes()
+    (folder / "a" / "x" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "b" / "x" / "text.jpg").write_text("no picture")
+    domains = load_domains(folder)
+    assert len(domains["a"]) == 6
+    with pytest.raises(
+        InjertoError, match=r"2 of 12 images cannot be read, first: a/x/cut.jpg \(.*\); mend .* --skip-bad"
+    ):
+        domains.check()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "warning: b/x/text.jpg: not a picture" and len(lines) == 2
+    kept = domains.check(skip_bad=True)
+    assert [problem.source for problem in kept.problems] == ["a/x/cut.jpg", "b/x/text.jpg"]
+    assert len(kept["a"]) == len(kept["b"]) == 5 and "2 of 12 images" in capsys.readouterr().err
+    assert kept["a"].ids == tuple(sorted(kept["a"].ids)) and "a/x/cut.jpg" not in kept["a"].sources
+
+
+def test_a_sound_data_set_is_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    decode = check.decode
+    monkeypatch.setattr(check, "decode", lambda *given: calls.append(given) or decode(*given))
+    assert load_domains(folder).check().problems == ()
+    assert len(calls) == 10
+    load_domains(folder).check()
+    assert len(calls) == 10
+    (folder / "a" / "x" / "0.jpg").write_bytes(b"now broken")
+    with pytest.raises(InjertoError, match="1 of 10"):
+        load_domains(folder).check()
+    with pytest.raises(InjertoError, match="1 of 10"):  # a failure is not remembered as sound
+        load_domains(folder).check()
+
+
+def test_nothing_left(folder: Path) -> None:
+    for path in folder.rglob("*.jpg"):
+        path.write_text(path.name)
+    with pytest.raises(InjertoError, match="none of 10 images can be read"):
+        load_domains(folder).check(skip_bad=True)
