@@ -109,7 +109,7 @@ def _check(card: Any, path: Path) -> None:
     labels = card["labels"]
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels) or len(labels) < 2:
         raise InjertoError(f"{path} is damaged: 'labels' must be two or more different names")
-    neck_ok = card["neck"] == "none" or (card["neck"].isdigit() and 0 < int(card["neck"]) <= 65536)
+    neck_ok = card["neck"] == "none" or (card["neck"].isdecimal() and 0 < int(card["neck"]) <= 65536)
     if card["head"] not in ("linear", "mlp", "probe", "native") or not neck_ok:
         raise InjertoError(f"{path} is damaged: head '{card['head']}' or neck '{card['neck']}' is unknown")
     for key in ("name", "spec", "fingerprint"):

@@ -1,5 +1,6 @@
 """From a folder back to a working model, on the right base or not at all."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from injerto.adapters.card import load_card
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
+from injerto.domains.preprocessing import ImagePreprocessing
 from injerto.recipe.recipe import load_recipe
 from injerto.tasks.model import Model
 
@@ -57,12 +59,44 @@ def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:
     if isinstance(backbone, Backbone):
         return backbone
     recipe = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path.parent / "recipe.yaml"
-    spec = backbone or card["base"]["spec"] or (load_recipe(recipe).get("backbone") if recipe.exists() else None)
-    if not spec:
-        raise InjertoError(f"{path} needs its base model {card['base']['name']}; say where it is with --backbone")
-    return load_backbone(spec, image_size=_image_size(card))
+    spec = card["base"]["spec"] or (load_recipe(recipe).get("backbone") if recipe.exists() else None)
+    spec = backbone if backbone is not None else spec
+    if not spec or (isinstance(spec, str) and spec.startswith("module:")):
+        raise InjertoError(f"{path} needs its base model {card['base']['name']}; pass it with --backbone (backbone=)")
+    base = load_backbone(spec)
+    wanted = card["preprocessing"]
+    if wanted == json.loads(json.dumps(base.preprocessing.card())) or not isinstance(
+        base.preprocessing, ImagePreprocessing
+    ):
+        return base
+    size = _image_preprocessing(path, wanted)
+    if not base.any_size and (size.height, size.width) != (base.preprocessing.height, base.preprocessing.width):
+        base = load_backbone(spec, image_size=size.height)
+    base.preprocessing = size
+    return base
 
 
-def _image_size(card: dict[str, Any]) -> int | None:
-    size = card["preprocessing"].get("height")
-    return int(size) if isinstance(size, int) and 16 <= size <= 4096 else None
+def _image_preprocessing(path: Path, card: dict[str, Any]) -> ImagePreprocessing:
+    """The preprocessing an adapter was trained with, every number checked."""
+    try:
+        size = ImagePreprocessing(
+            height=int(card["height"]),
+            width=int(card["width"]),
+            mean=_three(card["mean"]),
+            std=_three(card["std"]),
+            interpolation=str(card["interpolation"]),
+            crop=float(card["crop"]),
+            squash=bool(card["squash"]),
+        )
+        if not (1 <= size.height <= 4096 and 1 <= size.width <= 4096 and 0.05 < size.crop <= 4 and min(size.std) > 0):
+            raise ValueError("out of bounds")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InjertoError(f"{path}: the card's preprocessing is damaged ({error})") from None
+    return size
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    if not all(abs(value) < 1e3 for value in (first, second, third)):
+        raise ValueError(f"{values} is no mean or deviation")
+    return first, second, third

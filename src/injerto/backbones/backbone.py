@@ -78,15 +78,14 @@ class Backbone(nn.Module):
         self._embed, self._load_head = embed, load_head
         self.fingerprint = fingerprint(model.state_dict())
         batch = probe_batch(preprocessing, next((p.device for p in model.parameters()), torch.device("cpu")))
-        self.embedding_dim = self._probe(batch)
-        self.stages: tuple[Stage, ...] = find_stages(model, lambda: self(batch))
+        self.embedding_dim = 0  # the probe says
+        self.stages: tuple[Stage, ...] = find_stages(model, lambda: self._probe(batch))
         self._stage_of = {name: i for i, stage in enumerate(self.stages) for name in stage.parameters}
         self.any_size = not fixed_size and isinstance(batch, Tensor) and takes_any_size(self, batch)
 
-    def _probe(self, batch: Any) -> int:
+    def _probe(self, batch: Any) -> Tensor:
         try:
-            with torch.no_grad():
-                output = self(batch)
+            output = self(batch)
         except InjertoError:
             raise
         except Exception as error:
@@ -94,7 +93,8 @@ class Backbone(nn.Module):
             raise InjertoError(f"{self.spec} does not run on a probe batch ({shape}): {first_line(error)}") from error
         if output.ndim != 2 or len(output) != 2:
             raise InjertoError(f"{self.spec} must return embeddings (B, D), not {tuple(output.shape)}; remove its head")
-        return output.shape[1]
+        self.embedding_dim = output.shape[1]
+        return output
 
     def forward(self, inputs: Any) -> Tensor:
         """Embed a batch.

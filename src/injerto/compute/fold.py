@@ -1,6 +1,8 @@
 """BatchNorm folded into the convolution before it: the same function, fewer passes over memory."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +37,55 @@ def fold_batch_norm(network: nn.Module, probe: torch.Tensor) -> nn.Module:
         if not pairs or not _close(twin(probe), expected):
             return network
     return twin
+
+
+class FrozenNorms:
+    """Training through BatchNorms with frozen statistics, without their own passes over memory.
+
+    With frozen statistics a BatchNorm is a scale and a shift per channel. While the context is open, each convolution
+    computes with its weight already scaled, so that outputs and gradients (of the affine parameters too) are the same
+    and the norm costs nothing. Names and values of all parameters stay as they are.
+    """
+
+    def __init__(self, network: nn.Module, probe: torch.Tensor) -> None:
+        """Find the pairs and check that the fused network computes the same.
+
+        Args:
+            network: Put into eval mode here.
+            probe: An input batch, (B, 3, H, W).
+        """
+        network.eval()
+        with torch.no_grad():
+            # timm's own convolutions pad by themselves; only plain ones are fused
+            self._pairs = [pair for pair in _pairs(network, probe) if type(pair[0]) is nn.Conv2d]
+            expected = network(probe)
+            with self:
+                same = _close(network(probe), expected)
+        if not same:
+            self._pairs = []
+
+    def __enter__(self) -> None:
+        """Fuse."""
+        for convolution, norm in self._pairs:
+            convolution.forward = partial(_scaled, convolution, norm)  # type: ignore[method-assign]
+            norm.forward = _rest(norm)  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        """Put the modules' own forward back."""
+        for pair in self._pairs:
+            for module in pair:
+                del module.forward
+
+
+def _scaled(convolution: nn.Conv2d, norm: nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    if convolution.bias is not None:
+        shift = shift + convolution.bias * scale
+    return convolution._conv_forward(inputs, convolution.weight * scale.view(-1, 1, 1, 1), shift)
 
 
 def _foldable(module: nn.Module) -> bool:
@@ -81,9 +132,13 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         norm.weight,
         norm.bias,
     )
-    # timm's BatchNormAct2d also holds dropout and activation, which stay; a plain BatchNorm2d becomes the identity
+    norm.forward = _rest(norm)  # type: ignore[method-assign]
+
+
+def _rest(norm: nn.BatchNorm2d) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a norm does beside normalizing: timm's BatchNormAct2d also holds dropout and activation."""
     rest = [part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)]
-    norm.forward = nn.Sequential(*rest).forward  # type: ignore[method-assign]
+    return nn.Sequential(*rest).forward
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

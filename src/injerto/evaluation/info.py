@@ -21,7 +21,7 @@ def describe(subject: str | None) -> dict[str, Any]:
         return {"machine": str(machine()), "packaged_backbones": [f"packaged:{name}" for name in PACKAGED]}
     path = Path(subject)
     if path.is_dir() and any((folder / "adapter_card.json").exists() for folder in (path, path / "adapter")):
-        return {"run": str(path), **load_card(adapter_folder(path))}
+        return {"run": str(path), **load_card(adapter_folder(path)), "machine": str(machine())}
     backbone = load_backbone(subject)
     plan = make_plan(backbone)
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}

@@ -80,7 +80,7 @@ def _split(text: str, what: str) -> tuple[str, dict[str, str | tuple[str, ...]],
 
 
 def _positive(text: str, whole: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise InjertoError(f"tuning '{whole}': '{text}' is not a number of stages; write for example last:2")
     return int(text)
 
@@ -98,6 +98,8 @@ def parse_tuning(text: str) -> TuningSpec:
         InjertoError: Where the text does not follow the grammar.
     """
     name, options, rest = _split(text, "tuning")
+    if options and name in TUNINGS and name != "lora":
+        raise InjertoError(f"tuning '{text}': '{name}' takes no options in parentheses")
     if name == "last":
         if len(rest) != 1:
             raise InjertoError(f"tuning '{text}': say how many stages, for example last:2")

@@ -112,7 +112,7 @@ class Recipe(BaseModel):
     @classmethod
     def _alignment(cls, value: str) -> str:
         parse_alignment(value)
-        return value.replace(" ", "")
+        return "".join(value.split())
 
     @field_validator("norm")
     @classmethod
@@ -125,7 +125,7 @@ class Recipe(BaseModel):
     @field_validator("neck")
     @classmethod
     def _neck(cls, value: str) -> str:
-        if value != "none" and not (value.isdigit() and int(value) > 0):
+        if value != "none" and not (value.isdecimal() and int(value) > 0):
             raise InjertoError(f"--neck '{value}' must be none or a width such as 256")
         return value
 

@@ -1,5 +1,6 @@
 """What happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,6 +147,8 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
             f"{domains.name} holds {domains.modality}s, {network.spec} takes {network.modality}s; "
             "choose another --backbone"
         )
+    if backbone is not None:
+        resolved = resolved.model_copy(update={"backbone": network.spec})
     tuned = apply_tuning(network, resolved.tuning_spec)
     assert resolved.norm is not None and resolved.split_seed is not None
     check_norm(network, resolved.norm)
@@ -204,10 +207,9 @@ def _only(domains: Domains) -> tuple[str, ...]:
 
 
 def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbone:
-    if isinstance(given, Backbone):
-        return given
-    if given is not None:
-        return load_backbone(given, image_size=recipe.image_size)
+    if given is not None:  # copied: the user's own stays as it is
+        own = copy.deepcopy(given)
+        return own if isinstance(own, Backbone) else load_backbone(own, image_size=recipe.image_size)
     assert recipe.backbone is not None
     network = load_backbone(recipe.backbone, image_size=recipe.image_size)
     sample = isinstance(data, str) and data in SAMPLES and not Path(data).exists()

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from torch import nn
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress
+from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
+from injerto.domains.preprocessing import ImagePreprocessing
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import classification_loss
 from injerto.tasks.model import Model, Outputs
@@ -91,7 +94,16 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.modes = training_modes(model.backbone, tuned, recipe.norm or "frozen")
+        self.frozen_norms = self._frozen_norms()
         self.progress = Progress()
+
+    def _frozen_norms(self) -> AbstractContextManager[None]:
+        """How the backbone trains through BatchNorms whose statistics do not move."""
+        backbone, size = self.model.backbone, self.model.backbone.preprocessing
+        uncached = self.examples.features is None and self.tuned.rates
+        if not uncached or self.recipe.norm == "train" or not isinstance(size, ImagePreprocessing):
+            return nullcontext()
+        return FrozenNorms(backbone, torch.rand(2, 3, size.height, size.width).to(self.plan.device))
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW or SGD; every parameter with its own rate, no weight decay on vectors (biases, norms)."""
@@ -152,7 +164,8 @@ class Trainer:
             torch.manual_seed(int(sha256(self.recipe.seed, self.progress.step, 0)[:15], 16))
             labelled = int(batch.labelled.sum())
             for part in batch.parts(self.recipe.accumulate):
-                outputs = self._forward(part)
+                with self.frozen_norms:
+                    outputs = self._forward(part)
                 loss = classification_loss(
                     outputs.logits, part.labels, self.class_weights, self.recipe.label_smoothing
                 ) * (int(part.labelled.sum()) / max(labelled, 1))
