@@ -67,6 +67,8 @@ def make_network() -> Callable[..., Any]:
             torch.manual_seed(seed)
             network = TinyNet(width, dropout)
             for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight, 0.5, 1.5)
                     nn.init.normal_(module.bias, std=0.2)

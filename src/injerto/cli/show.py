@@ -154,6 +154,14 @@ def print_info(facts: Mapping[str, Any]) -> None:
         if name == "stages":
             rows = [[str(row["stage"]), str(row["name"]), f"{row['parameters']:,}"] for row in value]
             table("stages (last:K trains the last K)", ("stage", "name", "parameters"), rows)
+        elif name == "metrics":
+            cells = [
+                [domain, entry["role"] + (" (oracle)" if entry["oracle"] else ""), side, percent(values["accuracy"])]
+                for domain, entry in value.items()
+                for side, values in entry.items()
+                if isinstance(values, dict)
+            ]
+            table("measured when it was made", ("domain", "role", "split", "accuracy"), cells)
         elif name == "plan":
             print("\n".join(value))
         elif isinstance(value, dict):

@@ -13,7 +13,7 @@ from injerto.basics.progress import progress
 from injerto.compute.batches import BatchMaker, Inputs, bucket, prefetch
 from injerto.compute.fold import fold_batch_norm
 from injerto.compute.plan import ComputePlan
-from injerto.domains.preprocessing import ImagePreprocessing
+from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
 
 IMAGE_CHUNK = 16
@@ -105,15 +105,21 @@ class Embedder:
 
     def _texts(self, inputs: Sequence[Any], keys: Sequence[str]) -> Iterator[tuple[np.ndarray, Inputs]]:
         rows = tokenize([str(text) for text in inputs], self.maker.preprocessing)  # type: ignore[arg-type]
-        order = sorted(range(len(rows)), key=lambda position: (bucket(len(rows[position])), keys[position]))
+        edges = [self._edge(len(row)) for row in rows]
+        order = sorted(range(len(rows)), key=lambda position: (edges[position], keys[position]))
         start = 0
         while start < len(order):
-            edge = bucket(len(rows[order[start]]))
+            edge = edges[order[start]]
             size = max(1, TEXT_CHUNK_TOKENS // edge)
-            chunk = [p for p in order[start : start + size] if bucket(len(rows[p])) == edge]
+            chunk = [p for p in order[start : start + size] if edges[p] == edge]
             filled = [rows[p] for p in chunk] + [rows[chunk[-1]]] * (size - len(chunk))
             yield np.asarray(chunk), self.maker.collate_texts(filled, edge)
             start += len(chunk)
+
+    def _edge(self, length: int) -> int:
+        """The length a text is padded to: its bucket's, but never more than the model takes."""
+        assert isinstance(self.maker.preprocessing, TextPreprocessing)
+        return min(bucket(length), self.maker.preprocessing.max_length)
 
     def seconds_per_input(self) -> float:
         """Time of one input, measured on a chunk of zeros after a warm-up (texts: 32 tokens)."""
@@ -124,7 +130,7 @@ class Embedder:
             blank = np.zeros((self.maker.preprocessing.height, self.maker.preprocessing.width, 3), np.uint8)
             batch: Inputs = self.maker.collate_images([blank] * size)
         else:
-            batch = self.maker.collate_texts([np.zeros(32, np.int32)] * size)
+            batch = self.maker.collate_texts([np.zeros(self._edge(32), np.int32)] * size)
         self.forward(batch)
         start = time.perf_counter()
         self.forward(batch)

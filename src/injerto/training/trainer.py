@@ -103,7 +103,8 @@ class Trainer:
         uncached = self.examples.features is None and self.tuned.rates
         if not uncached or self.recipe.norm == "train" or not isinstance(size, ImagePreprocessing):
             return nullcontext()
-        return FrozenNorms(backbone, torch.rand(2, 3, size.height, size.width).to(self.plan.device))
+        probe = torch.rand(2, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
+        return FrozenNorms(backbone, probe.to(self.plan.device))
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW or SGD; every parameter with its own rate, no weight decay on vectors (biases, norms)."""

@@ -1,0 +1,51 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from injerto.basics.errors import InjertoError
+from injerto.compute import plan as plan_module
+from injerto.compute.machine import Machine
+from injerto.compute.plan import make_plan
+
+
+@pytest.fixture
+def threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_bf16_only_where_the_hardware_has_it(make_backbone: Callable[..., Any], monkeypatch: Any, threads: None) -> None:
+    network = make_backbone()
+    monkeypatch.setattr(plan_module, "machine", lambda: Machine("cpu", "an old one", 3, False))
+    assert make_plan(network).precision == "fp32"
+    with pytest.raises(InjertoError, match="an old one has no bfloat16"):
+        make_plan(network, "bf16")
+    monkeypatch.setattr(plan_module, "machine", lambda: Machine("cpu", "a new one", 3, True))
+    assert make_plan(network).precision == "bf16"
+    assert make_plan(network, "fp32").precision == "fp32"
+
+
+def test_threads_are_those_asked_for_else_all_cores(
+    make_backbone: Callable[..., Any], monkeypatch: Any, threads: None
+) -> None:
+    monkeypatch.setattr(plan_module, "machine", lambda: Machine("cpu", "x", 3, False))
+    assert make_plan(make_backbone(), threads=1).threads == 1 == torch.get_num_threads()
+    assert make_plan(make_backbone()).threads == 3 == torch.get_num_threads()
+
+
+def test_channels_last_is_for_convolutions(make_backbone: Callable[..., Any], tiny_bert: Any, threads: None) -> None:
+    from injerto.backbones.load import load_backbone
+
+    assert make_plan(make_backbone(), threads=1).channels_last
+    assert not make_plan(load_backbone(f"hf:{tiny_bert}"), threads=1).channels_last
+
+
+def test_the_plan_speaks_plainly(make_backbone: Callable[..., Any], threads: None) -> None:
+    plan = make_plan(make_backbone(), "fp32", 1).with_features(1000, 250)
+    text = "\n".join(plan.lines())
+    assert "fp32" in text and "channels_last" in text and "1 threads" in text
+    assert "embeddings of 1000 inputs (1.0 MB)" in text
+    assert set(plan.card()) == {"device", "precision", "channels_last", "threads"}
