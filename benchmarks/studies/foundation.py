@@ -2,7 +2,6 @@
 
     python benchmarks/studies/foundation.py emoji
     python benchmarks/studies/foundation.py sentiment
-    python benchmarks/studies/foundation.py pacs PATH/TO/pacs-160.tar
 
 Writes `foundation-<study>.json` and `.md` beside this file. A row's interval resamples seeds and, within them, groups
 of the test split; `gain` is the paired difference to the first row on the same seeds and splits.
@@ -43,11 +42,6 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": 3,
         "common": {"source": ["movies", "news", "products", "tweets"], "backbone": "packaged:minilm-l6"},
         "rows": {"head (probe)": PROBE, "full": {"tuning": "full"}},
-    },
-    "pacs": {
-        "seeds": 3,
-        "common": {"source": ["photo"], "backbone": "packaged:efficientnet-lite0", "image_size": 128},
-        "rows": {"head (probe)": PROBE, "last:2": {"tuning": "last:2", "epochs": 3}},
     },
 }
 

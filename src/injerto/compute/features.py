@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -65,9 +66,12 @@ class FeatureStore:
             values = np.load(values_path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return  # a damaged shard is computed again
+        if (keys.dtype, values.dtype) != (np.uint8, np.float32):
+            return
         if values.shape != (len(keys), self.width) or keys.shape[1:] != (32,):
             return
-        os.utime(keys_path)
+        with suppress(OSError):  # removed meanwhile, or another user's
+            os.utime(keys_path)
         self._add([row.tobytes().hex() for row in keys], values)
 
     def _add(self, keys: Sequence[str], values: np.ndarray) -> None:

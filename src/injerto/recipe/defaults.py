@@ -1,6 +1,6 @@
 """The one table of defaults. A change here is a change of results: raise the version, and the test that pins it.
 
-Rates were chosen on the samples' source ``val`` only (``benchmarks/studies/defaults``).
+Rates and epochs were chosen on the source ``val`` split of ``noto`` (tried: 1e-4, 3e-4 and 1e-3), never on a test split.
 """
 
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ class Defaults:
 
 TABLE: dict[tuple[str, str], Defaults] = {
     ("image", "head"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "none", 1),
-    ("image", "last"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "light", 4),
-    ("image", "full"): Defaults(5e-4, 1e-3, 1e-2, 30, 32, "light", 0),
+    ("image", "last"): Defaults(3e-4, 1e-3, 1e-2, 10, 32, "light", 4),
+    ("image", "full"): Defaults(3e-4, 1e-3, 1e-2, 8, 32, "light", 0),
     ("text", "head"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "none", 1),
     ("text", "last"): Defaults(1e-4, 1e-3, 1e-2, 3, 32, "none", 1),
-    ("text", "full"): Defaults(1e-4, 1e-3, 1e-2, 3, 32, "none", 1),
+    ("text", "full"): Defaults(1e-4, 1e-3, 1e-2, 2, 32, "none", 1),
 }
 
 SAMPLE_IMAGE_SIZE = 128

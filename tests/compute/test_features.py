@@ -1,0 +1,232 @@
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from injerto.basics.files import sha256
+from injerto.compute import features
+from injerto.compute.features import FeatureStore, cached, room_for, space_key, trim
+from injerto.domains.preprocessing import ImagePreprocessing
+
+LOOKS = ImagePreprocessing(32, 32, (0.5, 0.4, 0.3), (0.3, 0.25, 0.2), "bilinear", 1.0)
+
+
+def value(key: str) -> np.ndarray:
+    """The embedding of a content, as a model would give it: it depends on nothing else."""
+    return np.random.default_rng(int(key[:8], 16)).standard_normal(3).astype(np.float32)
+
+
+class Counting:
+    """Computes embeddings in chunks of two, out of order, and remembers for what."""
+
+    def __init__(self, keys: list[str], fail_after: int | None = None) -> None:
+        self.keys, self.asked, self.fail_after = keys, [], fail_after
+
+    def __call__(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self.asked += [self.keys[position] for position in positions]
+        order = sorted(range(len(positions)), key=lambda i: self.keys[positions[i]])
+        for number, start in enumerate(range(0, len(order), 2)):
+            if number == self.fail_after:
+                raise KeyboardInterrupt
+            indices = np.asarray(order[start : start + 2])
+            yield indices, np.stack([value(self.keys[positions[i]]) for i in indices])
+
+
+def keys_of(count: int, start: int = 0) -> list[str]:
+    return [sha256("content", i) for i in range(start, start + count)]
+
+
+def look(keys: list[str], space: str = "space", **more: object) -> list[str]:
+    """Read all embeddings, check every one, and say which had to be computed."""
+    compute = Counting(keys)
+    found = cached(FeatureStore(space, 3, **more), keys, compute)  # type: ignore[arg-type]
+    expected = np.stack([value(key) for key in keys])
+    assert len(found) == len(keys)
+    assert np.array_equal(found[np.arange(len(keys))].numpy(), expected)
+    shuffled = np.random.default_rng(0).permutation(len(keys))
+    assert np.array_equal(found[shuffled].numpy(), expected[shuffled])
+    assert np.array_equal(found.slice(1, 3)[np.arange(2)].numpy(), expected[1:3])
+    return compute.asked
+
+
+def test_the_second_look_computes_nothing(own_cache: Path) -> None:
+    keys = keys_of(9)
+    assert sorted(look(keys)) == sorted(keys)
+    assert look(keys) == []
+    assert look(keys[::-1]) == []
+    assert look(keys[2:5]) == []
+
+
+def test_only_what_is_missing_is_computed_and_each_once(own_cache: Path) -> None:
+    look(keys_of(5))
+    repeated = keys_of(8) + keys_of(8)
+    assert sorted(look(repeated)) == sorted(keys_of(3, start=5))
+
+
+def test_spaces_do_not_mix(own_cache: Path) -> None:
+    look(keys_of(3), "one")
+    assert len(look(keys_of(3), "two")) == 3
+
+
+def test_many_shards(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "SHARD_ROWS", 4)
+    keys = keys_of(23)
+    look(keys)
+    assert len(list((own_cache / "features" / "space").glob("*.values.npy"))) == 6
+    assert look(keys) == []
+
+
+def test_more_rows_than_a_real_shard_holds(own_cache: Path) -> None:
+    count = 2 * features.SHARD_ROWS + 10
+    keys = keys_of(count)
+    store = FeatureStore("space", 3)
+    rows = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
+    store.fill((keys[start : start + 1000], rows[start : start + 1000]) for start in range(0, count, 1000))
+    assert len(list((own_cache / "features" / "space").glob("*.values.npy"))) == 2
+    assert np.array_equal(FeatureStore("space", 3).rows(keys)[np.arange(count)].numpy(), rows)
+
+
+@pytest.mark.parametrize("which", ["keys", "values"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "missing", "other shape", "pickle"])
+def test_a_damaged_shard_is_computed_again(own_cache: Path, which: str, damage: str) -> None:
+    keys = keys_of(6)
+    look(keys)
+    path = next((own_cache / "features" / "space").glob(f"*.{which}.npy"))
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "other shape":
+        np.save(path, np.zeros((5, 32 if which == "keys" else 3), np.uint8 if which == "keys" else np.float32))
+    elif damage == "pickle":
+        np.save(path, np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
+    else:
+        path.write_bytes({"truncated": content[:-7], "empty": b"", "garbage": b"\x00" * len(content)}[damage])
+    assert sorted(look(keys)) == sorted(keys)
+    assert look(keys) == []
+
+
+def test_values_of_another_type_are_not_taken(own_cache: Path) -> None:
+    keys = keys_of(6)
+    look(keys)
+    path = next((own_cache / "features" / "space").glob("*.values.npy"))
+    np.save(path, np.zeros((6, 3), np.int64))
+    assert sorted(look(keys)) == sorted(keys)
+
+
+def test_an_interrupted_computation_keeps_whole_shards_only(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "SHARD_ROWS", 4)
+    keys = keys_of(12)
+    with pytest.raises(KeyboardInterrupt):
+        cached(FeatureStore("space", 3), keys, Counting(keys, fail_after=3))
+    assert len(look(keys)) == 12 - 4  # three chunks of two were there: one shard of four
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_a_killed_writer_leaves_nothing_that_looks_finished(own_cache: Path, moment: int) -> None:
+    child = os.fork()
+    if child == 0:  # dies before the values are in place, or between values and keys
+        moved, calls = Path.replace, 0
+
+        def replace(self: Path, target: Path) -> Path:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os._exit(9)
+            return moved(self, target)
+
+        Path.replace = replace  # type: ignore[method-assign]
+        try:
+            FeatureStore("space", 3).fill(iter([(keys_of(6), np.full((6, 3), 7, np.float32))]))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert any((own_cache / "features" / "space").iterdir())
+    assert sorted(look(keys_of(6))) == sorted(keys_of(6))
+    assert look(keys_of(6)) == []
+
+
+def test_without_a_disk_everything_stays_in_memory(own_cache: Path) -> None:
+    look(keys_of(5), on_disk=False)
+    assert not (own_cache / "features").exists()
+    assert len(look(keys_of(5), on_disk=False)) == 5
+
+
+def test_the_space_is_named_by_everything_that_decides_a_value() -> None:
+    given = ("fingerprint", LOOKS.card(), "plain", "fp32")
+    names = {space_key(*given)}
+    names.add(space_key("other", *given[1:]))
+    for change in ({"height": 64}, {"mean": (0, 0, 0)}, {"interpolation": "bicubic"}, {"crop": 0.9}, {"squash": True}):
+        names.add(space_key(given[0], replace(LOOKS, **change).card(), *given[2:]))
+    names.add(space_key(*given[:2], "light/0/0", "fp32"))
+    names.add(space_key(*given[:2], "light/0/1", "fp32"))
+    names.add(space_key(*given[:2], "light/1/0", "fp32"))
+    names.add(space_key(*given[:3], "bf16"))
+    assert len(names) == 11
+    assert space_key(*given) in names  # and the same again is the same
+
+
+def test_other_versions_are_another_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = space_key("f", LOOKS.card(), "plain", "fp32")
+    monkeypatch.setattr(features, "version", lambda name: "99")
+    assert space_key("f", LOOKS.card(), "plain", "fp32") != before
+
+
+def test_trim_removes_what_was_unused_for_longest(own_cache: Path) -> None:
+    for age, space in enumerate(("new", "old", "oldest")):
+        look(keys_of(50), space)
+        for file in (own_cache / "features" / space).iterdir():
+            os.utime(file, (1e9 - 1000 * age,) * 2)
+    size = sum(file.stat().st_size for file in (own_cache / "features" / "new").iterdir())
+    trim(10 * size)
+    assert {f.name for f in (own_cache / "features").iterdir()} == {"new", "old", "oldest"}
+    trim(2 * size)
+    assert {f.name for f in (own_cache / "features").iterdir()} == {"new", "old"}
+    trim(1)
+    assert {f.name for f in (own_cache / "features").iterdir()} == {"new"}  # the one in use stays
+    assert look(keys_of(50), "new") == []
+
+
+def test_using_a_space_makes_it_young(own_cache: Path) -> None:
+    for age, space in enumerate(("a", "b")):
+        look(keys_of(50), space)
+        for file in (own_cache / "features" / space).iterdir():
+            os.utime(file, (1e9 - 1000 * age,) * 2)
+    look(keys_of(50), "b")
+    trim(1)
+    assert {f.name for f in (own_cache / "features").iterdir()} == {"b"}
+
+
+def test_a_removed_space_can_still_be_read_by_who_has_it_open(own_cache: Path) -> None:
+    keys = keys_of(5)
+    look(keys)
+    store = FeatureStore("space", 3)
+    found = store.rows(keys)
+    look(keys_of(5), "newer")
+    os.utime(next((own_cache / "features" / "newer").glob("*.keys.npy")), (2e9, 2e9))
+    trim(1)
+    assert not (own_cache / "features" / "space").exists()
+    assert np.array_equal(found[np.arange(5)].numpy(), np.stack([value(key) for key in keys]))
+
+
+def test_the_limit_comes_from_the_environment(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for age, space in enumerate(("new", "old")):
+        look(keys_of(50), space)
+        for file in (own_cache / "features" / space).iterdir():
+            os.utime(file, (1e9 - 1000 * age,) * 2)
+    monkeypatch.setenv("INJERTO_CACHE_LIMIT", "1e3")
+    trim()
+    assert {f.name for f in (own_cache / "features").iterdir()} == {"new"}
+
+
+def test_no_cache_folder_is_no_problem(own_cache: Path) -> None:
+    trim(0)
+    assert room_for(10, 10) is None
+
+
+def test_a_full_disk_is_said(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    assert room_for(10, 10) is None
+    assert "400.0 KB" in (room_for(10_000, 10) or "")
