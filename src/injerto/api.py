@@ -1,6 +1,6 @@
 """One function per job: fit, load, evaluate, predict, info."""
 
-import time
+import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -63,14 +63,12 @@ def fit(
 
     from injerto.evaluation.run import Run
     from injerto.training.fit import Clock, Fit
-    from injerto.training.prepare import import_libraries, prepare
+    from injerto.training.prepare import prepare
 
-    import_libraries()  # before the clock starts: `seconds` are the work's, not the interpreter's
-    start = time.perf_counter()
     prepared = prepare(
         recipe, str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone
     )
-    clock = Clock(time.perf_counter() - start)
+    clock = Clock(prepared.seconds)
     run = Run(folder, backbone=prepared.backbone if backbone is not None and named is None else None)
     if (folder / "recipe.yaml").exists() and not overwrite:
         _check_recipe(folder, prepared.recipe)
@@ -162,6 +160,9 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise InjertoError("--resume and --overwrite exclude each other; give one")
     if folder.is_file():
         raise InjertoError(f"--out {folder} is a file; name a folder")
+    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InjertoError(f"--out {folder}: {parent} cannot be written; name another folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (resume or overwrite):

@@ -82,7 +82,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("balanced", [False, True])
 def test_the_probe_is_scikit_learns_with_the_chosen_c(classes: int, balanced: bool) -> None:
     from sklearn.linear_model import LogisticRegression
@@ -92,7 +92,7 @@ def test_the_probe_is_scikit_learns_with_the_chosen_c(classes: int, balanced: bo
     keep = np.ones(len(y), bool)
     keep[np.flatnonzero(y == 0)[5:]] = False  # one rare class
     x, y = x[keep], y[keep]
-    for wanted in (0.001, 0.1, 3.0):
+    for wanted in (0.001, 3.0):
         strengths = (0.001, 0.1, 3.0)
         calls: list[float] = []
 

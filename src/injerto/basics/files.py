@@ -1,5 +1,6 @@
 """Files that are whole or absent, digests, and the cache folder."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -55,9 +56,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InjertoError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
+        reason = error.strerror or error
+        raise InjertoError(f"cannot write {path}: {reason}; {cure} or choose another folder") from error
     finally:
         if temporary is not None:
             with suppress(OSError):

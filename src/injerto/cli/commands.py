@@ -100,11 +100,8 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Adapt a pretrained model to data: train, measure, write the run's folder."""
-    settings = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("data", "as_json") and value not in (None, [], False)
-    }
+    given = {name: value for name, value in locals().items() if name not in ("data", "as_json")}
+    settings: dict[str, Any] = {n: v for n, v in given.items() if v is not None and v is not False and v != []}
     from injerto import api
     from injerto.cli.show import print_json, print_metrics
 

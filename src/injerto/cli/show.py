@@ -56,7 +56,7 @@ def _interval(metrics: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value + 0.0:.3f}".replace("-0.000", "0.000")
 
 
 COLUMNS = ("accuracy", "95 % interval", "balanced", "macro F1", "NLL", "calibration error", "n")

@@ -58,7 +58,7 @@ def classification_metrics(
     if broken:
         raise InjertoError(
             f"the model returned probabilities that are not numbers for {broken} of {count} examples; "
-            "train it again with a smaller --lr or --precision float32"
+            "train it again with a smaller --lr or --precision fp32"
         )
 
     predicted = probabilities.argmax(axis=1)
@@ -75,8 +75,8 @@ def classification_metrics(
         "nll": float(-np.log(likelihood).mean()),
         "ece": reliability(probabilities, labels).ece,
         "n": count,
-        "accuracy_interval": list(bootstrap_interval(right, groups, seed=seed)),
-        "balanced_accuracy_interval": list(bootstrap_interval(right, groups, labels=labels, seed=seed)),
+        "accuracy_interval": _interval(right, groups, None, seed),
+        "balanced_accuracy_interval": _interval(right, groups, labels, seed),
         "per_class": {
             name: {
                 "precision": _number(precision[index]),
@@ -88,6 +88,17 @@ def classification_metrics(
         },
         "confusion": confusion_matrix(labels, predicted, labels=known).tolist(),
     }
+
+
+def _interval(right: np.ndarray, groups: Sequence[str], labels: np.ndarray | None, seed: int) -> list[float]:
+    """The bootstrap interval; where all or none are right, which resampling cannot widen, the exact binomial one.
+
+    Clopper & Pearson 1934, with the number of groups as the number of trials.
+    """
+    if 0 < right.sum() < len(right):
+        return list(bootstrap_interval(right, groups, labels=labels, seed=seed))
+    bound = 0.025 ** (1 / len(set(groups)))
+    return [bound, 1.0] if right.all() else [0.0, 1 - bound]
 
 
 def empty_metrics(n: int) -> dict[str, Any]:

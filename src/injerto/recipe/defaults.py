@@ -1,6 +1,6 @@
 """The one table of defaults. A change here is a change of results: raise the version, and the test that pins it.
 
-Rates and epochs were chosen on the source ``val`` split of ``noto`` (tried: 1e-4, 3e-4 and 1e-3), never on a test split.
+Rates were chosen on the source ``val`` split of ``noto`` (tried: 1e-4, 3e-4 and 1e-3), never on a test split.
 """
 
 from dataclasses import dataclass

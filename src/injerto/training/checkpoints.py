@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path
@@ -79,6 +80,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str], te
             slots = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
             slots = {slot: value for slot, value in slots.items() if "." not in slot}
             if slots:
-                optimizer.state[parameter] = {
-                    slot: value if slot == "step" else value.to(parameter.device) for slot, value in slots.items()
-                }
+                optimizer.state[parameter] = {slot: _like(value, parameter) for slot, value in slots.items()}
+
+
+def _like(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+    """A slot laid out in memory as its parameter: fused optimizers walk through both side by side."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value

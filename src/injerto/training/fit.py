@@ -95,16 +95,14 @@ class Fit:
         """
         clock, recipe = self.clock, self.recipe
         with clock.measure("cache"):
-            if self.prepared.cached or not self.prepared.tuned.rates:
-                self._recalibrate()
+            self._recalibrate(trained=False)
             if self.prepared.cached:
                 self._cache()
             if recipe.neck_width is None:
                 self.model.head.standardize(self._sample_embeddings())
         with clock.measure("train"):
             selection = self._solve() if recipe.head == "probe" else self._train(resume)
-            if self.prepared.tuned.rates:
-                self._recalibrate()
+            self._recalibrate(trained=True)
             self.model.eval()
             self.model.head.fold()
         with clock.measure("evaluate"):
@@ -165,24 +163,31 @@ class Fit:
         layers = norm_layers(self.prepared.backbone)
         return sha256(*(layer.running_mean.cpu().numpy().tobytes() for layer in layers.values()))  # type: ignore[union-attr, operator]
 
-    def _recalibrate(self) -> None:
-        """Re-estimate norm statistics where the policy asks for it."""
-        norm = self.recipe.norm or "frozen"
+    def _recalibrate(self, trained: bool) -> None:
+        """Re-estimate norm statistics where the policy asks for it: frozen ones before training, trained ones after."""
+        norm, backbone = self.recipe.norm or "frozen", self.prepared.backbone
         if not norm.startswith("recalibrate"):
             return
         names = self.prepared.targets if norm.endswith(":target") else self.prepared.sources
-        recalibrate(self.prepared.backbone, self._plain_batches([self.prepared.part(name, "train") for name in names]))
+        parts = [self.prepared.part(name, "train") for name in names]
+        if sum(map(len, parts)) < 2:
+            raise InjertoError(f"--norm {norm}: {', '.join(names)} has fewer than two train examples; leave --norm out")
+        first = self.prepared.tuned.frozen_stages
+        only = {name for name in norm_layers(backbone) if (backbone.stage_of(f"{name}.running_mean") >= first) == trained}
+        if only:
+            recalibrate(backbone, self._plain_batches(parts), only)
 
     def _plain_batches(self, parts: list[Domain]) -> Iterator[Inputs]:
-        """Unaugmented batches over up to 2,048 examples, taken evenly (by id) from the parts and mixed."""
+        """Unaugmented batches of nearly equal size (at least 2) over up to 2,048 examples, taken evenly from the parts."""
         maker = BatchMaker(self.prepared.backbone.preprocessing, self.plan.device)
-        size = self.recipe.batch_size or 32
-        pairs = sorted(
+        pairs = [
             (content, part.inputs[i])
             for part in parts
             for i, content in enumerate(part.contents[: RECALIBRATE // len(parts)])
-        )
-        chunks = [[item for _, item in pairs[start : start + size]] for start in range(0, len(pairs), size)]
+        ]
+        items = [item for _, item in sorted(pairs, key=lambda pair: pair[0])]
+        count = max(1, len(items) // max(2, self.recipe.batch_size or 32))
+        chunks = [[items[i] for i in indices] for indices in np.array_split(np.arange(len(items)), count)]
         for rows in prefetch(chunks, maker.image, maker.workers):
             yield maker.collate_images(rows)
 

@@ -1,6 +1,7 @@
 """What happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
 
 import copy
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ class Prepared:
         tuned: What the tuning decided.
         plan: How to compute.
         cached: Whether embeddings are computed once and kept.
+        seconds: How long loading took, imports not counted.
     """
 
     recipe: Recipe
@@ -55,6 +57,7 @@ class Prepared:
     tuned: Tuned
     plan: ComputePlan
     cached: bool
+    seconds: float
 
     def part(self, name: str, side: str) -> Domain:
         """One split of one domain; a source's without its unlabelled examples.
@@ -95,7 +98,7 @@ class Prepared:
 
 
 def import_libraries() -> None:
-    """Import what a run needs, which takes seconds and should not count as its work."""
+    """Import what a run needs; it takes seconds that are the interpreter's, not the work's."""
     from importlib import import_module
 
     for name in ("timm", "transformers", "accelerate", "pandas", "sklearn.linear_model", "sklearn.metrics"):
@@ -117,6 +120,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         names = "+".join(term.name for term in recipe.alignment_terms)
         raise InjertoError(f"unknown alignment '{names}'; available: none")
     find_tuning(recipe.tuning_spec)
+    start = time.perf_counter()
     targets, extra = _targets(recipe.target)
     domains = load_domains(
         data,
@@ -141,6 +145,9 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         domains.named(name)
     classes = class_map(domains, sources)
     resolved = recipe.resolved(domains.modality)
+    importing = time.perf_counter()
+    import_libraries()
+    start += time.perf_counter() - importing
     network = _backbone(resolved, data, domains, backbone)
     if network.modality != domains.modality:
         raise InjertoError(
@@ -173,6 +180,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         tuned=tuned,
         plan=make_plan(network, resolved.precision, resolved.threads),
         cached=False,
+        seconds=0.0,
     )
     for name, part in prepared.parts("train").items():
         if not len(part):
@@ -182,6 +190,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     if resolved.select == "best-source-val" and not any(len(part) for part in prepared.parts("val").values()):
         note("no source has a val split: the last checkpoint is kept")
     _plan_caches(prepared)
+    prepared.seconds = time.perf_counter() - start
     return prepared
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -173,15 +173,16 @@ class Trainer:
                 self.accelerator.backward(loss)
                 total += float(loss.detach())
         if not math.isfinite(total):
-            raise InjertoError(
-                f"the loss became {total} at step {self.progress.step + 1}; lower --lr (now {self.recipe.lr:g}), "
-                "raise --warmup or use --precision fp32"
-            )
+            self._diverged(f"the loss became {total}")
         if self.recipe.clip:
             trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
         self.optimizer.step()
         return total
+
+    def _diverged(self, what: str) -> NoReturn:
+        rates = f"--lr (now {self.recipe.lr:g}) or --head-lr (now {self.recipe.head_lr:g})"
+        raise InjertoError(f"{what} at step {self.progress.step + 1}; lower {rates}, or raise --warmup")
 
     def _forward(self, batch: Batch) -> Outputs:
         if batch.embedded:
@@ -194,11 +195,13 @@ class Trainer:
     def _evaluate(self, loss: float) -> None:
         state = self.progress
         score = self.validate()
+        if score is not None and not math.isfinite(score[1]):
+            self._diverged(f"the NLL on source val became {-score[1]}")
         if score is not None and (state.best is None or score > state.best):
             state.best, state.best_step, state.stale = score, state.step, 0
             if self.recipe.select == "best-source-val":
                 save_checkpoint(self.folder / "checkpoints" / "best.safetensors", self._weights(), {"step": state.step})
-        else:
+        elif score is not None:  # without val there is nothing to wait for
             state.stale += 1
         if self.recipe.patience and state.stale >= self.recipe.patience:
             state.stopped = True
