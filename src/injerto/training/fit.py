@@ -173,7 +173,9 @@ class Fit:
         if sum(map(len, parts)) < 2:
             raise InjertoError(f"--norm {norm}: {', '.join(names)} has fewer than two train examples; leave --norm out")
         first = self.prepared.tuned.frozen_stages
-        only = {name for name in norm_layers(backbone) if (backbone.stage_of(f"{name}.running_mean") >= first) == trained}
+        only = {
+            name for name in norm_layers(backbone) if (backbone.stage_of(f"{name}.running_mean") >= first) == trained
+        }
         if only:
             recalibrate(backbone, self._plain_batches(parts), only)
 
