@@ -234,7 +234,15 @@ def image_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, tiny_tim
 
     out = tmp_path_factory.mktemp("runs") / "image"
     injerto.fit(
-        pictures, source="day", target="dusk", backbone=tiny_timm, tuning="last:1", epochs=6, out=out, augment="none", **QUICK
+        pictures,
+        source="day",
+        target="dusk",
+        backbone=tiny_timm,
+        tuning="last:1",
+        epochs=6,
+        out=out,
+        augment="none",
+        **QUICK,
     )
     return out
 

@@ -33,7 +33,9 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("readme")
     with zipfile.ZipFile(SAMPLES["emoji-styles"].path) as archive:
         names = [name for name in archive.namelist() if name.startswith("emoji-styles/noto/animal/")][:3]
-        for target, name in zip(("path/to/picture.png", "more/pictures/a.png", "more/pictures/b.png"), names, strict=True):
+        for target, name in zip(
+            ("path/to/picture.png", "more/pictures/a.png", "more/pictures/b.png"), names, strict=True
+        ):
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             (root / target).write_bytes(archive.read(name))
     rows = [f"{'good' if i % 2 else 'bad'} number {i},{'45'[i % 2]},books" for i in range(20)]

@@ -41,7 +41,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "data": "sentiment-domains",
         "seeds": 3,
         "common": {"source": ["movies", "news", "products", "tweets"], "backbone": "packaged:minilm-l6"},
-        "rows": {"head (probe)": PROBE, "full": {"tuning": "full"}},
+        "rows": {"head (probe)": PROBE, "full": {"tuning": "full", "steps": 240}},
     },
 }
 
@@ -119,7 +119,7 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(f"| {row} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Test accuracy, mean over seeds {result['seeds']} with 95 % interval; behind it the paired gain over the probe.",
+        f"Test accuracy, mean over seeds {result['seeds']}, 95 % interval; then the paired gain over the probe.",
     ]
     lines += [f"`{result['command']}`; {result['machine']}; {result['versions']}", ""]
     return "\n".join(lines)

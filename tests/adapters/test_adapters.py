@@ -40,7 +40,9 @@ def runs(
         pair = []
         for data in (pictures, copy):
             out = tmp_path_factory.mktemp("a-place") / "secret-folder" / f"run-{len(pair)}"
-            injerto.fit(data, source="day", target="dusk", backbone=tiny_timm, out=out, augment="none", **quick, **settings)
+            injerto.fit(
+                data, source="day", target="dusk", backbone=tiny_timm, out=out, augment="none", **quick, **settings
+            )
             pair.append(out)
         found[name] = (pair[0], pair[1])
     return found
@@ -63,7 +65,16 @@ def test_nothing_says_where_or_when(runs: dict[str, tuple[Path, Path]], name: st
     folder = runs[name][0] / "adapter"
     for file in (ADAPTER, HEAD, CARD):
         content = (folder / file).read_bytes()
-        secrets = ["/tmp", "/home", "/root", str(tmp_path.parent.parent), "secret-folder", "run-0", "pytest", "pictures"]
+        secrets = [
+            "/tmp",
+            "/home",
+            "/root",
+            str(tmp_path.parent.parent),
+            "secret-folder",
+            "run-0",
+            "pytest",
+            "pictures",
+        ]
         secrets += [socket.gethostname(), str(datetime.date.today()), str(datetime.date.today().year) + "-"]
         secrets += [f"/{getpass.getuser()}"]
         for secret in secrets:
@@ -94,7 +105,9 @@ def test_only_what_changed_ships(
     head = load_file(runs[name][0] / "adapter" / HEAD)
     linear = {"head.layers.0.weight", "head.layers.0.bias"}
     if name == "mlp with neck":
-        linear |= {"head.layers.2.weight", "head.layers.2.bias"} | {f"neck.{i}.{k}" for i in (0, 1) for k in ("weight", "bias")}
+        linear |= {"head.layers.2.weight", "head.layers.2.bias"} | {
+            f"neck.{i}.{k}" for i in (0, 1) for k in ("weight", "bias")
+        }
     assert set(head) == linear
 
 
@@ -104,7 +117,13 @@ def test_the_card_says_what_a_stranger_needs(runs: dict[str, tuple[Path, Path]],
     assert card["labels"] == ["blue", "green", "red"]
     assert card["base"]["fingerprint"] == backbone.fingerprint
     assert card["preprocessing"] == json.loads(json.dumps(backbone.preprocessing.card()))
-    assert (card["tuning"], card["head"], card["norm"], card["seed"], card["split_seed"]) == ("last:1", "linear", "frozen", 0, 0)
+    assert (card["tuning"], card["head"], card["norm"], card["seed"], card["split_seed"]) == (
+        "last:1",
+        "linear",
+        "frozen",
+        0,
+        0,
+    )
     assert card["metrics"]["day"]["oracle"] is False and card["metrics"]["dusk"]["oracle"] is True
     assert set(card["versions"]) == {"injerto", "torch", "timm", "transformers"}
     assert "licence" in card["licence_note"] and card["base"]["licence"] == "mit"
@@ -222,13 +241,21 @@ TENSORS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], Any], str]] = 
     "nan": (ADAPTER, lambda t: t["layer4.0.conv1.weight"].view(-1)[3].fill_(float("nan")), "NaN or infinity"),
     "infinity": (HEAD, lambda t: t["head.layers.0.bias"][0].fill_(float("-inf")), "NaN or infinity"),
     "wrong shape": (HEAD, lambda t: t.update({"head.layers.0.bias": torch.zeros(4)}), r"shape \(4,\)"),
-    "transposed": (HEAD, lambda t: t.update({"head.layers.0.weight": t["head.layers.0.weight"].t().contiguous()}), "shape"),
+    "transposed": (
+        HEAD,
+        lambda t: t.update({"head.layers.0.weight": t["head.layers.0.weight"].t().contiguous()}),
+        "shape",
+    ),
     "foreign name": (ADAPTER, lambda t: t.update({"evil": torch.zeros(2)}), "'evil' does not exist"),
     "a name of the head": (ADAPTER, lambda t: t.update({"head.layers.0.bias": torch.zeros(3)}), "does not exist"),
     "a name of the base": (HEAD, lambda t: t.update({"backbone.model.conv1.weight": torch.zeros(1)}), "does not exist"),
     "missing": (HEAD, lambda t: t.pop("head.layers.0.bias"), "lacks 'head.layers.0.bias'"),
     "wrong type": (HEAD, lambda t: t.update({"head.layers.0.bias": torch.zeros(3, dtype=torch.int8)}), "int8|type"),
-    "other precision": (ADAPTER, lambda t: t.update({"layer4.0.bn1.bias": torch.zeros(16, dtype=torch.float64)}), "64|type"),
+    "other precision": (
+        ADAPTER,
+        lambda t: t.update({"layer4.0.bn1.bias": torch.zeros(16, dtype=torch.float64)}),
+        "64|type",
+    ),
 }
 
 
@@ -253,8 +280,12 @@ BYTES = {
     "header no json": raw(b"{{{{{{{{"),
     "header a list": raw(b"[1,2,3] "),
     "offsets outside": raw(b'{"head.layers.0.bias":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}', None, b"1234"),
-    "offsets backwards": raw(b'{"head.layers.0.bias":{"dtype":"F32","shape":[3],"data_offsets":[12,0]}}', None, b"0" * 12),
-    "overflowing shape": raw(b'{"head.layers.0.bias":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}'),
+    "offsets backwards": raw(
+        b'{"head.layers.0.bias":{"dtype":"F32","shape":[3],"data_offsets":[12,0]}}', None, b"0" * 12
+    ),
+    "overflowing shape": raw(
+        b'{"head.layers.0.bias":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}'
+    ),
     "deep json": raw(b"[" * 5000),
 }
 
@@ -364,7 +395,9 @@ def test_a_card_cannot_name_a_folder_of_the_readers(adapter: Path, tiny_timm: Pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", ["packaged:../../etc", "hf:../x", "hf:~/x", "timm:./x", "hf:a/b/c", "file:x", "module:x", "hf:"])
+@pytest.mark.parametrize(
+    "spec", ["packaged:../../etc", "hf:../x", "hf:~/x", "timm:./x", "hf:a/b/c", "file:x", "module:x", "hf:"]
+)
 def test_other_specs_that_are_no_public_name(adapter: Path, spec: str) -> None:
     card = json.loads((adapter / CARD).read_text())
     card["base"]["spec"] = spec

@@ -30,9 +30,7 @@ def embed(embedder: Embedder, items: Sequence[Any], keys: Sequence[str]) -> np.n
 
 @pytest.fixture(scope="module")
 def images(data_writers: SimpleNamespace) -> list[Image.Image]:
-    return [
-        Image.fromarray(data_writers.picture(label, seed)) for label in data_writers.classes for seed in range(15)
-    ]
+    return [Image.fromarray(data_writers.picture(label, seed)) for label in data_writers.classes for seed in range(15)]
 
 
 @pytest.fixture(scope="module", params=["module", "timm"])
@@ -131,7 +129,9 @@ def masked_mean(bert: Any, texts: Sequence[str]) -> np.ndarray:
 
 
 def test_texts_equal_the_plain_masked_mean(bert: Any) -> None:
-    texts = sentences([1, 2, 5, 6, 7, 13, 14, 15, 21, 22, 23, 30, 31, 32, 33, 38, 39, 60, 200] * 2)  # edges on both sides
+    texts = sentences(
+        [1, 2, 5, 6, 7, 13, 14, 15, 21, 22, 23, 30, 31, 32, 33, 38, 39, 60, 200] * 2
+    )  # edges on both sides
     found = embed(Embedder(bert, TEXT_PLAN), texts, [sha256(i) for i in range(len(texts))])
     np.testing.assert_allclose(found, masked_mean(bert, texts), rtol=1e-4, atol=1e-4)
 

@@ -17,7 +17,9 @@ def threads() -> Any:
     torch.set_num_threads(before)
 
 
-def test_bf16_only_where_the_hardware_has_it(make_backbone: Callable[..., Any], monkeypatch: Any, threads: None) -> None:
+def test_bf16_only_where_the_hardware_has_it(
+    make_backbone: Callable[..., Any], monkeypatch: Any, threads: None
+) -> None:
     network = make_backbone()
     monkeypatch.setattr(plan_module, "machine", lambda: Machine("cpu", "an old one", 3, False))
     assert make_plan(network).precision == "fp32"

@@ -10,7 +10,13 @@ from injerto.recipe.defaults import DEFAULTS_VERSION
 from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
 
 BAD = {  # setting: (value, what the message must name)
-    "epochs": [(0, "--epochs"), (-1, "--epochs"), (float("nan"), "--epochs"), (float("inf"), "--epochs"), ("x", "--epochs")],
+    "epochs": [
+        (0, "--epochs"),
+        (-1, "--epochs"),
+        (float("nan"), "--epochs"),
+        (float("inf"), "--epochs"),
+        ("x", "--epochs"),
+    ],
     "steps": [(0, "--steps"), (1.5, "--steps"), ("many", "--steps")],
     "batch_size": [(0, "--batch-size"), (-8, "--batch-size")],
     "lr": [(0, "--lr"), (-1e-3, "--lr"), (float("nan"), "--lr")],
@@ -86,7 +92,18 @@ def test_what_is_given_wins_over_the_table_also_where_it_is_zero() -> None:
 @pytest.mark.parametrize("tuning", ["head", "last:2", "full"])
 def test_a_resolved_recipe_leaves_nothing_open(modality: str, tuning: str) -> None:
     recipe = make_recipe(data="x", tuning=tuning).resolved(modality)
-    for name in ("backbone", "norm", "batch_size", "lr", "head_lr", "weight_decay", "augment", "views", "select", "split_seed"):
+    for name in (
+        "backbone",
+        "norm",
+        "batch_size",
+        "lr",
+        "head_lr",
+        "weight_decay",
+        "augment",
+        "views",
+        "select",
+        "split_seed",
+    ):
         assert getattr(recipe, name) is not None, name
     assert (recipe.epochs is None) != (recipe.steps is None)
     assert recipe.resolved(modality) == recipe
@@ -150,7 +167,13 @@ def test_yaml_as_people_write_it(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("batch-size: 4\nlr: 1e-3\nsource: noto\nskip-bad: true\nsteps: null\n")
     recipe = make_recipe(data="x", **load_recipe(path))
-    assert (recipe.batch_size, recipe.lr, recipe.source, recipe.skip_bad, recipe.steps) == (4, 1e-3, ("noto",), True, None)
+    assert (recipe.batch_size, recipe.lr, recipe.source, recipe.skip_bad, recipe.steps) == (
+        4,
+        1e-3,
+        ("noto",),
+        True,
+        None,
+    )
 
 
 @pytest.mark.parametrize(

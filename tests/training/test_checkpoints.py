@@ -37,7 +37,9 @@ def test_a_restored_optimizer_goes_on_as_if_nothing_had_been(kind: str) -> None:
     for number in range(3):
         step(network, optimizer, number)
     packed = pack_optimizer(optimizer, {id(p): name for name, p in network.named_parameters()})
-    packed = {name: value.clone(memory_format=torch.contiguous_format) for name, value in packed.items()}  # as in a file
+    packed = {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in packed.items()
+    }  # as in a file
     other, fresh = make()
     other.load_state_dict(network.state_dict())
     unpack_optimizer(fresh, {id(p): name for name, p in other.named_parameters()}, packed)

@@ -84,7 +84,9 @@ def test_cached_views_are_the_views(parts: dict[str, Domain], make_backbone: Cal
     with torch.no_grad():
         for name, part in parts.items():
             rows = [
-                np.concatenate([backbone(maker.collate_images([plain.load(name, i, view)])).numpy() for i in range(len(part))])
+                np.concatenate(
+                    [backbone(maker.collate_images([plain.load(name, i, view)])).numpy() for i in range(len(part))]
+                )
                 for view in range(3)
             ]
             where = np.stack([np.zeros(len(part), np.int64), np.arange(len(part))], axis=1)

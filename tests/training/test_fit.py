@@ -132,9 +132,7 @@ def test_resume_refuses_another_recipe(go: Callable[..., Any], tmp_path: Path) -
         go("cached head", tmp_path / "run", resume=True, seed=1)
 
 
-def test_resume_refuses_another_plan(
-    go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_refuses_another_plan(go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = interrupted_after(monkeypatch, 5, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         go("last, sgd", tmp_path / "run", threads=None)
@@ -433,7 +431,13 @@ def test_recalibrating_a_remainder_of_one_and_pictures_twice(
     for tuning in ("head", "last:1"):
         settings = quick | {"batch_size": 17, "steps": 2, "augment": "none"}
         injerto.fit(
-            pictures, source="day", backbone=tiny_timm, tuning=tuning, norm="recalibrate", out=tmp_path / tuning, **settings
+            pictures,
+            source="day",
+            backbone=tiny_timm,
+            tuning=tuning,
+            norm="recalibrate",
+            out=tmp_path / tuning,
+            **settings,
         )
 
 
@@ -473,7 +477,9 @@ def test_frozen_norms_are_recalibrated_before_training_and_trained_ones_after(
     monkeypatch.setattr(fit, "recalibrate", recalibrate)
     monkeypatch.setattr(Trainer, "run", run)
     go("recalibrated", tmp_path / "r")
-    assert {name for after, name in seen if after} == {name for _, name in seen if name.startswith(("layer3", "layer4"))}
+    assert {name for after, name in seen if after} == {
+        name for _, name in seen if name.startswith(("layer3", "layer4"))
+    }
     assert len(seen) == len({name for _, name in seen}) == 21
     assert min(sizes) >= 8  # no small remainder
 

@@ -176,7 +176,9 @@ def test_every_trained_tensor_gets_its_gradient_through_the_fused_norms(train: C
 
 @pytest.mark.parametrize("accumulate", [2, 3, 8, 50])
 def test_accumulation_equals_one_batch(train: Callable[..., Any], accumulate: int) -> None:
-    whole, parts = (train(steps=5, optimizer="sgd", tuning="full", accumulate=n, label_smoothing=0.1) for n in (1, accumulate))
+    whole, parts = (
+        train(steps=5, optimizer="sgd", tuning="full", accumulate=n, label_smoothing=0.1) for n in (1, accumulate)
+    )
     losses: dict[int, list[float]] = {}
     for index, trainer in enumerate((whole, parts)):
         original, kept = trainer._step, losses.setdefault(index, [])
@@ -241,9 +243,11 @@ def test_the_best_val_score_is_kept(train: Callable[..., Any]) -> None:
     trainer = train(scores(0.2, 0.9, 0.5, 0.8), epochs=4, batch_size=30)
     snapshots = {}
     original = trainer._evaluate
+
     def evaluate(loss: float) -> None:
         snapshots[trainer.progress.step] = state_of(trainer)
         original(loss)
+
     trainer._evaluate = evaluate  # type: ignore[method-assign]
     selection = trainer.run()
     assert selection == {"rule": "best-source-val", "step": 4, "steps": 8, "score": 0.9}

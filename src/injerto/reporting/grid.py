@@ -42,7 +42,7 @@ def prediction_grid(path: Path, rows: Mapping[str, list[Shown]], title: str) -> 
     from matplotlib.figure import Figure
 
     width = max(len(shown) for shown in rows.values())
-    figure = Figure(figsize=(1.35 * width + 1.3, 1.75 * len(rows) + 0.7), dpi=110)
+    figure = Figure(figsize=(1.35 * width + 1.8, 1.75 * len(rows) + 0.7), dpi=110)
     FigureCanvasAgg(figure)
     axes = np.atleast_2d(np.asarray(figure.subplots(len(rows), width, squeeze=False)))
     for row, (domain, pictures) in zip(axes, rows.items(), strict=True):
@@ -58,7 +58,7 @@ def prediction_grid(path: Path, rows: Mapping[str, list[Shown]], title: str) -> 
         row[0].text(-0.25, 0.5, domain, transform=row[0].transAxes, ha="right", va="center", fontsize=10, weight="bold")
     figure.suptitle(title, fontsize=11)
     figure.subplots_adjust(
-        left=1.25 / (1.35 * width + 1.3), right=0.99, top=1 - 0.75 / (1.75 * len(rows) + 0.7), bottom=0.02, hspace=0.5
+        left=1.7 / (1.35 * width + 1.8), right=0.99, top=1 - 0.75 / (1.75 * len(rows) + 0.7), bottom=0.02, hspace=0.5
     )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -180,7 +180,7 @@ class Fit:
             recalibrate(backbone, self._plain_batches(parts), only)
 
     def _plain_batches(self, parts: list[Domain]) -> Iterator[Inputs]:
-        """Unaugmented batches of nearly equal size (at least 2) over up to 2,048 examples, taken evenly from the parts."""
+        """Unaugmented batches of nearly equal size (at least 2) over up to 2,048 examples, evenly from the parts."""
         maker = BatchMaker(self.prepared.backbone.preprocessing, self.plan.device)
         pairs = [
             (content, part.inputs[i])

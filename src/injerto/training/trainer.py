@@ -15,6 +15,7 @@ from torch import nn
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress
+from injerto.compute.batches import Inputs
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing
@@ -189,8 +190,20 @@ class Trainer:
             assert isinstance(batch.inputs, torch.Tensor)
             return self.model.classify(batch.inputs)
         with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            embedding = self.model.backbone(batch.inputs)
+            embedding = self._embed(batch.inputs)
         return self.model.classify(embedding)
+
+    def _embed(self, inputs: Inputs) -> torch.Tensor:
+        """Embeddings of one batch; texts in four parts of similar length, so that little is computed on padding."""
+        if isinstance(inputs, torch.Tensor):
+            return self.model.backbone(inputs)
+        lengths = inputs["attention_mask"].sum(1)
+        order = lengths.argsort(stable=True)
+        parts = []
+        for rows in order.tensor_split(min(4, len(order))):
+            longest = int(lengths[rows].max())
+            parts.append(self.model.backbone({name: value[rows, :longest] for name, value in inputs.items()}))
+        return torch.cat(parts)[order.argsort()]
 
     def _evaluate(self, loss: float) -> None:
         state = self.progress
