@@ -89,7 +89,9 @@ def test_one_class_present_and_one_example() -> None:
     assert ours["accuracy"] == ours["balanced_accuracy"] == pytest.approx(2 / 3)
     single = classification_metrics(np.array([[0.1, 0.7, 0.1, 0.1]]), np.array([1]), CLASSES, ["a"])
     assert single["n"] == 1
-    assert single["accuracy_interval"] == single["balanced_accuracy_interval"] == [1.0, 1.0]
+    assert (
+        single["accuracy_interval"] == single["balanced_accuracy_interval"] == [pytest.approx(0.025), 1.0]
+    )  # Clopper-Pearson
     assert single["ece"] == pytest.approx(0.3)
 
 

@@ -109,6 +109,10 @@ def _read(path: Path, allowed: dict[str, torch.Tensor], prefix: str) -> dict[str
     except (SafetensorError, OSError, ValueError) as error:
         raise InjertoError(f"{path} cannot be read ({error}); it is damaged or no safetensors file") from None
     for name, tensor in tensors.items():
+        if tensor.dtype != allowed[name].dtype:
+            raise InjertoError(
+                f"{path}: '{name.removeprefix(prefix)}' is of type {tensor.dtype}, not {allowed[name].dtype}"
+            )
         if not torch.isfinite(tensor).all():
             raise InjertoError(f"{path}: '{name.removeprefix(prefix)}' holds NaN or infinity; it is not loaded")
     return tensors

@@ -1,6 +1,7 @@
 """The adapter card: everything a stranger needs to use the adapter, and nothing about who made it when or where."""
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from injerto.recipe.recipe import Recipe
 
 CARD = "adapter_card.json"
 FORMAT = 1
+_PUBLIC = re.compile(r"(packaged|timm|hf):(hf-hub:)?[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?", re.ASCII)
+"""A base that a card may name: never a path."""
 LIMIT = 8_000_000
 """Largest card that is read, in bytes."""
 
@@ -37,14 +40,14 @@ def make_card(backbone: Backbone, recipe: Recipe, labels: tuple[str, ...], quali
         labels: Class names in the order of the logits.
         quality: Metrics by domain, with their role.
     """
-    spec = backbone.spec if backbone.spec.startswith(("packaged:", "timm:", "hf:")) else ""
+    public = _PUBLIC.fullmatch(backbone.spec) and not Path(backbone.spec.partition(":")[2]).exists()
     return {
         "format": FORMAT,
         "task": "classification",
         "labels": list(labels),
         "base": {
             "name": base_name(backbone),
-            "spec": spec if not Path(spec.partition(":")[2]).exists() else "",
+            "spec": backbone.spec if public else "",
             "fingerprint": backbone.fingerprint,
             "embedding_dim": backbone.embedding_dim,
             "licence": backbone.licence,
@@ -115,3 +118,8 @@ def _check(card: Any, path: Path) -> None:
     for key in ("name", "spec", "fingerprint"):
         if not isinstance(card["base"].get(key), str):
             raise InjertoError(f"{path} is damaged: base '{key}' is missing")
+    spec = card["base"]["spec"]
+    if spec and not _PUBLIC.fullmatch(spec):
+        raise InjertoError(f"{path}: base spec {spec[:80]!r} is no public model's name; name the base with --backbone")
+    if card["task"] != "classification":
+        raise InjertoError(f"{path} is for the task {card['task'][:40]!r}; this version knows classification only")

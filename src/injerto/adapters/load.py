@@ -1,8 +1,11 @@
 """From a folder back to a working model, on the right base or not at all."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from injerto.adapters.artifact import load_tensors
 from injerto.adapters.card import load_card
@@ -47,7 +50,8 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any]]
     if base.fingerprint != card["base"]["fingerprint"]:
         raise InjertoError(
             f"{path} was made for the base model {card['base']['name']} with fingerprint "
-            f"{card['base']['fingerprint'][:12]}; {base.spec} has {base.fingerprint[:12]}: it is refused"
+            f"{card['base']['fingerprint'][:12]}; {base.spec} has {base.fingerprint[:12]}: "
+            "other weights, so it is refused"
         )
     neck = None if card["neck"] == "none" else int(card["neck"])
     model = Model(base, tuple(card["labels"]), card["head"], neck)
@@ -56,21 +60,20 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any]]
 
 
 def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:
-    if isinstance(backbone, Backbone):
-        return backbone
     recipe = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path.parent / "recipe.yaml"
     spec = card["base"]["spec"] or (load_recipe(recipe).get("backbone") if recipe.exists() else None)
-    spec = backbone if backbone is not None else spec
+    spec = copy.deepcopy(backbone) if backbone is not None else spec  # the user's own stays as it is
     if not spec or (isinstance(spec, str) and spec.startswith("module:")):
         raise InjertoError(f"{path} needs its base model {card['base']['name']}; pass it with --backbone (backbone=)")
-    base = load_backbone(spec)
+    base = spec if isinstance(spec, Backbone) else load_backbone(spec)
     wanted = card["preprocessing"]
     if wanted == json.loads(json.dumps(base.preprocessing.card())) or not isinstance(
         base.preprocessing, ImagePreprocessing
     ):
         return base
     size = _image_preprocessing(path, wanted)
-    if not base.any_size and (size.height, size.width) != (base.preprocessing.height, base.preprocessing.width):
+    other = (size.height, size.width) != (base.preprocessing.height, base.preprocessing.width)
+    if other and not base.any_size and not isinstance(spec, Backbone):
         base = load_backbone(spec, image_size=size.height)
     base.preprocessing = size
     return base
@@ -88,6 +91,8 @@ def _image_preprocessing(path: Path, card: dict[str, Any]) -> ImagePreprocessing
             crop=float(card["crop"]),
             squash=bool(card["squash"]),
         )
+        if size.interpolation.upper() not in Image.Resampling.__members__:
+            raise ValueError(f"unknown interpolation {size.interpolation[:20]!r}")
         if not (1 <= size.height <= 4096 and 1 <= size.width <= 4096 and 0.05 < size.crop <= 4 and min(size.std) > 0):
             raise ValueError("out of bounds")
     except (KeyError, TypeError, ValueError) as error:
