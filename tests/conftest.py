@@ -125,7 +125,7 @@ def _save_timm(folder: Path, seed: int) -> Path:
     return folder
 
 
-WORDS = "the a film book was is very so good great fine bad poor dull plot ending and but not , .".split()
+WORDS = ["the", "a", "film", "book", "was", "is", "very", "so", "good", "great", "fine", "bad", "poor", "dull", "plot", "ending", "and", "but", "not", ",", "."]
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +184,7 @@ def write_pictures(root: Path, per_class: int = 10, domains: tuple[str, ...] = (
 def write_reviews(path: Path, per_class: int = 24, domains: tuple[str, ...] = ("books", "films")) -> Path:
     """A table text,label,domain of three to thirty words; the label can be read off the words."""
     rng = np.random.default_rng(3)
-    filler = "the a was is very so plot ending and but , .".split()
+    filler = ["the", "a", "was", "is", "very", "so", "plot", "ending", "and", "but", ",", "."]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("text", "label", "domain"))
