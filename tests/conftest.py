@@ -125,7 +125,29 @@ def _save_timm(folder: Path, seed: int) -> Path:
     return folder
 
 
-WORDS = ["the", "a", "film", "book", "was", "is", "very", "so", "good", "great", "fine", "bad", "poor", "dull", "plot", "ending", "and", "but", "not", ",", "."]
+WORDS = [
+    "the",
+    "a",
+    "film",
+    "book",
+    "was",
+    "is",
+    "very",
+    "so",
+    "good",
+    "great",
+    "fine",
+    "bad",
+    "poor",
+    "dull",
+    "plot",
+    "ending",
+    "and",
+    "but",
+    "not",
+    ",",
+    ".",
+]
 
 
 @pytest.fixture(scope="session")

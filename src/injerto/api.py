@@ -54,8 +54,9 @@ def fit(
     named = backbone if isinstance(backbone, str | PathLike) else None
     if named is not None:
         fields["backbone"] = str(named)
-    if settings.get("steps") is not None and settings.get("epochs") is None:
-        fields.pop("epochs", None)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):  # what is given wins over the file's
+        if settings.get(one) is not None and settings.get(other) is None:
+            fields.pop(other, None)
     fields["data"] = str(data) if isinstance(data, str | PathLike) else type(data).__name__
     recipe = make_recipe(**fields)
     folder = Path(out) if out is not None else _default_folder(recipe)

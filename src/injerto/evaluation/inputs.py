@@ -25,6 +25,8 @@ def as_inputs(inputs: Any, modality: str) -> list[Any]:
         inputs = _column(inputs, modality)
     if modality == "text":
         return _texts(inputs)
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "OU":  # paths or pictures, not pixels
+        inputs = list(inputs)
     if isinstance(inputs, np.ndarray):
         if inputs.ndim == 4:
             return [picture for array in inputs for picture in as_inputs(array, modality)]
@@ -58,12 +60,16 @@ def _paths(path: Path) -> list[Path]:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
+    if not array.size or array.dtype.kind not in "biuf":
+        raise InjertoError(f"an image array holds numbers and at least one pixel, not {array.dtype} {array.shape}")
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
-    if np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind in "bf":
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise InjertoError("a floating-point image must lie in 0..1; give uint8 in 0..255 otherwise")
         array = np.round(array * 255)
+    elif array.min() < 0 or array.max() > 255:
+        raise InjertoError("an integer image must lie in 0..255; scale it, or give floating point in 0..1")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):

@@ -152,7 +152,8 @@ class Run:
 
     def recorded_splits(self) -> dict[str, str]:
         """Content hash to its split in this run; empty for a bare adapter."""
-        path = self.path / "splits.csv"
+        run = self.path.parent if self.path.name == "adapter" else self.path
+        path = run / "splits.csv"
         if not path.exists():
             return {}
         with path.open(encoding="utf-8", newline="") as stream:
