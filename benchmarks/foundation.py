@@ -25,7 +25,7 @@ from injerto.compute.inference import IMAGE_CHUNK, Embedder
 from injerto.compute.machine import machine
 from injerto.compute.plan import make_plan
 
-PAIRS = 7
+PAIRS = 5
 
 
 def pictures(count: int, size: int) -> np.ndarray:

@@ -277,3 +277,34 @@ def text_run(tmp_path_factory: pytest.TempPathFactory, reviews: Path, tiny_bert:
     out = tmp_path_factory.mktemp("runs") / "text"
     injerto.fit(reviews, source="films", backbone=tiny_bert, tuning="head", epochs=20, out=out, **QUICK)
     return out
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """A function that runs the command line in this process: ``code``, ``out`` and ``err``."""
+    from injerto.cli.main import run
+
+    def call(*arguments: object) -> SimpleNamespace:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return call
+
+
+@pytest.fixture
+def refused(cli: Callable[..., SimpleNamespace]) -> Callable[..., str]:
+    """A function that runs the command line and expects exit code 2, one line of error and nothing else; returns it."""
+
+    def call(*arguments: object) -> str:
+        result = cli(*arguments)
+        errors = [line for line in result.err.splitlines() if line.startswith("error:")]
+        assert result.code == 2, result.err
+        assert len(errors) == 1, result.err
+        assert result.out == ""
+        assert "Traceback" not in result.err and "our fault" not in result.err
+        assert len(errors[0]) < 700
+        return errors[0]
+
+    return call
