@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,7 @@ def spoil(data: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["truncated", "text", "empty"])
-def test_an_unreadable_picture(
-    refused: Refused, cli: Any, fit: Any, data: Path, tmp_path: Path, how: str
-) -> None:
+def test_an_unreadable_picture(refused: Refused, cli: Any, fit: Any, data: Path, tmp_path: Path, how: str) -> None:
     name = spoil(data, how).name
     message = refused(*fit(data))
     assert f"day/red/{name}" in message and "1 of 9" in message and "--skip-bad" in message
@@ -72,7 +70,9 @@ def test_an_unreadable_picture(
     assert f"warning: day/red/{name}" in result.err
 
 
-def test_a_picture_that_breaks_after_it_was_checked(refused: Refused, fit: Any, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_picture_that_breaks_after_it_was_checked(
+    refused: Refused, fit: Any, data: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     from injerto.domains.domain import Domains
 
     original = Domains.check
@@ -170,7 +170,7 @@ def test_texts_for_a_picture_network_and_the_other_way(
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 SETTINGS = {
-    ("--backbone", "packaged:efficientnet-lite9"): "did you mean 'packaged:efficientnet-lite",
+    ("--backbone", "packaged:efficientnet-lite9"): "did you mean '(packaged:)?efficientnet-lite",
     ("--backbone", "resnet18"): "write timm:resnet18",
     ("--backbone", "bert-base-uncased"): "hf:bert-base-uncased",
     ("--backbone", "./nowhere"): "no folder ./nowhere",
@@ -181,7 +181,7 @@ SETTINGS = {
     ("--alignment", "mmd"): "unknown alignment 'mmd'; available: none",
     ("--alignment", "mmd:x"): "weight 'x' is not a number",
     ("--epochs", "0"): "--epochs",
-    ("--epochs", "many"): "--epochs.*many",
+    ("--epochs", "many"): "--epochs.*number",
     ("--steps", "3"): "exclude each other",
     ("--batch-size", "0"): "--batch-size",
     ("--lr", "nan"): "--lr",
@@ -198,7 +198,6 @@ SETTINGS = {
     ("--split-column", "split"): "--split-file",
     ("--split-file", "nowhere.csv"): "nowhere.csv",
     ("--config", "nowhere.yaml"): "nowhere.yaml",
-    ("--head", "native"): "--head native",
     ("--no-such-flag", "1"): "no-such-flag",
     ("--epoch", "1"): "--epochs",
 }
@@ -215,12 +214,20 @@ def test_bf16_on_a_machine_without_it(refused: Refused, fit: Any, pictures: Path
     from injerto.compute.machine import Machine
 
     monkeypatch.setattr(plan, "machine", lambda: Machine("cpu", "old iron", 1, False))
-    assert "old iron has no bfloat16 in hardware; use --precision fp32" in refused(*fit(pictures, "--precision", "bf16"))
+    assert "old iron has no bfloat16 in hardware; use --precision fp32" in refused(
+        *fit(pictures, "--precision", "bf16")
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["fit"], "DATA"), (["fly"], "fly"), (["fit", "a", "b"], "b"), (["predict", "x"], "INPUT"), (["--seed"], "--seed")],
+    [
+        (["fit"], "data"),
+        (["fly"], "fly"),
+        (["fit", "a", "b"], "b"),
+        (["predict", "x"], "inputs"),
+        (["--seed"], "--seed"),
+    ],
 )
 def test_usage_is_one_line_too(refused: Refused, arguments: list[str], says: str) -> None:
     assert says in refused(*arguments)
@@ -229,7 +236,7 @@ def test_usage_is_one_line_too(refused: Refused, arguments: list[str], says: str
 def test_a_loss_that_is_no_number(refused: Refused, fit: Any, pictures: Path, tmp_path: Path) -> None:
     for tuning in ("head", "full"):
         message = refused(*fit(pictures, "--tuning", tuning, "--lr", 1e30, "--head-lr", 1e30, "--epochs", 30))
-        assert re.search("loss became|not numbers|diverged", message) and "--lr" in message
+        assert re.search("the (loss|NLL on source val) became (nan|inf)", message) and "--lr" in message
         nothing_finished(tmp_path)
         shutil.rmtree(tmp_path / "run")
 
@@ -237,7 +244,6 @@ def test_a_loss_that_is_no_number(refused: Refused, fit: Any, pictures: Path, tm
 def test_weights_that_overflow_in_the_very_last_step(
     refused: Refused, fit: Any, pictures: Path, tmp_path: Path
 ) -> None:
-    arguments = [part for part in fit(pictures) if part not in ("--epochs", "1")]
     arguments = fit(pictures)
     arguments[arguments.index("--epochs")] = "--steps"
     message = refused(*arguments, "--tuning", "full", "--lr", 1e38, "--head-lr", 1e38, "--warmup", 0)
@@ -311,7 +317,8 @@ def test_ctrl_c(cli: Any, fit: Any, pictures: Path, tmp_path: Path, monkeypatch:
         patch.setattr(where, stop)
         result = cli(*fit(pictures), "--json")
     assert result.code == 130 and result.out == ""
-    assert "--resume" in result.err and "Traceback" not in result.err and "error:" not in result.err
+    lines = [line for line in result.err.splitlines() if line and not line.startswith(("plan:", "data:"))]
+    assert lines == ["interrupted; a run goes on from its last checkpoint with --resume"]
     nothing_finished(tmp_path)
     assert cli(*fit(pictures), "--resume").code == 0
 
@@ -326,8 +333,9 @@ def test_ctrl_c_as_a_signal(pictures: Path, tiny_timm: Path, tmp_path: Path) -> 
                 break
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert out == "" and "Traceback" not in err
+    assert err.splitlines()[-1] == "interrupted; a run goes on from its last checkpoint with --resume"
     nothing_finished(tmp_path)
 
 
@@ -347,6 +355,7 @@ def test_our_own_fault_is_one_line_and_another_code(cli: Any, fit: Any, pictures
 
 def test_out_of_memory(refused: Refused, fit: Any, pictures: Path, monkeypatch: Any, tmp_path: Path) -> None:
     for number, error in enumerate((MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"))):
+
         def fail(*_: object, error: BaseException = error, **__: object) -> None:
             raise error
 
@@ -357,47 +366,47 @@ def test_out_of_memory(refused: Refused, fit: Any, pictures: Path, monkeypatch: 
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("room", [0, 30_000, 200_000])
-def test_a_full_disk(pictures: Path, tiny_timm: Path, tmp_path: Path, room: int) -> None:
-    """A file system of its own where we may mount one; else no file may grow beyond ``room`` bytes."""
-    disk = tmp_path / "disk"
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], tuple[Path, bool]]]:
+    """A function that makes a disk with little room: a file system where we may mount one, else a limit on file sizes."""
+    disk, limits = tmp_path / "disk", resource.getrlimit(resource.RLIMIT_FSIZE)
     disk.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={max(room, 4096)}", "none", str(disk)], capture_output=True
-    ).returncode == 0  # fmt: skip
-    code = "import sys; from injerto.cli.main import main; main(sys.argv[1:])"
-    arguments = ["fit", pictures, "--source", "day", "--backbone", tiny_timm, "--tuning", "full", "--epochs", 2]
-    command = [sys.executable, "-c", code, *map(str, [*arguments, "--out", disk / "run", "--threads", 1, "--json"])]
+    mounted = False
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    def make(room: int) -> tuple[Path, bool]:
+        nonlocal mounted
+        command = ["mount", "-t", "tmpfs", "-o", f"size={room}", "none", str(disk)]
+        mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+        if not mounted:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        return disk, mounted
 
-    environment = os.environ | {"INJERTO_CACHE": str(tmp_path / "cache")}
-    try:
-        if mounted and room == 0:
-            (disk / "filler").write_bytes(b"x" * 4096)
-        result = subprocess.run(
-            command, capture_output=True, text=True, env=environment, preexec_fn=None if mounted else limit
-        )
-        assert result.returncode == 2, result.stderr
-        assert result.stdout == "" and "Traceback" not in result.stderr
-        errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-        assert len(errors) == 1 and "cannot write" in errors[0]
-        if mounted:
-            assert "free space" in errors[0]
-        nothing_finished(disk)
-        if mounted and room == 30_000:  # with room again it goes on
-            assert subprocess.run(["mount", "-o", "remount,size=50m", str(disk)]).returncode == 0
-            again = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment)
-            assert again.returncode == 0, again.stderr
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
+    yield make
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if mounted:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_cache_disk(
-    refused: Refused, fit: Any, pictures: Path, tmp_path: Path, monkeypatch: Any
+@pytest.mark.parametrize("room", [4096, 40_960, 204_800, 409_600])
+def test_a_full_disk(
+    refused: Refused, cli: Any, fit: Any, pictures: Path, tmp_path: Path, monkeypatch: Any, small_disk: Any, room: int
 ) -> None:
+    arguments = fit(pictures, "--tuning", "full", "--json")
+    assert cli(*arguments).code == 0  # what is cached is in the cache now, and the work itself is fine
+    disk, mounted = small_disk(room)
+    arguments[arguments.index("--out") + 1] = str(disk / "run")
+    message = refused(*arguments)
+    assert "cannot write" in message and str(disk) in message
+    nothing_finished(disk)
+    if mounted:
+        assert "free space" in message
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)  # with room again it goes on
+        assert cli(*arguments, "--resume").code == 0
+        for file in ("adapter_model.safetensors", "head.safetensors", "adapter_card.json"):
+            assert (disk / "run" / "adapter" / file).read_bytes() == (tmp_path / "run" / "adapter" / file).read_bytes()
+
+
+def test_a_full_cache_disk(refused: Refused, fit: Any, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from injerto.compute import features
 
     def full(*_: object, **__: object) -> None:
@@ -421,7 +430,9 @@ def test_a_split_file_that_contradicts_itself(refused: Refused, fit: Any, pictur
 # --- opening runs -----------------------------------------------------------------------------------------------------
 
 
-def test_runs_that_are_none(refused: Refused, pictures: Path, tmp_path: Path, image_run: Path, other_timm: Path) -> None:
+def test_runs_that_are_none(
+    refused: Refused, pictures: Path, tmp_path: Path, image_run: Path, other_timm: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     for command in (["evaluate", None, pictures], ["predict", None, pictures]):
         for place, says in ((tmp_path / "nowhere", "no run at"), (tmp_path / "empty", "no finished adapter")):
@@ -448,5 +459,3 @@ def test_evaluate_on_what_is_not_there(refused: Refused, image_run: Path, pictur
 
 def test_info_on_what_is_not_there(refused: Refused) -> None:
     assert "unknown backbone" in refused("info", "no-such-thing")
-
-

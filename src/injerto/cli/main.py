@@ -32,6 +32,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="injerto")
+        if code == 130:  # typer's own way of saying Ctrl-C
+            return _interrupted()
         return code if isinstance(code, int) else 0
     except InjertoError as error:
         return _fail(str(error))
@@ -40,8 +42,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("\ninterrupted; a run goes on from its last checkpoint with --resume", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except SystemExit:  # typer's way of taking a broken pipe
+        return 0
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away; nothing is left to say
         return 0
@@ -57,6 +60,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
             return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
         return _fault(error)
+
+
+def _interrupted() -> int:
+    print("\ninterrupted; a run goes on from its last checkpoint with --resume", file=sys.stderr)
+    return 130
 
 
 def _fail(message: str) -> int:

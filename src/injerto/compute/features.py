@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path, cache_root, remove_tree, sha256
 from injerto.basics.progress import format_bytes, note
 
@@ -207,13 +208,26 @@ def room_for(count: int, width: int) -> str | None:
     return None if os.access(folder, os.W_OK) else f"the cache folder {cache_root()} cannot be written"
 
 
+def cache_limit() -> int:
+    """Bytes the cache may hold: ``INJERTO_CACHE_LIMIT``, else 20 GB.
+
+    Raises:
+        InjertoError: Where the variable is no number of bytes.
+    """
+    given = os.environ.get("INJERTO_CACHE_LIMIT", "20e9")
+    try:
+        return int(float(given))
+    except (ValueError, OverflowError):
+        raise InjertoError(f"INJERTO_CACHE_LIMIT is '{given}'; give bytes, such as 20e9") from None
+
+
 def trim(limit: int | None = None) -> None:
     """Remove the spaces unused for longest until the cache is within its limit.
 
     Args:
         limit: Bytes; ``INJERTO_CACHE_LIMIT`` or 20 GB where not given.
     """
-    limit = limit if limit is not None else int(float(os.environ.get("INJERTO_CACHE_LIMIT", 20e9)))
+    limit = cache_limit() if limit is None else limit
     root = cache_root() / "features"
     if not root.is_dir():
         return

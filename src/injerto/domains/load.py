@@ -65,6 +65,10 @@ def load_domains(
         group = group or sample.group
     else:
         rows = _read(data, names)
+    named = {"input": input, "label": label, "domain": domain}
+    unused = next((name for name, column in named.items() if column is not None), None)
+    if unused is not None and not rows.columns:
+        raise InjertoError(f"--{unused} names a column, and {rows.name} is a folder of pictures; leave it out")
     by_column = group is not None and group in rows.columns
     if split_column is not None and not rows.columns:
         raise InjertoError(

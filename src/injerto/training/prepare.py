@@ -13,7 +13,7 @@ from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note
-from injerto.compute.features import room_for
+from injerto.compute.features import cache_limit, room_for
 from injerto.compute.inference import Embedder
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
@@ -120,6 +120,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         names = "+".join(term.name for term in recipe.alignment_terms)
         raise InjertoError(f"unknown alignment '{names}'; available: none")
     find_tuning(recipe.tuning_spec)
+    cache_limit()
     start = time.perf_counter()
     targets, extra = _targets(recipe.target)
     domains = load_domains(
@@ -189,6 +190,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
             )
     if resolved.select == "best-source-val" and not any(len(part) for part in prepared.parts("val").values()):
         note("no source has a val split: the last checkpoint is kept")
+    _announce(prepared)
     _plan_caches(prepared)
     prepared.seconds = time.perf_counter() - start
     return prepared
@@ -226,6 +228,22 @@ def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbo
     if recipe.image_size is None and sample and network.any_size and isinstance(size, ImagePreprocessing):
         network.preprocessing = replace(size, height=SAMPLE_IMAGE_SIZE, width=SAMPLE_IMAGE_SIZE)
     return network
+
+
+def _announce(prepared: Prepared) -> None:
+    """Say what was found, and what no number will be able to show."""
+    for name, domain in prepared.domains.items():
+        sides = {side: int((prepared.sides[name] == side).sum()) for side in ("train", "val", "test")}
+        blank = sum(label is None for label in domain.labels)
+        extra = f", {blank} without label" if blank else ""
+        counts = ", ".join(f"{count} {side}" for side, count in sides.items())
+        note(f"data: {name} ({role_of(name, prepared.sources, prepared.targets)}): {counts}{extra}")
+    for side in ("val", "test"):
+        present = {label for part in prepared.parts(side).values() for label in part.labels}
+        absent = [label for label in prepared.classes if label not in present]
+        if absent:
+            shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            note(f"data: no source has a {side} example of {len(absent)} of {len(prepared.classes)} classes ({shown})")
 
 
 def _plan_caches(prepared: Prepared) -> None:
