@@ -56,6 +56,17 @@ def test_a_dimension_that_hardly_varies_is_not_blown_up() -> None:
     assert float(((x + 1e-3 - head.shift) * head.scale).abs().max()) < 10
 
 
+def test_under_a_moving_backbone_all_dimensions_share_one_scale() -> None:
+    head, x = Head(10, 3), embeddings()
+    x[:, 0] = 4.0  # still now, but training may wake it up
+    head.standardize(x, moving=True)
+    z = (x - head.shift) * head.scale
+    assert len(head.scale.unique()) == 1
+    torch.testing.assert_close(z.var(0, correction=0).mean(), torch.tensor(1.0))
+    awake = x + torch.eye(10)[0] * x.std()  # the still dimension moves as far as the others do
+    assert float(((awake - head.shift) * head.scale).abs().max()) < 10
+
+
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_the_first_prediction_is_undecided_for_every_seed(kind: str) -> None:
     for seed in range(3):

@@ -1,11 +1,12 @@
 """The one table of defaults. A change here is a change of results: raise the version, and the test that pins it.
 
-Rates were chosen on the source ``val`` split of ``noto`` (tried: 1e-4, 3e-4 and 1e-3), never on a test split.
+Rates were chosen on the source ``val`` split of ``noto`` (lr 1e-4 and 3e-4, head_lr 3e-4 and 1e-3, three seeds, by the
+NLL: accuracies differed by less than their error), never on a test split.
 """
 
 from dataclasses import dataclass
 
-DEFAULTS_VERSION = 1
+DEFAULTS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Defaults:
 
 TABLE: dict[tuple[str, str], Defaults] = {
     ("image", "head"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "none", 1),
-    ("image", "last"): Defaults(3e-4, 1e-3, 1e-2, 10, 32, "light", 4),
-    ("image", "full"): Defaults(3e-4, 1e-3, 1e-2, 8, 32, "light", 0),
+    ("image", "last"): Defaults(3e-4, 3e-4, 1e-2, 10, 32, "light", 4),
+    ("image", "full"): Defaults(1e-4, 3e-4, 1e-2, 8, 32, "light", 0),
     ("text", "head"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, "none", 1),
     ("text", "last"): Defaults(1e-4, 1e-3, 1e-2, 3, 32, "none", 1),
     ("text", "full"): Defaults(1e-4, 1e-3, 1e-2, 2, 32, "none", 1),

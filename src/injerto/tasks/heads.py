@@ -13,7 +13,9 @@ class Head(nn.Module):
     """Standardizes the embedding, then classifies it.
 
     Embeddings of different backbones differ in scale by orders of magnitude; with ``shift`` and ``scale`` estimated
-    once on the source's train split, one learning rate serves all of them. :meth:`fold` puts the two into the first
+    once on the source's train split, one learning rate serves all of them. Under a frozen backbone every dimension has
+    a scale of its own; where the backbone moves all share one, for a dimension that hardly varies now may soon vary
+    much, and its own scale would blow that up. :meth:`fold` puts the two into the first
     linear layer in the end, so that what ships is a plain ``nn.Linear`` (or two with a GELU between).
     """
 
@@ -49,15 +51,20 @@ class Head(nn.Module):
         return self.layers((embedding.float() - self.shift) * self.scale)
 
     @torch.no_grad()
-    def standardize(self, embeddings: torch.Tensor) -> None:
-        """Estimate ``shift`` and ``scale``: mean and standard deviation per dimension.
+    def standardize(self, embeddings: torch.Tensor, moving: bool = False) -> None:
+        """Estimate ``shift``, the mean per dimension, and ``scale``.
 
-        A dimension that hardly varies (below a hundredth of the mean deviation) is not blown up.
+        The scale is one over the standard deviation of each dimension, one that hardly varies (below a hundredth of
+        the mean deviation) not being blown up; or, for a backbone that will move, one over the root of the mean
+        variance for all.
 
         Args:
             embeddings: Embeddings of source train examples, float32 (n, D).
+            moving: Whether training will change the embeddings.
         """
         deviation = embeddings.std(dim=0, correction=0)
+        if moving:
+            deviation = deviation.square().mean().sqrt().expand_as(deviation)
         floor = 0.01 * deviation.mean() + 1e-12
         self.shift.copy_(embeddings.mean(dim=0))
         self.scale.copy_(1 / deviation.clamp_min(floor))

@@ -99,7 +99,7 @@ class Fit:
             if self.prepared.cached:
                 self._cache()
             if recipe.neck_width is None:
-                self.model.head.standardize(self._sample_embeddings())
+                self.model.head.standardize(self._sample_embeddings(), moving=bool(self.prepared.tuned.rates))
         with clock.measure("train"):
             selection = self._solve() if recipe.head == "probe" else self._train(resume)
             self._recalibrate(trained=True)
