@@ -262,6 +262,7 @@ def image_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, tiny_tim
         backbone=tiny_timm,
         tuning="last:1",
         epochs=6,
+        head_lr=1e-2,
         out=out,
         augment="none",
         **QUICK,

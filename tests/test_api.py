@@ -103,6 +103,18 @@ def test_grey_and_nothing(run: Any) -> None:
     assert run.predict_proba([]).shape == (0, 3)
 
 
+def test_tensors_are_arrays(run: Any, files: list[Path]) -> None:
+    import torch
+
+    array = np.asarray(Image.open(files[0]).convert("RGB"))
+    tensor = torch.from_numpy(array.copy())
+    expected = run.predict_proba(array)
+    for form in (tensor, tensor.permute(2, 0, 1), tensor[None], [tensor], tensor.float().requires_grad_() / 255):
+        assert np.array_equal(run.predict_proba(form), expected)
+    with pytest.raises(InjertoError, match="shape"):
+        run.predict(torch.tensor(3))
+
+
 WRONG = {
     "missing file": ("nowhere.png", "nowhere.png"),
     "number": (3, "cannot predict on int"),

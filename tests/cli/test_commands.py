@@ -106,9 +106,7 @@ def test_fit_prints_its_metrics(cli: Cli, arguments: list[object], tmp_path: Pat
 def test_fit_prints_a_table(cli: Cli, arguments: list[object]) -> None:
     result = cli(*arguments)
     assert result.code == 0
-    rows = [
-        line for line in result.out.splitlines() if line.startswith("\u2502") and re.search(r"\b(source|unseen) ", line)
-    ]
+    rows = [line for line in result.out.splitlines() if re.search(r"\b(source|unseen) .*%", line)]
     assert len(rows) == 4  # day val and test, dusk test, night test
     assert re.search(r"day .*source.* test .* \d+\.\d %", result.out)
     assert "plan: " in result.err and "done: " in result.err and "plan: " not in result.out
@@ -304,3 +302,31 @@ def test_labels_beyond_ascii(cli: Cli, pictures: Path, tiny_timm: Path, tmp_path
     Image.open(next((data / "r\u00f6t").iterdir())).save(tmp_path / "x.png")
     content = only_json(cli("predict", out, tmp_path / "x.png", "--json", "--threads", 1))
     assert sorted(content["predictions"][0]["probabilities"]) == sorted(["r\u00f6t", "bl\u00e5 \u2713"])
+
+
+def test_info_on_a_run_that_is_not_finished(cli: Cli, image_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(image_run, tmp_path / "run", ignore=shutil.ignore_patterns("adapter", "metrics.json"))
+    found = only_json(cli("info", tmp_path / "run", "--json"))
+    assert "--resume" in found["state"] and found["tuning"] == "last:1" and found["source"] == ["day"]
+    assert "tuning: last:1" in cli("info", tmp_path / "run").out
+
+
+def test_a_file_is_not_taken_for_a_text(refused: Callable[..., str], text_run: Path, reviews: Path) -> None:
+    message = refused("predict", text_run, "a great film", reviews)
+    assert "is a file" in message and "injerto predict RUN -" in message and "evaluate" in message
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_narrow_terminal_loses_columns_not_numbers(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image_run: Path
+) -> None:
+    from injerto.cli import show
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    show.print_metrics(injerto.load(image_run).metrics)
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = printed.split("trained ")[0].splitlines()
+    assert all(len(line) <= width for line in lines) and "\u2026" not in "".join(lines)
+    heading = next(line for line in lines if "domain" in line and "split" in line)
+    assert "accuracy" in heading and ("calibration error" in heading) == (width == 160)

@@ -56,3 +56,10 @@ def test_nothing_left(folder: Path) -> None:
         path.write_text(path.name)
     with pytest.raises(InjertoError, match="none of 10 images can be read"):
         load_domains(folder).check(skip_bad=True)
+
+
+def test_a_single_bad_picture_is_said_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a" / "x" / "text.jpg").write_text("no picture")
+    with pytest.raises(InjertoError, match=r"1 of 11 images cannot be read, first: a/x/text.jpg \(not a picture\)"):
+        load_domains(folder).check()
+    assert "warning" not in capsys.readouterr().err

@@ -174,3 +174,16 @@ def test_an_unused_split_column_is_noted(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "t.csv").write_text("text,split\nhi,train\n")
     load_domains(tmp_path / "t.csv")
     assert "add --split-column split" in capsys.readouterr().err
+
+
+def test_a_csv_with_semicolons_as_spreadsheets_save_it_where_the_comma_is_decimal(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text;label\nfine, really;1\nbad;0\n", encoding="utf-8")
+    assert labels(load_domains(tmp_path / "t.csv"))["t"] == {"fine, really": "1", "bad": "0"}
+    (tmp_path / "u.csv").write_text("text,label\na; b,1\nc;0,0\n", encoding="utf-8")
+    assert labels(load_domains(tmp_path / "u.csv"))["u"] == {"a; b": "1", "c;0": "0"}
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_not_the_current_folder(name: str) -> None:
+    with pytest.raises(InjertoError, match="no data named.*emoji-styles"):
+        load_domains(name)

@@ -73,3 +73,18 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.M
         save_checkpoint(path, {"a": torch.zeros(2)}, {"step": 2})
     assert [item.name for item in tmp_path.iterdir()] == ["x.safetensors"]
     assert load_checkpoint(path)[1] == {"step": 1}
+
+
+def test_an_interruption_while_reading_is_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    from injerto.training import checkpoints
+
+    save_checkpoint(tmp_path / "x.safetensors", {"a": torch.ones(2)}, {})
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise SafetensorError("KeyboardInterrupt: ")  # as safetensors reports what is raised in its callbacks
+
+    monkeypatch.setattr(checkpoints, "safe_open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_checkpoint(tmp_path / "x.safetensors")

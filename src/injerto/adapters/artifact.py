@@ -107,6 +107,8 @@ def _read(path: Path, allowed: dict[str, torch.Tensor], prefix: str) -> dict[str
     except FileNotFoundError:
         raise InjertoError(f"{path} is missing; the adapter is incomplete") from None
     except (SafetensorError, OSError, ValueError) as error:
+        if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
+            raise KeyboardInterrupt from None
         raise InjertoError(f"{path} cannot be read ({error}); it is damaged or no safetensors file") from None
     for name, tensor in tensors.items():
         if tensor.dtype != allowed[name].dtype:

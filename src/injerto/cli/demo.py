@@ -93,6 +93,7 @@ def _print(summary: dict[str, Any], out: Path) -> None:
         f"learned from '{SOURCE}', accuracy on the test split of every style (other styles: never seen in training)",
         ("tuning", *headings, "trained", "adapter", "time"),
         cells,
+        spare=("time", "trained", "adapter"),
     )
     print(
         f"best on the source's val split: {summary['best_on_source_val']}; its predictions: {out / summary['picture']}"

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,25 +20,40 @@ def print_json(content: Mapping[str, Any]) -> None:
     print(json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; numbers are aligned to the right.
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = (), words: int = 1
+) -> None:
+    """A table on standard output; a terminal too narrow for it loses columns, never parts of words or numbers.
 
     Args:
         title: What it shows.
         columns: Headings.
         rows: Cells.
+        spare: Headings of columns that a narrow terminal does without, the first to go first.
+        words: How many columns from the left hold words; the others are numbers and stand on the right.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title), title_justify="left", header_style="bold")
-    for index, column in enumerate(columns):
-        drawn.add_column(Text(column), justify="left" if index == 0 else "right")
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(drawn)
+    def draw(shown: Sequence[str]) -> Table:
+        drawn = Table(title=Text(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        places = [index for index, column in enumerate(columns) if column in shown]
+        for index in places:
+            justify: Literal["left", "right"] = "left" if index < words else "right"
+            drawn.add_column(Text(columns[index]), justify=justify, no_wrap=True)
+        for row in rows:
+            drawn.add_row(*(Text(row[index]) for index in places))
+        return drawn
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    endless = Console(width=10_000)
+    shown = list(columns)
+    for column in spare:
+        if column in shown and endless.measure(draw(shown)).maximum > console.width:
+            shown.remove(column)
+    console.print(draw(shown))
 
 
 def percent(value: float | None) -> str:
@@ -60,6 +75,7 @@ def _number(value: float | None) -> str:
 
 
 COLUMNS = ("accuracy", "95 % interval", "balanced", "macro F1", "NLL", "calibration error", "n")
+SPARE = ("calibration error", "macro F1", "NLL", "balanced", "n", "95 % interval")
 
 
 def _cells(metrics: Mapping[str, Any]) -> list[str]:
@@ -86,7 +102,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         rows += [[name, role, side, *_cells(values)] for side, values in entry["splits"].items()]
     order = {"source": 0, "target": 1, "unseen": 2}
     rows.sort(key=lambda row: (order[row[1].split()[0]], row[0]))
-    table("accuracy by domain", ("domain", "role", "split", *COLUMNS), rows)
+    table("accuracy by domain", ("domain", "role", "split", *COLUMNS), rows, SPARE, words=3)
     counts, seconds = metrics["parameters"], metrics["seconds"]
     chosen = metrics["selection"]
     step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
@@ -103,7 +119,8 @@ def print_evaluation(results: Mapping[str, Mapping[str, Any]]) -> None:
     Args:
         results: Domain name to metrics.
     """
-    table("accuracy by domain", ("domain", *COLUMNS), [[name, *_cells(values)] for name, values in results.items()])
+    cells = [[name, *_cells(values)] for name, values in results.items()]
+    table("accuracy by domain", ("domain", *COLUMNS), cells, SPARE)
     for name, values in results.items():
         if values.get("per_class"):
             rows = [
@@ -153,7 +170,7 @@ def print_info(facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if name == "stages":
             rows = [[str(row["stage"]), str(row["name"]), f"{row['parameters']:,}"] for row in value]
-            table("stages (last:K trains the last K)", ("stage", "name", "parameters"), rows)
+            table("stages (last:K trains the last K)", ("stage", "name", "parameters"), rows, words=2)
         elif name == "metrics":
             cells = [
                 [domain, entry["role"] + (" (oracle)" if entry["oracle"] else ""), side, percent(values["accuracy"])]
@@ -161,7 +178,7 @@ def print_info(facts: Mapping[str, Any]) -> None:
                 for side, values in entry.items()
                 if isinstance(values, dict)
             ]
-            table("measured when it was made", ("domain", "role", "split", "accuracy"), cells)
+            table("measured when it was made", ("domain", "role", "split", "accuracy"), cells, words=3)
         elif name == "plan":
             print("\n".join(value))
         elif isinstance(value, dict):

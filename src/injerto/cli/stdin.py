@@ -25,9 +25,21 @@ def expand(inputs: Sequence[str], modality: str) -> list[str]:
     lines = [line for line in lines if line.strip()]
     if modality == "image":
         lines = [path for line in lines for path in _images(line)]
+    else:
+        _refuse_files(inputs)
     if not lines:
         raise InjertoError("nothing to predict on: no input given")
     return lines
+
+
+def _refuse_files(items: Sequence[str]) -> None:
+    """A file's name is hardly the text that somebody wants classified."""
+    for item in items:
+        if "\n" not in item and len(item) < 256 and item.strip() and Path(item).is_file():
+            raise InjertoError(
+                f"{item} is a file, and this run takes texts; pipe its lines in (injerto predict RUN - < {item}), "
+                "or measure a table with injerto evaluate"
+            )
 
 
 def _images(place: str) -> list[str]:

@@ -42,8 +42,9 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     problems = (*domains.problems, *found)
     if not problems:
         return domains
-    for problem in problems[:LISTED]:
-        warn(f"{problem.source}: {problem.reason}")
+    if skip_bad or len(problems) > 1:  # the error names a single one by itself
+        for problem in problems[:LISTED]:
+            warn(f"{problem.source}: {problem.reason}")
     first = f"first: {problems[0].source} ({problems[0].reason})"
     if not skip_bad:
         raise InjertoError(

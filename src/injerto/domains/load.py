@@ -104,6 +104,8 @@ def _read(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
             f"cannot read domains from a {type(data).__name__}; give {FORMS}, a data frame or a datasets object"
         )
     path = Path(data)
+    if not str(data).strip():
+        raise InjertoError(f"no data named: give {FORMS}, or a sample: {', '.join(SAMPLES)}")
     if not path.exists():
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InjertoError(f"no file, folder or sample '{data}'; {suggest(path.name, [*SAMPLES, *sorted(near)])}")

@@ -52,7 +52,8 @@ def read_table(path: Path) -> tuple[dict[str, list[Any]], int]:
     elif kind == ".jsonl":
         columns, first = _json_lines(path, _text(path, data)), 1
     else:
-        columns, first = _separated(path, _text(path, data), "," if kind == ".csv" else "\t"), 2
+        text = _text(path, data)
+        columns, first = _separated(path, text, _separator(text) if kind == ".csv" else "\t"), 2
     if not columns or not len(next(iter(columns.values()))):
         raise InjertoError(f"{path} holds no rows; add some or name another file")
     return columns, first
@@ -86,6 +87,12 @@ def _text(path: Path, data: bytes) -> str:
         raise InjertoError(
             f"{path}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
         ) from error
+
+
+def _separator(text: str) -> str:
+    """A semicolon where the heading has some and no comma (as Spanish or German spreadsheets save), else a comma."""
+    heading = text.partition("\n")[0]
+    return ";" if ";" in heading and "," not in heading else ","
 
 
 def _separated(path: Path, text: str, separator: str) -> dict[str, list[Any]]:

@@ -9,6 +9,7 @@ from injerto.backbones.load import load_backbone
 from injerto.backbones.packaged import PACKAGED
 from injerto.compute.machine import machine
 from injerto.compute.plan import make_plan
+from injerto.recipe.recipe import load_recipe
 
 
 def describe(subject: str | None) -> dict[str, Any]:
@@ -22,6 +23,10 @@ def describe(subject: str | None) -> dict[str, Any]:
     path = Path(subject)
     if path.is_dir() and any((folder / "adapter_card.json").exists() for folder in (path, path / "adapter")):
         return {"run": str(path), **load_card(adapter_folder(path)), "machine": str(machine())}
+    if (path / "recipe.yaml").exists():
+        recipe = load_recipe(path / "recipe.yaml")
+        state = "not finished; go on with --resume"
+        return {"run": str(path), "state": state, **{k: v for k, v in recipe.items() if v not in (None, [], "")}}
     backbone = load_backbone(subject)
     plan = make_plan(backbone)
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}

@@ -23,8 +23,10 @@ def as_inputs(inputs: Any, modality: str) -> list[Any]:
     """
     if _is_frame(inputs):
         inputs = _column(inputs, modality)
+    if type(inputs).__module__.partition(".")[0] == "torch":
+        inputs = inputs.detach().cpu().numpy()
     if modality == "text":
-        return _texts(inputs)
+        return _texts(np.atleast_1d(inputs).tolist() if isinstance(inputs, np.ndarray) else inputs)
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "OU":  # paths or pictures, not pixels
         inputs = list(inputs)
     if isinstance(inputs, np.ndarray):
@@ -37,7 +39,9 @@ def as_inputs(inputs: Any, modality: str) -> list[Any]:
         return _paths(Path(inputs))
     if isinstance(inputs, Iterable):
         return [picture for item in inputs for picture in as_inputs(item, modality)]
-    raise InjertoError(f"cannot predict on {type(inputs).__name__}; give a path, PIL image, array, or a list of these")
+    raise InjertoError(
+        f"cannot predict on {type(inputs).__name__}; give a path, PIL image, array, tensor, or a list of these"
+    )
 
 
 def _texts(inputs: Any) -> list[str]:

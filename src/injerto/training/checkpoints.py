@@ -48,6 +48,8 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
             state = json.loads((file.metadata() or {})["state"])
             return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118  not a dict
     except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
+            raise KeyboardInterrupt from None
         raise InjertoError(f"checkpoint {path} cannot be read ({error}); start again with --overwrite") from None
 
 

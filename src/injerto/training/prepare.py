@@ -12,7 +12,7 @@ import numpy as np
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.progress import note
+from injerto.basics.progress import note, warn
 from injerto.compute.features import cache_limit, room_for
 from injerto.compute.inference import Embedder
 from injerto.compute.plan import ComputePlan, make_plan
@@ -238,6 +238,14 @@ def _announce(prepared: Prepared) -> None:
         extra = f", {blank} without label" if blank else ""
         counts = ", ".join(f"{count} {side}" for side, count in sides.items())
         note(f"data: {name} ({role_of(name, prepared.sources, prepared.targets)}): {counts}{extra}")
+    given: dict[str, set[str]] = {}
+    for name in prepared.sources:
+        for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):
+            if label is not None:
+                given.setdefault(content, set()).add(label)
+    torn = [sorted(labels) for labels in given.values() if len(labels) > 1]
+    if torn:
+        warn(f"{len(torn)} inputs are there several times with different labels (one as {' and '.join(torn[0])})")
     for side in ("val", "test"):
         present = {label for part in prepared.parts(side).values() for label in part.labels}
         absent = [label for label in prepared.classes if label not in present]
