@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from injerto.backbones.stages import Stage, find_stages
 from injerto.basics.errors import InjertoError
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
+
+if TYPE_CHECKING:
+    from injerto.backbones.split import Prefix, Suffix
 
 PROBE_TEXTS = ("a probe", "a longer probe, of words")
 
@@ -21,7 +24,7 @@ class Backbone(nn.Module):
     """A headless pretrained network that turns a batch into embeddings.
 
     It is created in eval mode, in float32, with every parameter trainable; what may move is a tuning's decision.
-    ``split(k)`` will come on top of ``stages``, whose blocks run in order, and ``embed``.
+    Its stages' blocks run in order; :meth:`split` cuts it between them.
 
     Attributes:
         spec: What the user named, ``timm:resnet18``; ``module:<class>`` for a network given as an object.
@@ -121,6 +124,19 @@ class Backbone(nn.Module):
             KeyError: Where ``model`` has no such name.
         """
         return self._stage_of[name]
+
+    def split(self, k: int) -> "tuple[Prefix, Suffix] | None":
+        """Cut the network below stage ``k``: ``suffix(prefix(x))`` is ``forward(x)``, which is checked here.
+
+        Args:
+            k: The first stage of the suffix, 1 to the number of stages - 1.
+
+        Returns:
+            Two modules over this backbone's own weights; None where it can't be cut.
+        """
+        from injerto.backbones.split import split
+
+        return split(self, k)
 
     @cached_property
     def original_head(self) -> nn.Module | None:
