@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,3 +205,28 @@ def test_ready_to_use(timm_folder: Callable[..., Path]) -> None:
     assert not any(module.training for module in backbone.modules() if module is not backbone)
     assert all(p.requires_grad for p in backbone.parameters())
     assert all(name.startswith("model.") for name in backbone.state_dict())
+
+
+def test_another_package_brings_its_own_kind(monkeypatch: pytest.MonkeyPatch, make_network: Callable[..., Any]) -> None:
+    import importlib.metadata as metadata
+
+    asked: list[tuple[str, int | None]] = []
+
+    def load(name: str, image_size: int | None) -> Any:
+        asked.append((name, image_size))
+        return load_backbone(make_network(), image_size=image_size)
+
+    class Point:
+        name, group = "mine", "injerto.backbones"
+
+        def load(self) -> Any:
+            return load
+
+    def points(group: str, name: str) -> list[Point]:
+        return [Point()] if (group, name) == ("injerto.backbones", "mine") else []
+
+    monkeypatch.setattr(metadata, "entry_points", points)
+    assert load_backbone("mine:net/v2", image_size=48).preprocessing.height == 48
+    assert asked == [("net/v2", 48)]
+    with pytest.raises(InjertoError, match="unknown kind of backbone 'yours'"):
+        load_backbone("yours:net")

@@ -1,6 +1,7 @@
 """Which spec is which model: the one way to a backbone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def load_backbone(
 
 def _load_named(spec: str, image_size: int | None) -> Backbone:
     prefix, colon, name = spec.partition(":")
+    if colon and (load := _registered(prefix)):
+        return load(name, image_size)
     if not colon or prefix not in ("packaged", "timm", "hf"):
         folder = Path(spec).expanduser()
         if folder.is_dir():
@@ -69,6 +72,14 @@ def _load_named(spec: str, image_size: int | None) -> Backbone:
     if prefix == "timm":
         return load_timm(name, spec=spec, image_size=image_size)
     return load_transformers(name, spec=spec, image_size=image_size)
+
+
+def _registered(prefix: str) -> Callable[[str, int | None], Backbone] | None:
+    """What another package registered for ``prefix:NAME`` in the entry point group ``injerto.backbones``."""
+    from importlib.metadata import entry_points
+
+    found = entry_points(group="injerto.backbones", name=prefix)
+    return next(iter(found)).load() if found and prefix not in ("packaged", "timm", "hf") else None
 
 
 def _load_folder(folder: Path, spec: str, image_size: int | None) -> Backbone:
