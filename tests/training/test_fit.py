@@ -15,6 +15,7 @@ import torch
 
 import injerto
 from injerto.basics.errors import InjertoError
+from injerto.compute.batches import BatchMaker
 from injerto.training.trainer import Trainer
 
 CASES: dict[str, dict[str, Any]] = {
@@ -319,7 +320,7 @@ def test_the_report_has_what_was_promised(image_run: Path) -> None:
     metrics = json.loads((image_run / "metrics.json").read_text())
     assert set(metrics["seconds"]) == {"load", "cache", "train", "evaluate"}
     assert all(isinstance(value, float) for value in metrics["seconds"].values())
-    assert metrics["forgetting"] is None
+    assert metrics["forgetting"].keys() == {"agreement", "cka", "n"}
     size = sum(path.stat().st_size for path in (image_run / "adapter").iterdir())
     assert metrics["adapter_bytes"] == size
     assert 0 < metrics["parameters"]["trainable"] < metrics["parameters"]["total"]
@@ -501,3 +502,43 @@ def test_recalibrating_on_nothing_is_refused_before_training(
             split_file=str(tmp_path / "splits.csv"), out=tmp_path / "r", **quick
         )  # fmt: skip
     assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+def test_forgetting_is_what_the_open_run_shows(
+    go: Callable[..., Any], pictures: Path, tiny_timm: Path, tmp_path: Path
+) -> None:
+    from injerto.statistics.similarity import linear_cka
+
+    found = {}
+    for name, case, more in (
+        ("still", "cached head", {}),
+        ("gentle", "last, sgd", {"lr": 1e-6}),
+        ("harsh", "full, augmented", {"norm": "frozen", "lr": 0.05}),
+        ("recalibrated", "cached head", {"norm": "recalibrate:target"}),
+    ):
+        run = go(case, tmp_path / name, **more)
+        found[name] = run.metrics["forgetting"]
+        sides = run.recorded_splits()
+        day = injerto.load_domains(pictures)["day"]
+        held = [day.inputs[i] for i, content in enumerate(day.contents) if sides[content] == "test"]
+        base = injerto.load_backbone(str(tiny_timm))
+        maker = BatchMaker(base.preprocessing, "cpu")
+        with torch.no_grad():
+            before = base(maker.collate_images([maker.image(item) for item in held])).numpy()
+        expected = linear_cka(before, injerto.load(run.path, threads=1).embed(held))
+        assert found[name]["cka"] == pytest.approx(expected, abs=1e-3), name
+    assert found["still"] == {"agreement": None, "cka": 1.0, "n": 0}  # this base has no classifier
+    assert found["gentle"]["n"] == len(held) > 2
+    assert 0.9999 < found["gentle"]["cka"] <= 1
+    assert found["harsh"]["cka"] < 0.95 and found["recalibrated"]["cka"] < 0.95
+
+
+def test_a_run_without_a_test_split_cannot_say_what_it_forgot(
+    go: Callable[..., Any], pictures: Path, tmp_path: Path
+) -> None:
+    rows = [
+        f"day/{label}/{n}.png,{'train' if n < 7 else 'val'}" for label in ("red", "green", "blue") for n in range(10)
+    ]
+    (tmp_path / "split.csv").write_text("path,split\n" + "\n".join(rows) + "\n")
+    run = go("last, sgd", tmp_path / "run", target=(), split_file=str(tmp_path / "split.csv"), epochs=1)
+    assert run.metrics["forgetting"] is None

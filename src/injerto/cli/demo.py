@@ -69,6 +69,7 @@ def _row(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "accuracy": {name: entry["splits"]["test"]["accuracy"] for name, entry in metrics["domains"].items()},
         "source_val": metrics["selection"]["score"],
+        "forgetting": metrics["forgetting"],
         "trainable": metrics["parameters"]["trainable"],
         "adapter_bytes": metrics["adapter_bytes"],
         "seconds": sum(metrics["seconds"].values()),
@@ -82,6 +83,8 @@ def _print(summary: dict[str, Any], out: Path) -> None:
         [
             name,
             *(percent(row["accuracy"][domain]) for domain in domains),
+            percent(row["forgetting"]["agreement"]),
+            f"{row['forgetting']['cka']:.2f}",
             f"{row['trainable']:,}",
             format_bytes(row["adapter_bytes"]),
             format_seconds(row["seconds"]),
@@ -91,10 +94,12 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     headings = [f"{name} (source)" if name == SOURCE else name for name in domains]
     table(
         f"learned from '{SOURCE}', accuracy on the test split of every style (other styles: never seen in training)",
-        ("tuning", *headings, "trained", "adapter", "time"),
+        ("tuning", *headings, "agrees", "CKA", "trained", "adapter", "time"),
         cells,
-        spare=("time", "trained", "adapter"),
+        spare=("time", "trained", "adapter", "CKA", "agrees"),
     )
+    print("agrees: held-out drawings that the original ImageNet classifier, on the tuned embedding, calls what it did")
+    print("CKA: similarity of the tuned embedding to the pretrained one, 1 for none forgotten")
     print(
         f"best on the source's val split: {summary['best_on_source_val']}; its predictions: {out / summary['picture']}"
     )

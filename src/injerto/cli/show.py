@@ -104,6 +104,14 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     rows.sort(key=lambda row: (order[row[1].split()[0]], row[0]))
     table("accuracy by domain", ("domain", "role", "split", *COLUMNS), rows, SPARE, words=3)
     counts, seconds = metrics["parameters"], metrics["seconds"]
+    lost = metrics["forgetting"]
+    if lost and lost["n"] and lost["cka"] is not None:
+        agrees = (
+            "" if lost["agreement"] is None else f"the original classifier agrees on {percent(lost['agreement'])}; "
+        )
+        print(
+            f"forgetting, on {lost['n']} held-out inputs: {agrees}similarity of the embedding (CKA) {lost['cka']:.3f}"
+        )
     chosen = metrics["selection"]
     step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
     print(

@@ -22,6 +22,7 @@ from injerto.compute.features import Features, FeatureStore, cached, room_for, s
 from injerto.compute.inference import Embedder
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, role_of
+from injerto.evaluation.forgetting import forgetting
 from injerto.evaluation.predictor import classify_features, predict_logits, probabilities
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.heads import solve_probe
@@ -33,6 +34,8 @@ from injerto.tuning.norms import norm_layers, recalibrate
 
 STANDARDIZE = 1024
 """Train examples whose embeddings set the head's scale."""
+HELD_OUT = 512
+"""Source test examples on which the backbone is compared with what it was."""
 RECALIBRATE = 2048
 """Examples from which norm statistics are re-estimated."""
 
@@ -95,6 +98,7 @@ class Fit:
         """
         clock, recipe = self.clock, self.recipe
         with clock.measure("cache"):
+            before = self._held_out("held-out inputs, before") if self._moves else None
             self._recalibrate(trained=False)
             if self.prepared.cached:
                 self._cache()
@@ -107,8 +111,14 @@ class Fit:
             self.model.head.fold()
         with clock.measure("evaluate"):
             domains = self._measure()
+            forgotten = self._forgetting(before)
         size = self._ship(domains)
-        return self._report(domains, selection, size)
+        return self._report(domains, selection, size, forgotten)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the run changes what the backbone computes."""
+        return bool(self.prepared.tuned.rates) or (self.recipe.norm or "").startswith("recalibrate")
 
     # --- caches ---------------------------------------------------------------------------------------------------
 
@@ -199,12 +209,24 @@ class Fit:
         if self.prepared.cached:
             parts = [self.views[name][0][np.arange(min(share, len(part)))] for name, part in self.train.items()]
             return torch.cat(parts).to(self.plan.device)
-        inputs = [item for part in self.train.values() for item in part.inputs[:share]]
-        keys = [content for part in self.train.values() for content in part.contents[:share]]
+        first = [part.subset(range(min(share, len(part)))) for part in self.train.values()]
+        return torch.from_numpy(self._embed(first, "first look")).to(self.plan.device)
+
+    def _held_out(self, title: str) -> np.ndarray:
+        """Embeddings of up to 512 source test examples by the backbone as it is now."""
+        tests = [part for part in self.prepared.parts("test").values() if len(part)]
+        share = max(1, HELD_OUT // max(1, len(tests)))
+        return self._embed([part.subset(range(min(share, len(part)))) for part in tests], title)
+
+    def _embed(self, parts: list[Domain], title: str) -> np.ndarray:
+        """Embeddings of unaugmented inputs by the backbone as it is now, float32 (N, D)."""
+        inputs = [item for part in parts for item in part.inputs]
+        keys = [content for part in parts for content in part.contents]
         result = np.empty((len(inputs), self.prepared.backbone.embedding_dim), np.float32)
-        for positions, values in Embedder(self.prepared.backbone, self.plan).embed(inputs, keys, "first look"):
-            result[positions] = values
-        return torch.from_numpy(result).to(self.plan.device)
+        if inputs:
+            for positions, values in Embedder(self.prepared.backbone, self.plan).embed(inputs, keys, title):
+                result[positions] = values
+        return result
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -282,6 +304,13 @@ class Fit:
 
     # --- results --------------------------------------------------------------------------------------------------
 
+    def _forgetting(self, before: np.ndarray | None) -> dict[str, Any] | None:
+        """The backbone against what it was; None where there is nothing held out to see it on."""
+        classifier = self.prepared.backbone.original_head
+        if before is None:  # not a weight has moved
+            return {"agreement": None if classifier is None else 1.0, "cka": 1.0, "n": 0}
+        return forgetting(before, self._held_out("held-out inputs, after"), classifier) if len(before) else None
+
     def _measure(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, sides in self.prepared.reported().items():
@@ -310,7 +339,9 @@ class Fit:
         save_card(folder, make_card(self.prepared.backbone, self.recipe, self.prepared.classes, quality))
         return size + (folder / "adapter_card.json").stat().st_size
 
-    def _report(self, domains: dict[str, Any], selection: dict[str, Any], size: int) -> dict[str, Any]:
+    def _report(
+        self, domains: dict[str, Any], selection: dict[str, Any], size: int, forgotten: dict[str, Any] | None
+    ) -> dict[str, Any]:
         self._save_splits()
         parameters = list(self.model.parameters())
         metrics = {
@@ -322,7 +353,7 @@ class Fit:
             },
             "adapter_bytes": size,
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
-            "forgetting": None,
+            "forgetting": forgotten,
             "skipped": [
                 {"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems
             ],
