@@ -221,3 +221,28 @@ def test_frozen_norms_are_taken_off_after_an_error() -> None:
     with pytest.raises(RuntimeError), fused:
         network(torch.rand(2, 4, 16, 16))
     assert not any("forward" in vars(module) for module in network.modules())
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 1)])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5, (3, 5)])
+def test_same_padding_without_the_copy(kernel: Any, stride: Any) -> None:
+    from timm.layers import Conv2dSame
+
+    from injerto.compute.fold import _pads_itself, _same
+
+    torch.manual_seed(0)
+    layer = Conv2dSame(4, 8, kernel, stride, groups=2)
+    assert (
+        _pads_itself(layer)
+        and not _pads_itself(nn.Conv2d(3, 3, 3))
+        and not _pads_itself(Conv2dSame(3, 3, 3, dilation=2))
+    )
+    for size in ((8, 8), (9, 9), (7, 10), (5, 1)):
+        x = torch.randn(2, 4, *size, requires_grad=True)
+        expected, found = layer(x), _same(layer, x)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        weights = torch.randn(expected.shape)
+        wanted = torch.autograd.grad((expected * weights).sum(), [x, layer.weight, layer.bias])
+        got = torch.autograd.grad((found * weights).sum(), [x, layer.weight, layer.bias])
+        for a, b in zip(got, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

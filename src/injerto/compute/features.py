@@ -17,7 +17,7 @@ from injerto.basics.progress import format_bytes, note
 
 SHARD_ROWS = 4096
 """Embeddings that are held in memory before they are written."""
-FORMAT = 1
+FORMAT = 2
 
 
 def space_key(fingerprint: str, preprocessing: dict[str, object], view: str, precision: str) -> str:
