@@ -37,7 +37,7 @@ def fold_batch_norm(network: nn.Module, probe: torch.Tensor) -> nn.Module:
             _fold(convolution, norm)
         for module in twin.modules():
             if isinstance(module, nn.Conv2d) and _pads_itself(module):
-                module.forward = partial(_same, module)
+                module.forward = partial(_same, module)  # type: ignore[method-assign, assignment]
         if not pairs or not _close(twin(probe), expected):
             return network
     return twin
