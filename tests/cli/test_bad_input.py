@@ -327,7 +327,12 @@ def test_ctrl_c_as_a_signal(pictures: Path, tiny_timm: Path, tmp_path: Path) -> 
     code = "import sys; from injerto.cli.main import main; main(sys.argv[1:])"
     arguments = ["fit", pictures, "--source", "day", "--backbone", tiny_timm, "--tuning", "full", "--epochs", 100_000]
     command = [sys.executable, "-c", code, *map(str, [*arguments, "--out", tmp_path / "run", "--threads", 1])]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+    def heeds_ctrl_c() -> None:  # a shell's background jobs, and what they start, ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, preexec_fn=heeds_ctrl_c) as process:
         for line in process.stderr or ():
             if line.startswith("plan: about"):
                 break

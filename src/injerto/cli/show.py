@@ -104,6 +104,13 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     rows.sort(key=lambda row: (order[row[1].split()[0]], row[0]))
     table("accuracy by domain", ("domain", "role", "split", *COLUMNS), rows, SPARE, words=3)
     counts, seconds = metrics["parameters"], metrics["seconds"]
+    chosen = metrics["selection"]
+    step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
+    print(
+        f"trained {counts['trainable']:,} of {counts['total']:,} parameters; "
+        f"adapter {format_bytes(metrics['adapter_bytes'])}; "
+        f"selected: {chosen['rule']}{step}; {format_seconds(sum(seconds.values()))}"
+    )
     lost = metrics["forgetting"]
     if lost and lost["n"] and lost["cka"] is not None:
         agrees = (
@@ -112,13 +119,6 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         print(
             f"forgetting, on {lost['n']} held-out inputs: {agrees}similarity of the embedding (CKA) {lost['cka']:.3f}"
         )
-    chosen = metrics["selection"]
-    step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
-    print(
-        f"trained {counts['trainable']:,} of {counts['total']:,} parameters; "
-        f"adapter {format_bytes(metrics['adapter_bytes'])}; "
-        f"selected: {chosen['rule']}{step}; {format_seconds(sum(seconds.values()))}"
-    )
 
 
 def print_evaluation(results: Mapping[str, Mapping[str, Any]]) -> None:
