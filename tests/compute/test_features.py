@@ -8,7 +8,7 @@ import pytest
 
 from injerto.basics.files import sha256
 from injerto.compute import features
-from injerto.compute.features import FeatureStore, cached, room_for, space_key, trim
+from injerto.compute.features import Chunk, Features, FeatureStore, cached, room_for, space_key, trim
 from injerto.domains.preprocessing import ImagePreprocessing
 
 LOOKS = ImagePreprocessing(32, 32, (0.5, 0.4, 0.3), (0.3, 0.25, 0.2), "bilinear", 1.0)
@@ -25,14 +25,14 @@ class Counting:
     def __init__(self, keys: list[str], fail_after: int | None = None) -> None:
         self.keys, self.asked, self.fail_after = keys, [], fail_after
 
-    def __call__(self, positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(self, positions: list[int]) -> Iterator[Chunk]:
         self.asked += [self.keys[position] for position in positions]
         order = sorted(range(len(positions)), key=lambda i: self.keys[positions[i]])
         for number, start in enumerate(range(0, len(order), 2)):
             if number == self.fail_after:
                 raise KeyboardInterrupt
             indices = np.asarray(order[start : start + 2])
-            yield indices, np.stack([value(self.keys[positions[i]]) for i in indices])
+            yield indices, np.stack([value(self.keys[positions[i]]) for i in indices]), None
 
 
 def keys_of(count: int, start: int = 0) -> list[str]:
@@ -72,7 +72,7 @@ def test_spaces_do_not_mix(own_cache: Path) -> None:
 
 
 def test_many_shards(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "SHARD_ROWS", 4)
+    monkeypatch.setattr(features, "SHARD_BYTES", 4 * 12)
     keys = keys_of(23)
     look(keys)
     assert len(list((own_cache / "features" / "space").glob("*.values.npy"))) == 6
@@ -80,11 +80,12 @@ def test_many_shards(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_rows_than_a_real_shard_holds(own_cache: Path) -> None:
-    count = 2 * features.SHARD_ROWS + 10
+    count = features.SHARD_BYTES // 6  # of twelve bytes each: two shards
     keys = keys_of(count)
     store = FeatureStore("space", 3)
     rows = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
-    store.fill((keys[start : start + 1000], rows[start : start + 1000]) for start in range(0, count, 1000))
+    step = count // 4 + 1
+    store.fill((keys[start : start + step], rows[start : start + step], None) for start in range(0, count, step))
     assert len(list((own_cache / "features" / "space").glob("*.values.npy"))) == 2
     assert np.array_equal(FeatureStore("space", 3).rows(keys)[np.arange(count)].numpy(), rows)
 
@@ -99,7 +100,7 @@ def test_a_damaged_shard_is_computed_again(own_cache: Path, which: str, damage: 
     if damage == "missing":
         path.unlink()
     elif damage == "other shape":
-        np.save(path, np.zeros((5, 32 if which == "keys" else 3), np.uint8 if which == "keys" else np.float32))
+        np.save(path, np.zeros((5, 36 if which == "keys" else 3), np.uint8 if which == "keys" else np.float32))
     elif damage == "pickle":
         np.save(path, np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
     else:
@@ -117,7 +118,7 @@ def test_values_of_another_type_are_not_taken(own_cache: Path) -> None:
 
 
 def test_an_interrupted_computation_keeps_whole_shards_only(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "SHARD_ROWS", 4)
+    monkeypatch.setattr(features, "SHARD_BYTES", 4 * 12)
     keys = keys_of(12)
     with pytest.raises(KeyboardInterrupt):
         cached(FeatureStore("space", 3), keys, Counting(keys, fail_after=3))
@@ -139,7 +140,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(own_cache: Path, mom
 
         Path.replace = replace  # type: ignore[method-assign]
         try:
-            FeatureStore("space", 3).fill(iter([(keys_of(6), np.full((6, 3), 7, np.float32))]))
+            FeatureStore("space", 3).fill(iter([(keys_of(6), np.full((6, 3), 7, np.float32), None)]))
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -228,5 +229,37 @@ def test_no_cache_folder_is_no_problem(own_cache: Path) -> None:
 
 def test_a_full_disk_is_said(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    assert room_for(10, 10) is None
+    assert room_for(10, 2) is None
     assert "400.0 KB" in (room_for(10_000, 10) or "")
+
+
+def test_more_than_the_limit_is_not_taken(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INJERTO_CACHE_LIMIT", "1000")
+    assert room_for(25, 10) is None
+    assert "INJERTO_CACHE_LIMIT" in (room_for(26, 10) or "")
+
+
+def test_inputs_of_unequal_length(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "SHARD_BYTES", 40)
+    keys, rng = keys_of(9), np.random.default_rng(0)
+    texts = [rng.standard_normal((count, 3)).astype(np.float32) for count in rng.integers(1, 7, 9)]
+
+    def compute(asked: list[str]) -> Iterator[Chunk]:
+        for first in range(0, len(asked), 2):
+            some = [texts[keys.index(key)] for key in asked[first : first + 2]]
+            yield np.arange(first, first + len(some)), np.concatenate(some), np.asarray([len(text) for text in some])
+
+    cached(FeatureStore("space", 3), keys[:4], lambda positions: compute([keys[i] for i in positions]))
+    cached(FeatureStore("space", 3), keys[::-1], lambda positions: compute([keys[::-1][i] for i in positions]))
+
+    def nothing(_: list[int]) -> Iterator[Chunk]:
+        raise AssertionError("all of it is there")
+
+    found = cached(FeatureStore("space", 3), keys, nothing)
+    assert found.counts.tolist() == [len(text) for text in texts]
+    order = np.asarray([5, 2, 8])
+    for row, position in zip(found.padded(order, 7).numpy(), order, strict=True):
+        text = texts[position]
+        assert np.array_equal(row[: len(text)], text) and not row[len(text) :].any()
+    twice = Features.join([found.slice(4, 6), found])
+    assert np.array_equal(twice.padded(np.asarray([0, 6]), 7).numpy(), found.padded(np.asarray([4, 4]), 7).numpy())

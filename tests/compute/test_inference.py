@@ -19,13 +19,14 @@ TEXT_PLAN = ComputePlan("cpu", "fp32", False, 1)
 
 
 def embed(embedder: Embedder, items: Sequence[Any], keys: Sequence[str]) -> np.ndarray:
-    result = np.full((len(items), embedder.width), np.nan, np.float32)
+    rows: dict[int, np.ndarray] = {}
     for positions, values in embedder.embed(items, keys):
         assert len(positions) == len(values)
-        assert np.isnan(result[positions]).all()  # every input once
-        result[positions] = values
-    assert not np.isnan(result).any()
-    return result
+        for position, value in zip(positions.tolist(), values, strict=True):
+            assert position not in rows  # every input once
+            rows[position] = value
+    assert len(rows) == len(items)
+    return np.stack([rows[position] for position in range(len(items))])
 
 
 @pytest.fixture(scope="module")

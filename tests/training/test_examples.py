@@ -10,13 +10,15 @@ import torch
 
 from injerto.backbones.load import load_backbone
 from injerto.compute.batches import BatchMaker, augmentation_rng
+from injerto.compute.cuts import make_cut
 from injerto.compute.features import Features
 from injerto.domains.domain import Domain
 from injerto.domains.images import augment_image, read_image
 from injerto.domains.load import load_domains
 from injerto.tasks.classification import encode
-from injerto.training.examples import Batch, Examples
+from injerto.training.examples import Batch, Examples, Kept
 from injerto.training.stepplan import StepPlan
+from injerto.tuning.base import Span
 
 CLASSES = ("blue", "green", "red")
 
@@ -35,10 +37,10 @@ def test_labels_and_domains_go_with_their_pictures(parts: dict[str, Domain], mak
     maker = BatchMaker(make_backbone().preprocessing, "cpu")
     examples = Examples(parts, labels_of(parts), maker, "none", 1, 0)
     plan = StepPlan(examples.sizes(), 9, 0)
-    batches = list(examples.batches(plan, 0, 6))
+    batches = list(examples.batches(plan, [Span(0, 6, 0)]))
     assert len(batches) == 6
     for step, batch in enumerate(batches):
-        assert len(batch.labels) == 9 and batch.labelled.all() and not batch.embedded
+        assert len(batch.labels) == 9 and batch.labelled.all() and batch.cut is None
         row = 0
         for name, draw in plan.draw(step).items():
             for position in draw.positions:
@@ -53,8 +55,8 @@ def test_starting_late_gives_the_same_batches(parts: dict[str, Domain], make_bac
     maker = BatchMaker(make_backbone().preprocessing, "cpu")
     examples = Examples(parts, labels_of(parts), maker, "standard", 0, 5)
     plan = StepPlan(examples.sizes(), 4, 0)
-    straight = list(examples.batches(plan, 0, 8))
-    late = list(examples.batches(plan, 5, 8))
+    straight = list(examples.batches(plan, [Span(0, 8, 0)]))
+    late = list(examples.batches(plan, [Span(0, 2, 1), Span(2, 8, 0)], 5))
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(straight[5:], late, strict=True))
 
 
@@ -80,21 +82,21 @@ def test_cached_views_are_the_views(parts: dict[str, Domain], make_backbone: Cal
     backbone = make_backbone()
     maker = BatchMaker(backbone.preprocessing, "cpu")
     plain = Examples(parts, labels_of(parts), maker, "light", 3, 0)
-    features = {}
-    with torch.no_grad():
-        for name, part in parts.items():
-            rows = [
-                np.concatenate(
-                    [backbone(maker.collate_images([plain.load(name, i, view)])).numpy() for i in range(len(part))]
-                )
-                for view in range(3)
-            ]
-            where = np.stack([np.zeros(len(part), np.int64), np.arange(len(part))], axis=1)
-            features[name] = [Features([values], where, 12) for values in rows]
-    stored = Examples(parts, labels_of(parts), maker, "light", 3, 0, features)
+    rows, first = [], {}
+    for name, part in parts.items():
+        first[name] = len(rows)
+        with torch.no_grad():
+            for view in range(3):
+                rows += [backbone(maker.collate_images([plain.load(name, i, view)])).numpy() for i in range(len(part))]
+    where = np.stack([np.zeros(len(rows)), np.arange(len(rows)), np.ones(len(rows))], axis=1).astype(np.int64)
+    whole = make_cut(backbone, 4)
+    assert whole is not None
+    stored = Examples(parts, labels_of(parts), maker, "light", 3, 0, {4: whole})
+    stored.kept[4] = Kept(whole, Features([np.concatenate(rows)], where, 12), first, 3, {})
     plan = StepPlan(plain.sizes(), 10, 0)  # several cycles: every view comes up
-    for a, b in zip(plain.batches(plan, 0, 12), stored.batches(plan, 0, 12), strict=True):
-        assert b.embedded
+    spans = [Span(0, 12, 4)]
+    for a, b in zip(plain.batches(plan, spans), stored.batches(plan, spans), strict=True):
+        assert b.cut is whole
         assert torch.equal(a.labels, b.labels) and torch.equal(a.domain, b.domain)
         with torch.no_grad():
             torch.testing.assert_close(b.inputs, backbone(a.inputs), rtol=1e-4, atol=1e-4)
@@ -105,10 +107,11 @@ def test_texts_are_batched_by_length(reviews: Path, tiny_bert: Path) -> None:
     maker = BatchMaker(load_backbone(f"hf:{tiny_bert}").preprocessing, "cpu")
     parts = {"films": domains["films"]}
     examples = Examples(parts, {"films": encode(domains["films"].labels, ("bad", "good"))}, maker, "none", 1, 0)
-    lengths = examples.lengths()
+    spans = [Span(0, 5, 0)]
+    lengths = examples.lengths(spans)
     assert lengths is not None
     plan = StepPlan(examples.sizes(), 4, 0, lengths)
-    for step, batch in enumerate(examples.batches(plan, 0, 5)):
+    for step, batch in enumerate(examples.batches(plan, spans)):
         positions = plan.draw(step)["films"].positions
         assert batch.inputs["attention_mask"].sum(1).tolist() == lengths["films"][positions].tolist()
         assert batch.inputs["input_ids"].shape[1] == lengths["films"][positions].max()

@@ -187,13 +187,13 @@ def test_a_frozen_backbone_sees_every_picture_once(
     from injerto.compute.inference import Embedder
 
     seen: list[str] = []
-    original = Embedder.embed
+    original = Embedder._run
 
     def embed(self: Embedder, inputs: Any, keys: Any, *more: Any) -> Any:
         seen.extend(keys)
         return original(self, inputs, keys, *more)
 
-    monkeypatch.setattr(Embedder, "embed", embed)
+    monkeypatch.setattr(Embedder, "_run", embed)
     case = {"augment": "none", "views": 1, "epochs": 9}
     go("cached head", tmp_path / "one", **case)
     assert len(seen) == len(set(seen)) > 50

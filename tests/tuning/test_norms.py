@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 
 def modes_of(backbone: Any, tuning: str, policy: str) -> dict[str, bool]:
-    for module, mode in training_modes(backbone, apply_tuning(backbone, parse_tuning(tuning)), policy):
+    for module, mode in training_modes(backbone, apply_tuning(backbone, parse_tuning(tuning)).frozen_stages, policy):
         module.training = mode
     return {name: module.training for name, module in backbone.model.named_modules()}
 

@@ -1,4 +1,4 @@
-"""The feature cache: embeddings of a frozen backbone, keyed by content, so that nothing is embedded twice."""
+"""The feature cache: what frozen stages compute, keyed by content, so that nothing is computed twice."""
 
 import json
 import os
@@ -15,18 +15,20 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path, cache_root, remove_tree, sha256
 from injerto.basics.progress import format_bytes, note
 
-SHARD_ROWS = 4096
-"""Embeddings that are held in memory before they are written."""
-FORMAT = 2
+SHARD_BYTES = 32_000_000
+"""Bytes that are held in memory before they are written."""
+FORMAT = 3
+Chunk = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Positions (n,), rows float32 (sum of counts, D), and how many rows each position has; None where each has one."""
 
 
 def space_key(fingerprint: str, preprocessing: dict[str, object], view: str, precision: str) -> str:
-    """Name of the folder for embeddings that are comparable: everything that decides a value but the content.
+    """Name of the folder for values that are comparable: everything that decides a value but the content.
 
     Args:
         fingerprint: The backbone's.
         preprocessing: Its card.
-        view: Which augmented version, and how norm statistics were made.
+        view: Which augmented version, how norm statistics were made, and where the backbone was cut.
         precision: ``fp32`` or ``bf16``.
     """
     versions = []
@@ -39,9 +41,11 @@ def space_key(fingerprint: str, preprocessing: dict[str, object], view: str, pre
 
 
 class FeatureStore:
-    """Embeddings of one space, in shards: ``<n>.values.npy`` (float32) and ``<n>.keys.npy`` (written last).
+    """Values of one space, in shards: ``<n>.values.npy`` (float32 rows) and ``<n>.keys.npy`` (written last).
 
-    A shard counts only when its keys are there, so a killed writer leaves nothing that looks finished.
+    An input has one row (an embedding, a flattened map) or as many as it has tokens. A key is 32 bytes of the content's
+    hash and 4 that count its rows. A shard counts only when its keys are there, so a killed writer leaves nothing that
+    looks finished.
     """
 
     def __init__(self, space: str, width: int, on_disk: bool = True) -> None:
@@ -49,12 +53,12 @@ class FeatureStore:
 
         Args:
             space: From :func:`space_key`.
-            width: Numbers in an embedding.
+            width: Numbers in a row.
             on_disk: False keeps everything in memory.
         """
         self.width = width
         self.folder = cache_root() / "features" / space if on_disk else None
-        self._where: dict[str, tuple[int, int]] = {}
+        self._where: dict[str, tuple[int, int, int]] = {}
         self._shards: list[np.ndarray] = []
         if self.folder is not None and self.folder.is_dir():
             for keys in sorted(self.folder.glob("*.keys.npy")):
@@ -67,17 +71,19 @@ class FeatureStore:
             values = np.load(values_path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return  # a damaged shard is computed again
-        if (keys.dtype, values.dtype) != (np.uint8, np.float32):
+        if (keys.dtype, values.dtype) != (np.uint8, np.float32) or keys.shape[1:] != (36,):
             return
-        if values.shape != (len(keys), self.width) or keys.shape[1:] != (32,):
+        counts = np.ascontiguousarray(keys[:, 32:]).view("<u4").ravel()
+        if values.shape != (int(counts.sum()), self.width):
             return
         with suppress(OSError):  # removed meanwhile, or another user's
             os.utime(keys_path)
-        self._add([row.tobytes().hex() for row in keys], values)
+        self._add([row.tobytes().hex() for row in keys[:, :32]], counts, values)
 
-    def _add(self, keys: Sequence[str], values: np.ndarray) -> None:
-        for row, key in enumerate(keys):
-            self._where[key] = (len(self._shards), row)
+    def _add(self, keys: Sequence[str], counts: np.ndarray, values: np.ndarray) -> None:
+        starts = np.cumsum(counts) - counts
+        for key, start, count in zip(keys, starts.tolist(), counts.tolist(), strict=True):
+            self._where[key] = (len(self._shards), start, count)
         self._shards.append(values)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
@@ -88,55 +94,60 @@ class FeatureStore:
         """
         return sorted({key for key in keys if key not in self._where})
 
-    def fill(self, stream: Iterator[tuple[Sequence[str], np.ndarray]]) -> None:
-        """Take in embeddings and write them shard by shard.
+    def fill(self, stream: Iterator[tuple[Sequence[str], np.ndarray, np.ndarray | None]]) -> None:
+        """Take in values and write them shard by shard.
 
         Args:
-            stream: Content hashes and their embeddings, float32 (n, D).
+            stream: Content hashes, rows float32 (sum of counts, D), and the counts (None for one row each).
         """
         keys: list[str] = []
         rows: list[np.ndarray] = []
-        for names, values in stream:
+        counts: list[np.ndarray] = []
+        size = 0
+        for names, values, each in stream:
             keys.extend(names)
             rows.append(values)
-            if len(keys) >= SHARD_ROWS:
-                self._write(keys, np.concatenate(rows))
-                keys, rows = [], []
+            counts.append(np.ones(len(names), np.uint32) if each is None else each.astype(np.uint32))
+            size += values.nbytes
+            if size >= SHARD_BYTES:
+                self._write(keys, np.concatenate(counts), np.concatenate(rows))
+                keys, rows, counts, size = [], [], [], 0
         if keys:
-            self._write(keys, np.concatenate(rows))
+            self._write(keys, np.concatenate(counts), np.concatenate(rows))
 
-    def _write(self, keys: list[str], values: np.ndarray) -> None:
+    def _write(self, keys: list[str], counts: np.ndarray, values: np.ndarray) -> None:
         if self.folder is None:
-            self._add(keys, values)
+            self._add(keys, counts, values)
             return
         name = sha256(*sorted(keys))[:16]
         path = self.folder / f"{name}.values.npy"
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, values, allow_pickle=False)
+        hashes = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
+        sizes = counts.astype("<u4").reshape(-1, 1).view(np.uint8)
         with atomic_path(self.folder / f"{name}.keys.npy") as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32), allow_pickle=False)
-        self._add(keys, np.load(path, mmap_mode="r", allow_pickle=False))
+            np.save(stream, np.concatenate([hashes, sizes], axis=1), allow_pickle=False)
+        self._add(keys, counts, np.load(path, mmap_mode="r", allow_pickle=False))
 
     def rows(self, keys: Sequence[str]) -> "Features":
-        """The embeddings of these contents, in this order.
+        """The values of these contents, in this order.
 
         Args:
-            keys: Content hashes; all must be here.
+            keys: Content hashes; one that is not here may stand among them but must not be asked for.
         """
-        return Features(
-            self._shards, np.asarray([self._where[key] for key in keys], np.int64).reshape(-1, 2), self.width
-        )
+        where = [self._where.get(key, (-1, 0, 0)) for key in keys]
+        return Features(self._shards, np.asarray(where, np.int64).reshape(-1, 3), self.width)
 
 
 class Features:
-    """Embeddings by position, read from the shards when asked for; nothing is held in memory."""
+    """Values by position, read from the shards when asked for; nothing is held in memory."""
 
     def __init__(self, shards: list[np.ndarray], where: np.ndarray, width: int) -> None:
         """Keep the addresses.
 
         Args:
             shards: Arrays (rows, D), memory-mapped where they are on disk.
-            where: Shard and row of each embedding, (N, 2).
+            where: Shard, first row and number of rows of each input, (N, 3).
             width: D.
         """
         self._shards, self._where, self.width = shards, where, width
@@ -150,36 +161,72 @@ class Features:
         """
         return Features(self._shards, self._where[start:stop], self.width)
 
+    @staticmethod
+    def join(parts: "Sequence[Features]") -> "Features":
+        """All of these, one after the other.
+
+        Args:
+            parts: At least one, of equal width.
+        """
+        shards: list[np.ndarray] = []
+        where = []
+        for part in parts:
+            moved = part._where.copy()
+            moved[moved[:, 0] >= 0, 0] += len(shards)
+            where.append(moved)
+            shards += part._shards
+        return Features(shards, np.concatenate(where), parts[0].width)
+
     def __len__(self) -> int:
         """How many there are."""
         return len(self._where)
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Rows of each input, int64 (N,)."""
+        return self._where[:, 2]
+
     def __getitem__(self, positions: np.ndarray) -> torch.Tensor:
-        """Embeddings, float32 (n, D).
+        """The first row of each, float32 (n, D): all there is of an embedding or a map.
 
         Args:
             positions: Integers (n,).
         """
-        where = self._where[positions]
+        where = self._known(positions)
         result = np.empty((len(where), self.width), np.float32)
         for shard in np.unique(where[:, 0]):
             chosen = where[:, 0] == shard
             result[chosen] = self._shards[shard][where[chosen, 1]]
         return torch.from_numpy(result)
 
+    def padded(self, positions: np.ndarray, length: int) -> torch.Tensor:
+        """All rows of each, zeros after the last: float32 (n, length, D).
 
-def cached(
-    store: FeatureStore, keys: Sequence[str], compute: Callable[[list[int]], Iterator[tuple[np.ndarray, np.ndarray]]]
-) -> Features:
-    """Embeddings of ``keys``: what is missing is computed, the rest is read.
+        Args:
+            positions: Integers (n,).
+            length: At least the largest number of rows.
+        """
+        result = np.zeros((len(positions), length, self.width), np.float32)
+        for target, (shard, start, count) in zip(result, self._known(positions).tolist(), strict=True):
+            target[:count] = self._shards[shard][start : start + count]
+        return torch.from_numpy(result)
+
+    def _known(self, positions: np.ndarray) -> np.ndarray:
+        where = self._where[positions]
+        assert (where[:, 0] >= 0).all(), "a value was asked for that nobody planned to need"
+        return where
+
+
+def cached(store: FeatureStore, keys: Sequence[str], compute: Callable[[list[int]], Iterator[Chunk]]) -> Features:
+    """The values of ``keys``: what is missing is computed, the rest is read.
 
     Args:
         store: The space.
         keys: Content hashes of the inputs, repeats allowed.
-        compute: Given positions in ``keys`` to embed, yields (indices into those positions, values).
+        compute: Given positions in ``keys``, yields chunks that speak of indices into those positions.
 
     Returns:
-        One embedding per key.
+        One entry per key.
     """
     needed = set(store.missing(keys))
     if needed:
@@ -188,23 +235,28 @@ def cached(
             if key in needed:
                 first.setdefault(key, position)
         positions = list(first.values())
-        store.fill(([keys[positions[index]] for index in indices], values) for indices, values in compute(positions))
+        store.fill(
+            ([keys[positions[index]] for index in indices], rows, counts)
+            for indices, rows, counts in compute(positions)
+        )
     return store.rows(keys)
 
 
-def room_for(count: int, width: int) -> str | None:
-    """Why the disk cannot take ``count`` embeddings, None where it can.
+def room_for(rows: int, width: int) -> str | None:
+    """Why the cache cannot take that much, None where it can.
 
     Args:
-        count: Embeddings.
+        rows: How many rows.
         width: Numbers in one.
     """
     folder = cache_root()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, count * width * 4
+    free, needed = shutil.disk_usage(folder).free, rows * width * 4
     if needed > 0.9 * free:
-        return f"{format_bytes(needed)} of embeddings do not fit on the cache's disk ({format_bytes(free)} free)"
+        return f"{format_bytes(needed)} do not fit on the cache's disk ({format_bytes(free)} free)"
+    if needed > cache_limit():
+        return f"{format_bytes(needed)} are more than INJERTO_CACHE_LIMIT, {format_bytes(cache_limit())}"
     return None if os.access(folder, os.W_OK) else f"the cache folder {cache_root()} cannot be written"
 
 

@@ -2,15 +2,17 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.progress import progress
 from injerto.compute.batches import BatchMaker, Inputs, bucket, prefetch
+from injerto.compute.cuts import HIDDEN, Cut, run_suffix
+from injerto.compute.features import Chunk, Features
 from injerto.compute.fold import fold_batch_norm
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
@@ -20,41 +22,34 @@ IMAGE_CHUNK = 16
 """Pictures in one forward pass: small enough for the activations to stay in cache."""
 TEXT_CHUNK_TOKENS = 2048
 """Tokens in one forward pass; a bucket of L tokens holds max(1, 2048 // L) texts."""
+EMBEDDING_CHUNK = 1024
+"""Kept embeddings that are read at once."""
 
 
 class Embedder:
-    """A frozen backbone, laid out, folded and cast as the plan says.
+    """A frozen backbone, or the part of it below a cut, laid out, folded and cast as the plan says.
 
-    Every chunk has a constant size (the last one is padded), so an input's embedding depends on nothing but the input.
+    Every chunk has a constant size (the last one is padded), so an input's values depend on nothing but the input.
     """
 
-    def __init__(self, backbone: Backbone, plan: ComputePlan) -> None:
+    def __init__(self, backbone: Backbone, plan: ComputePlan, cut: Cut | None = None) -> None:
         """Make the fast copy; the given backbone is not changed.
 
         Args:
             backbone: The pretrained or tuned backbone.
             plan: Where and how to compute.
+            cut: Where to stop; the end where not given.
         """
-        self.plan = plan
+        self.plan, self.cut = plan, cut
         self.maker = BatchMaker(backbone.preprocessing, plan.device)
-        self.width = backbone.embedding_dim
-        self._network = self._fast(backbone)
-
-    def _fast(self, backbone: Backbone) -> torch.nn.Module:
-        network: torch.nn.Module = backbone
+        probe = None
         if isinstance(backbone.preprocessing, ImagePreprocessing):
             size = backbone.preprocessing
             probe = torch.rand(2, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
-            network = fold_batch_norm(backbone, probe.to(next(backbone.parameters()).device))
-        if self.plan.precision == "bf16" or self.plan.channels_last:
-            network = copy.deepcopy(network) if network is backbone else network
-            network = network.to(self.plan.dtype)
-        if self.plan.channels_last:
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.to(self.plan.device).eval()
+        self._network = fast(cut.prefix if cut else backbone, plan, probe)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """Embeddings of one batch, float32 (B, D) on the plan's device.
+        """Embeddings (B, D) or hidden states (B, ...) of one batch, float32 on the plan's device.
 
         Args:
             inputs: What :class:`BatchMaker` made.
@@ -82,12 +77,44 @@ class Embedder:
         Yields:
             Positions (n,) in ``inputs`` and their embeddings, float32 (n, D).
         """
+        for positions, _, output in self._run(inputs, keys, title, load):
+            yield positions, output.cpu().numpy()
+
+    def rows(
+        self,
+        inputs: Sequence[Any],
+        keys: Sequence[str],
+        title: str = "embedding",
+        load: Callable[[int], Any] | None = None,
+    ) -> Iterator[Chunk]:
+        """What the store keeps of inputs, in fixed chunks.
+
+        Args:
+            inputs: Pictures (path, bytes, PIL) or texts.
+            keys: Their content hashes; chunks are formed in this order.
+            title: What the progress line says.
+            load: How picture i is decoded, where it is not by the plain preprocessing.
+
+        Yields:
+            Positions, rows and their counts.
+        """
+        assert self.cut is not None
+        for positions, batch, output in self._run(inputs, keys, title, load):
+            counts = None
+            if self.cut.ragged:
+                assert isinstance(batch, dict)
+                counts = batch["attention_mask"][: len(positions)].sum(1).cpu().numpy()
+            yield positions, self.cut.rows(output, counts), counts
+
+    def _run(
+        self, inputs: Sequence[Any], keys: Sequence[str], title: str, load: Callable[[int], Any] | None
+    ) -> Iterator[tuple[np.ndarray, Inputs, torch.Tensor]]:
         stream = self._images(inputs, keys, load) if self._is_image else self._texts(inputs, keys)
         with progress(title, len(inputs), "images" if self._is_image else "texts") as bar:
             for positions, batch in stream:
-                values = self.forward(batch)[: len(positions)].cpu().numpy()
+                output = self.forward(batch)[: len(positions)]
                 bar.advance(len(positions))
-                yield positions, values
+                yield positions, batch, output
 
     @property
     def _is_image(self) -> bool:
@@ -137,10 +164,80 @@ class Embedder:
         return (time.perf_counter() - start) / size
 
 
-def fp32(plan: ComputePlan) -> ComputePlan:
-    """The same plan in float32.
+class Continuer:
+    """The part of a backbone above a cut, made as fast as :class:`Embedder`: kept hidden states to embeddings."""
+
+    def __init__(self, cut: Cut, plan: ComputePlan) -> None:
+        """Make the fast copy.
+
+        Args:
+            cut: Where; what is above it is not changed.
+            plan: How to compute.
+        """
+        self.cut, self.plan = cut, plan
+        self._suffix = None if cut.suffix is None else fast(cut.suffix, plan, cut.probe)
+
+    def embed(self, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Embeddings in chunks.
+
+        Args:
+            features: Rows below the cut.
+
+        Yields:
+            Positions (n,) and embeddings, float32 (n, D).
+        """
+        for positions, length in self._chunks(features):
+            batch = self.cut.batch(features, positions, self.plan.device, length)
+            if self._suffix is not None:
+                if isinstance(batch, dict):
+                    batch[HIDDEN] = batch[HIDDEN].to(self.plan.dtype)
+                else:
+                    batch = batch.to(self.plan.dtype)
+            with torch.inference_mode():
+                yield positions, run_suffix(self._suffix, batch).float().cpu().numpy()
+
+    def all(self, features: Features) -> np.ndarray:
+        """Embeddings, float32 (N, D).
+
+        Args:
+            features: Rows below the cut.
+        """
+        found = list(self.embed(features))
+        if not found:
+            return np.empty((0, 0), np.float32)
+        order = np.argsort(np.concatenate([positions for positions, _ in found]))
+        return np.concatenate([values for _, values in found])[order]
+
+    def _chunks(self, features: Features) -> Iterator[tuple[np.ndarray, int]]:
+        if not self.cut.ragged:
+            size = IMAGE_CHUNK if self._suffix is not None else EMBEDDING_CHUNK
+            for start in range(0, len(features), size):
+                yield np.arange(start, min(start + size, len(features))), 0
+            return
+        counts = features.counts
+        order, start = np.argsort(counts, kind="stable"), 0
+        while start < len(order):
+            size = max(1, TEXT_CHUNK_TOKENS // bucket(int(counts[order[start]])))
+            chunk = order[start : start + size]
+            yield chunk, int(counts[chunk].max())
+            start += len(chunk)
+
+
+def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None) -> nn.Module:
+    """A frozen copy for inference: BatchNorms folded, laid out and cast as the plan says.
 
     Args:
-        plan: A plan.
+        network: Left as it is but for being put in eval mode.
+        plan: How to compute.
+        probe: An input batch of a network for pictures, None for one for texts.
+
+    Returns:
+        The copy; the network itself where there is nothing to change.
     """
-    return replace(plan, precision="fp32")
+    copied = network if probe is None else fold_batch_norm(network, probe.to(next(network.parameters()).device))
+    if plan.precision == "bf16" or plan.channels_last:
+        copied = copy.deepcopy(network) if copied is network else copied
+        copied = copied.to(plan.dtype)
+    if plan.channels_last:
+        copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return copied.to(plan.device).eval()

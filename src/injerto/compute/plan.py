@@ -1,6 +1,6 @@
 """The compute plan: decided from the machine, the model and the data, and printed before work starts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.progress import format_bytes, format_seconds
+from injerto.basics.progress import format_seconds
 from injerto.compute.machine import Machine, machine
 
 
@@ -53,15 +53,6 @@ class ComputePlan:
             "channels_last": self.channels_last,
             "threads": self.threads,
         }
-
-    def with_features(self, count: int, width: int) -> "ComputePlan":
-        """The plan once it is known that ``count`` embeddings of ``width`` numbers are cached.
-
-        Args:
-            count: Embeddings, all views counted.
-            width: Numbers in one.
-        """
-        return replace(self, cache=f"embeddings of {count} inputs ({format_bytes(count * width * 4)})")
 
 
 def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None = None) -> ComputePlan:

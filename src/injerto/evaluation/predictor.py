@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from injerto.compute.cuts import Cut
 from injerto.compute.features import Features
-from injerto.compute.inference import Embedder
+from injerto.compute.inference import Continuer, Embedder
 from injerto.compute.plan import ComputePlan
 from injerto.tasks.model import Model
-
-ROWS = 1024
 
 
 def predict_logits(
@@ -32,19 +31,19 @@ def predict_logits(
     return result
 
 
-def classify_features(model: Model, plan: ComputePlan, features: Features) -> np.ndarray:
-    """Logits of cached embeddings, float32 (N, C).
+def classify_kept(model: Model, plan: ComputePlan, cut: Cut, features: Features) -> np.ndarray:
+    """Logits of inputs whose way through the frozen stages is kept, float32 (N, C).
 
     Args:
-        model: Its neck and head are used.
+        model: What is above the cut, its neck and its head are used.
         plan: How to compute.
-        features: Embeddings of the backbone.
+        cut: Where the frozen stages end.
+        features: What they computed.
     """
-    parts = [np.empty((0, len(model.labels)), np.float32)]
-    for start in range(0, len(features), ROWS):
-        rows = np.arange(start, min(start + ROWS, len(features)))
-        parts.append(_classify(model, plan, features[rows]))
-    return np.concatenate(parts)
+    result = np.empty((len(features), len(model.labels)), np.float32)
+    for positions, values in Continuer(cut, plan).embed(features):
+        result[positions] = _classify(model, plan, torch.from_numpy(values))
+    return result
 
 
 def _classify(model: Model, plan: ComputePlan, embeddings: torch.Tensor) -> np.ndarray:

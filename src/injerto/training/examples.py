@@ -1,17 +1,39 @@
-"""Training batches: from cached embeddings, from pictures decoded ahead, or from token ids."""
+"""Training batches: from what frozen stages computed once, from pictures decoded ahead, or from token ids."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from injerto.compute.batches import BatchMaker, Inputs, augmentation_rng, prefetch
+from injerto.compute.cuts import Cut
 from injerto.compute.features import Features
 from injerto.domains.domain import Domain
 from injerto.domains.preprocessing import ImagePreprocessing
 from injerto.training.stepplan import Draw, StepPlan
+from injerto.tuning.base import Span
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What frozen stages computed once.
+
+    Attributes:
+        cut: Where they end.
+        train: The train examples: source after source, of each version after version.
+        first: Where each source begins.
+        views: Augmented versions of an example.
+        plain: Unaugmented examples that are evaluated, by domain and split.
+    """
+
+    cut: Cut
+    train: Features
+    first: Mapping[str, int]
+    views: int
+    plain: Mapping[tuple[str, str], Features]
 
 
 @dataclass(frozen=True)
@@ -19,16 +41,16 @@ class Batch:
     """One step's examples.
 
     Attributes:
-        inputs: What the backbone takes, or embeddings (B, D) where ``embedded``.
+        inputs: What the backbone takes, or what was kept below ``cut``.
         labels: Class indices (B,), -1 where there is none.
         domain: Index of each example's domain (B,).
-        embedded: Whether ``inputs`` are embeddings of the backbone.
+        cut: Where frozen stages ended whose results ``inputs`` are; None where they are raw.
     """
 
     inputs: Inputs
     labels: torch.Tensor
     domain: torch.Tensor
-    embedded: bool = False
+    cut: Cut | None = None
 
     @property
     def labelled(self) -> torch.Tensor:
@@ -47,7 +69,7 @@ class Batch:
                 if isinstance(self.inputs, torch.Tensor)
                 else {name: value[rows] for name, value in self.inputs.items()}
             )
-            yield Batch(inputs, self.labels[rows], self.domain[rows], self.embedded)
+            yield Batch(inputs, self.labels[rows], self.domain[rows], self.cut)
 
 
 class Examples:
@@ -61,9 +83,9 @@ class Examples:
         augment: str,
         views: int,
         seed: int,
-        features: Mapping[str, list[Features]] | None = None,
+        cuts: Mapping[int, Cut] | None = None,
     ) -> None:
-        """Keep what batches are made from; texts are tokenized once, here.
+        """Remember what batches are made from.
 
         Args:
             domains: Train examples of each source.
@@ -72,20 +94,30 @@ class Examples:
             augment: Augmentation policy.
             views: Augmented versions of each example; 0 means a new one every epoch.
             seed: The run's seed.
-            features: Cached embeddings of each source, one entry per view.
+            cuts: Where what frozen stages compute is kept, by their number; :attr:`kept` is to hold it.
         """
         self.domains, self.labels, self.maker = domains, labels, maker
-        self.augment, self.views, self.seed, self.features = augment, views, seed, features
+        self.augment, self.views, self.seed = augment, views, seed
+        self.cuts, self.kept = dict(cuts or {}), dict[int, Kept]()
         self.is_image = isinstance(maker.preprocessing, ImagePreprocessing)
-        self.tokens = {} if self.is_image or features else {name: maker.tokens(part) for name, part in domains.items()}
+
+    @cached_property
+    def tokens(self) -> dict[str, list[np.ndarray]]:
+        """Token ids of every text."""
+        return {name: self.maker.tokens(part) for name, part in self.domains.items()}
 
     def sizes(self) -> dict[str, int]:
         """Train examples of each source."""
         return {name: len(part) for name, part in self.domains.items()}
 
-    def lengths(self) -> dict[str, np.ndarray] | None:
-        """Tokens of every text, None for pictures and cached embeddings."""
-        if not self.tokens:
+    def lengths(self, spans: Sequence[Span]) -> dict[str, np.ndarray] | None:
+        """Tokens of every text; None where nothing depends on them: pictures, and embeddings all the way.
+
+        Args:
+            spans: The run's.
+        """
+        embedded = all(span.frozen in self.cuts and self.cuts[span.frozen].suffix is None for span in spans)
+        if self.is_image or embedded:
             return None
         return {name: np.asarray([len(row) for row in rows]) for name, rows in self.tokens.items()}
 
@@ -101,20 +133,22 @@ class Examples:
         rng = augmentation_rng(self.seed, part.contents[position], cycle % self.views if self.views else cycle)
         return self.maker.image(part.inputs[position], self.augment, rng)
 
-    def batches(self, plan: StepPlan, first: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps ``first`` to ``stop - 1``.
+    def batches(self, plan: StepPlan, spans: Sequence[Span], first: int = 0) -> Iterator[Batch]:
+        """The batches of a run.
 
         Args:
             plan: Which examples each step sees.
-            first: First step.
-            stop: One past the last step.
+            spans: What is frozen when.
+            first: The first step that is still to be done.
         """
-        draws = (plan.draw(step) for step in range(first, stop))
-        if self.features is None and self.is_image:
-            yield from self._pictures(draws)
-            return
-        for draw in draws:
-            yield self._batch(draw, self._inputs(draw))
+        for span in spans:
+            draws = (plan.draw(step) for step in range(max(first, span.first), span.stop))
+            kept = self.kept.get(span.frozen)
+            if kept is None and self.is_image:
+                yield from self._pictures(draws)
+                continue
+            for draw in draws:
+                yield self._batch(draw, self._texts(draw) if kept is None else self._read(kept, draw), kept)
 
     def _pictures(self, draws: Iterator[dict[str, Draw]]) -> Iterator[Batch]:
         pending: list[dict[str, Draw]] = []
@@ -131,25 +165,21 @@ class Examples:
         for rows in prefetch(jobs(), lambda item: self.load(*item), self.maker.workers):
             yield self._batch(pending.pop(0), self.maker.collate_images(rows))
 
-    def _inputs(self, draw: dict[str, Draw]) -> Inputs:
-        if self.features is None:
-            texts = [self.tokens[name][position] for name, part in draw.items() for position in part.positions]
-            return self.maker.collate_texts(texts)
-        parts: list[torch.Tensor] = []
-        for name, part in draw.items():
-            views = self.features[name]
-            rows = torch.empty(len(part.positions), views[0].width)
-            for view in np.unique(part.cycles % len(views)):
-                chosen = part.cycles % len(views) == view
-                rows[torch.from_numpy(chosen)] = views[view][part.positions[chosen]]
-            parts.append(rows)
-        return torch.cat(parts).to(self.maker.device)
+    def _texts(self, draw: dict[str, Draw]) -> Inputs:
+        rows = [self.tokens[name][position] for name, part in draw.items() for position in part.positions]
+        return self.maker.collate_texts(rows)
 
-    def _batch(self, draw: dict[str, Draw], inputs: Inputs) -> Batch:
+    def _read(self, kept: Kept, draw: dict[str, Draw]) -> Inputs:
+        places = [
+            kept.first[name] + part.cycles % kept.views * len(self.domains[name]) + part.positions
+            for name, part in draw.items()
+        ]
+        return kept.cut.batch(kept.train, np.concatenate(places), self.maker.device)
+
+    def _batch(self, draw: dict[str, Draw], inputs: Inputs, kept: Kept | None = None) -> Batch:
         names = list(self.domains)
         labels = np.concatenate([self.labels[name][part.positions] for name, part in draw.items()])
         domain = np.concatenate([np.full(len(part.positions), names.index(name)) for name, part in draw.items()])
         device: Any = self.maker.device
-        return Batch(
-            inputs, torch.from_numpy(labels).to(device), torch.from_numpy(domain).to(device), self.features is not None
-        )
+        cut = kept.cut if kept else None
+        return Batch(inputs, torch.from_numpy(labels).to(device), torch.from_numpy(domain).to(device), cut)

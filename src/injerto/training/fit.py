@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,20 @@ from injerto.adapters.card import make_card, save_card
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
-from injerto.compute.batches import BatchMaker, Inputs, augmentation_rng, prefetch
-from injerto.compute.features import Features, FeatureStore, cached, room_for, space_key, trim
-from injerto.compute.inference import Embedder
+from injerto.compute.batches import BatchMaker, Inputs, prefetch
+from injerto.compute.features import Features
+from injerto.compute.inference import Continuer, Embedder
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, role_of
 from injerto.evaluation.forgetting import forgetting
-from injerto.evaluation.predictor import classify_features, predict_logits, probabilities
+from injerto.evaluation.predictor import classify_kept, predict_logits, probabilities
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.heads import solve_probe
 from injerto.tasks.model import Model
-from injerto.training.examples import Examples
+from injerto.training.caches import Caches
+from injerto.training.examples import Examples, Kept
 from injerto.training.prepare import Prepared
+from injerto.training.stepplan import StepPlan
 from injerto.training.trainer import Score, Trainer
 from injerto.tuning.norms import norm_layers, recalibrate
 
@@ -84,8 +86,17 @@ class Fit:
         self.model.to(self.plan.device)
         self.train = prepared.parts("train")
         self.labels = prepared.labels(self.train)
-        self.features: dict[tuple[str, str], Features] = {}
-        self.views: dict[str, list[Features]] = {}
+        self.caches = Caches(prepared)
+        self.examples = Examples(
+            self.train,
+            self.labels,
+            BatchMaker(prepared.backbone.preprocessing, self.plan.device),
+            self.recipe.augment or "none",
+            self.recipe.views or 0,
+            self.recipe.seed,
+            prepared.cuts,
+        )
+        self.trainer: Trainer | None = None
 
     def run(self, resume: bool) -> dict[str, Any]:
         """Do all of it.
@@ -98,12 +109,13 @@ class Fit:
         """
         clock, recipe = self.clock, self.recipe
         with clock.measure("cache"):
-            before = self._held_out("held-out inputs, before") if self._moves else None
-            self._recalibrate(trained=False)
-            if self.prepared.cached:
-                self._cache()
+            before = self.caches.embeddings(self._held_out(), "held-out inputs") if self._moves else None
+            if self._recalibrate(trained=False):
+                self.caches.statistics_changed()
+            self._cache()
             if recipe.neck_width is None:
-                self.model.head.standardize(self._sample_embeddings(), moving=bool(self.prepared.tuned.rates))
+                sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
+                self.model.head.standardize(sample, moving=bool(self.prepared.tuned.rates))
         with clock.measure("train"):
             selection = self._solve() if recipe.head == "probe" else self._train(resume)
             self._recalibrate(trained=True)
@@ -123,61 +135,35 @@ class Fit:
     # --- caches ---------------------------------------------------------------------------------------------------
 
     def _cache(self) -> None:
-        """Embed everything the run will look at, once; what the cache holds already is read."""
-        recipe, prepared = self.recipe, self.prepared
-        parts = prepared.reported()
-        plain = {(name, side): part for name, sides in parts.items() for side, part in sides.items()}
-        plain |= {(name, "train"): part for name, part in self.train.items()}
-        embedder = Embedder(prepared.backbone, self.plan)
-        self.features = self._embed_view(embedder, plain, None)
-        if recipe.augment == "none":
-            self.views = {name: [self.features[name, "train"]] for name in self.train}
-            return
-        sources = {(name, "train"): part for name, part in self.train.items()}
-        found = [self._embed_view(embedder, sources, view) for view in range(recipe.views or 1)]
-        self.views = {name: [view[name, "train"] for view in found] for name in self.train}
+        """Compute everything that frozen stages will be asked for, once; what the cache holds already is read."""
+        prepared, examples, views = self.prepared, self.examples, max(1, self.recipe.views or 0)
+        assert self.recipe.batch_size is not None
+        plan = StepPlan(examples.sizes(), self.recipe.batch_size, self.recipe.seed, examples.lengths(prepared.spans))
+        for span in prepared.spans:
+            if span.frozen in prepared.cuts:
+                last = span is prepared.spans[-1]
+                plain = {
+                    (name, side): part
+                    for name, sides in prepared.reported().items()
+                    for side, part in sides.items()
+                    if last or (side == "val" and name in self.train)
+                }
+                drawn = plan.drawn(span.first, span.stop, views)
+                if self.recipe.head == "probe":
+                    drawn = {name: [np.arange(size)] * views for name, size in examples.sizes().items()}
+                examples.kept[span.frozen] = self.caches.keep(prepared.cuts[span.frozen], self.train, drawn, plain)
 
-    def _embed_view(
-        self, embedder: Embedder, parts: Mapping[tuple[str, str], Domain], view: int | None
-    ) -> dict[tuple[str, str], Features]:
-        recipe, backbone = self.recipe, self.prepared.backbone
-        policy = recipe.augment or "none"
-        described = "plain" if view is None else f"{policy}/{recipe.seed}/{view}"
-        if recipe.norm and recipe.norm.startswith("recalibrate"):
-            described += f"/{self._statistics_key()}"
-        key = space_key(backbone.fingerprint, backbone.preprocessing.card(), described, self.plan.precision)
-        inputs = [item for part in parts.values() for item in part.inputs]
-        keys = [content for part in parts.values() for content in part.contents]
-        store = FeatureStore(key, backbone.embedding_dim, on_disk=room_for(len(keys), backbone.embedding_dim) is None)
+    @property
+    def _kept(self) -> Kept | None:
+        """What was kept below the stages that are frozen now."""
+        span = self.trainer.span if self.trainer else self.prepared.spans[-1]
+        return self.examples.kept.get(span.frozen)
 
-        def compute(positions: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            def load(index: int) -> np.ndarray:
-                position = positions[index]
-                rng = None if view is None else augmentation_rng(recipe.seed, keys[position], view)
-                return embedder.maker.image(inputs[position], policy, rng)
-
-            chosen = [inputs[position] for position in positions]
-            names = [keys[position] for position in positions]
-            title = "embedding" if view is None else f"embedding view {view + 1} of {recipe.views}"
-            return embedder.embed(chosen, names, title, load if view is not None else None)
-
-        everything = cached(store, keys, compute)
-        trim()
-        result, start = {}, 0
-        for where, part in parts.items():
-            result[where] = everything.slice(start, start + len(part))
-            start += len(part)
-        return result
-
-    def _statistics_key(self) -> str:
-        layers = norm_layers(self.prepared.backbone)
-        return sha256(*(layer.running_mean.cpu().numpy().tobytes() for layer in layers.values()))  # type: ignore[union-attr, operator]
-
-    def _recalibrate(self, trained: bool) -> None:
+    def _recalibrate(self, trained: bool) -> bool:
         """Re-estimate norm statistics where the policy asks for it: frozen ones before training, trained ones after."""
         norm, backbone = self.recipe.norm or "frozen", self.prepared.backbone
         if not norm.startswith("recalibrate"):
-            return
+            return False
         names = self.prepared.targets if norm.endswith(":target") else self.prepared.sources
         parts = [self.prepared.part(name, "train") for name in names]
         if sum(map(len, parts)) < 2:
@@ -188,6 +174,7 @@ class Fit:
         }
         if only:
             recalibrate(backbone, self._plain_batches(parts), only)
+        return bool(only)
 
     def _plain_batches(self, parts: list[Domain]) -> Iterator[Inputs]:
         """Unaugmented batches of nearly equal size (at least 2) over up to 2,048 examples, evenly from the parts."""
@@ -203,23 +190,23 @@ class Fit:
         for rows in prefetch(chunks, maker.image, maker.workers):
             yield maker.collate_images(rows)
 
-    def _sample_embeddings(self) -> torch.Tensor:
-        """Embeddings of up to 1,024 train examples, evenly from the sources."""
+    def _sample(self) -> list[Domain]:
+        """Up to 1,024 train examples, evenly from the sources."""
         share = max(1, STANDARDIZE // len(self.train))
-        if self.prepared.cached:
-            parts = [self.views[name][0][np.arange(min(share, len(part)))] for name, part in self.train.items()]
-            return torch.cat(parts).to(self.plan.device)
-        first = [part.subset(range(min(share, len(part)))) for part in self.train.values()]
-        return torch.from_numpy(self._embed(first, "first look")).to(self.plan.device)
+        return [part.subset(range(min(share, len(part)))) for part in self.train.values()]
 
-    def _held_out(self, title: str) -> np.ndarray:
-        """Embeddings of up to 512 source test examples by the backbone as it is now."""
+    def _held_out(self) -> list[Domain]:
+        """Up to 512 source test examples, evenly from the sources."""
         tests = [part for part in self.prepared.parts("test").values() if len(part)]
         share = max(1, HELD_OUT // max(1, len(tests)))
-        return self._embed([part.subset(range(min(share, len(part)))) for part in tests], title)
+        return [part.subset(range(min(share, len(part)))) for part in tests]
 
     def _embed(self, parts: list[Domain], title: str) -> np.ndarray:
-        """Embeddings of unaugmented inputs by the backbone as it is now, float32 (N, D)."""
+        """Embeddings of unaugmented test inputs by the backbone as it is now, float32 (N, D)."""
+        kept = self._kept
+        if kept and all((part.name, "test") in kept.plain for part in parts):
+            first = [kept.plain[part.name, "test"].slice(0, len(part)) for part in parts]
+            return Continuer(kept.cut, self.plan).all(Features.join(first))
         inputs = [item for part in parts for item in part.inputs]
         keys = [content for part in parts for content in part.contents]
         result = np.empty((len(inputs), self.prepared.backbone.embedding_dim), np.float32)
@@ -232,25 +219,17 @@ class Fit:
 
     def _train(self, resume: bool) -> dict[str, Any]:
         recipe, prepared = self.recipe, self.prepared
-        maker = BatchMaker(prepared.backbone.preprocessing, self.plan.device)
-        examples = Examples(
-            self.train,
-            self.labels,
-            maker,
-            recipe.augment or "none",
-            recipe.views or 0,
-            recipe.seed,
-            self.views if prepared.cached else None,
-        )
         weights = None
         if recipe.class_weights == "balanced":
             weights = balanced_weights(np.concatenate(list(self.labels.values())), len(prepared.classes)).to(
                 self.plan.device
             )
-        if self.plan.channels_last and not prepared.cached:
+        if self.plan.channels_last and prepared.tuned.rates:
             self.model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trainer = Trainer(self.model, recipe, self.plan, prepared.tuned, examples, self._validate, self.folder, weights)
-        return trainer.run(resume)
+        self.trainer = Trainer(
+            self.model, recipe, self.plan, prepared.tuned, self.examples, self._validate, self.folder, weights
+        )
+        return self.trainer.run(resume)
 
     def _validate(self) -> Score | None:
         """Accuracy and minus NLL on source ``val``, averaged over the sources."""
@@ -264,18 +243,19 @@ class Fit:
         return None if not scores else (float(np.mean([s[0] for s in scores])), float(np.mean([s[1] for s in scores])))
 
     def _logits(self, name: str, side: str, part: Domain) -> np.ndarray:
-        if (name, side) in self.features:
-            return classify_features(self.model, self.plan, self.features[name, side])
+        kept = self._kept
+        if kept and (name, side) in kept.plain:
+            return classify_kept(self.model, self.plan, kept.cut, kept.plain[name, side])
         return predict_logits(self.model, self.plan, part.inputs, part.contents, f"checking {name} {side}")
 
     def _solve(self) -> dict[str, Any]:
         """The converged probe: logistic regression, its regularization chosen on source ``val``."""
         head = self.model.head
-        everything = [features[np.arange(len(features))] for views in self.views.values() for features in views]
-        labels = np.concatenate([self.labels[name] for name, views in self.views.items() for _ in views])
-        embeddings = (
-            ((torch.cat(everything).to(self.plan.device) - head.shift) * head.scale).cpu().numpy().astype(np.float64)
-        )
+        kept = self._kept
+        assert kept is not None
+        everything = kept.train[np.arange(len(kept.train))].to(self.plan.device)
+        labels = np.concatenate([np.tile(self.labels[name], kept.views) for name in self.train])
+        embeddings = ((everything - head.shift) * head.scale).cpu().numpy().astype(np.float64)
         layer = head.layers[0]
         assert isinstance(layer, torch.nn.Linear)
         present = np.unique(labels)
@@ -309,7 +289,8 @@ class Fit:
         classifier = self.prepared.backbone.original_head
         if before is None:  # not a weight has moved
             return {"agreement": None if classifier is None else 1.0, "cka": 1.0, "n": 0}
-        return forgetting(before, self._held_out("held-out inputs, after"), classifier) if len(before) else None
+        after = self._embed(self._held_out(), "held-out inputs, after")
+        return forgetting(before, after, classifier) if len(before) else None
 
     def _measure(self) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -1,9 +1,10 @@
 """What happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
 
 import copy
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,27 @@ import numpy as np
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.progress import note, warn
+from injerto.basics.progress import format_bytes, note, warn
+from injerto.compute.cuts import Cut, make_cut
 from injerto.compute.features import cache_limit, room_for
 from injerto.compute.inference import Embedder
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.load import load_domains
-from injerto.domains.preprocessing import ImagePreprocessing
+from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.samples import SAMPLES
 from injerto.domains.splits import split_domains
+from injerto.domains.texts import tokenize
 from injerto.evaluation.domains import REPORTED, role_of
 from injerto.recipe.defaults import SAMPLE_IMAGE_SIZE
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
-from injerto.tuning.base import Tuned, apply_tuning, find_tuning
+from injerto.training.stepplan import count_steps
+from injerto.tuning.base import Span, Tuned, apply_tuning, find_tuning
 from injerto.tuning.norms import check_norm, norm_layers
+
+WORTH = 1.5
+"""How often a value must be used for keeping it to pay."""
 
 
 @dataclass
@@ -43,8 +50,9 @@ class Prepared:
         backbone: The pretrained model, frozen and thawed as the tuning says.
         tuned: What the tuning decided.
         plan: How to compute.
-        cached: Whether embeddings are computed once and kept.
         seconds: How long loading took, imports not counted.
+        spans: The run's steps by what is frozen in them.
+        cuts: Where what frozen stages compute is kept, by their number.
     """
 
     recipe: Recipe
@@ -56,8 +64,9 @@ class Prepared:
     backbone: Backbone
     tuned: Tuned
     plan: ComputePlan
-    cached: bool
-    seconds: float
+    seconds: float = 0.0
+    spans: tuple[Span, ...] = ()
+    cuts: dict[int, Cut] = field(default_factory=dict)
 
     def part(self, name: str, side: str) -> Domain:
         """One split of one domain; a source's without its unlabelled examples.
@@ -180,8 +189,6 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         backbone=network,
         tuned=tuned,
         plan=make_plan(network, resolved.precision, resolved.threads),
-        cached=False,
-        seconds=0.0,
     )
     for name, part in prepared.parts("train").items():
         if not len(part):
@@ -257,23 +264,55 @@ def _announce(prepared: Prepared) -> None:
 def _plan_caches(prepared: Prepared) -> None:
     """Decide what is cached and how long the run will take; put both into the plan."""
     recipe, backbone = prepared.recipe, prepared.backbone
-    frozen = prepared.tuned.frozen_stages >= len(backbone.stages)
-    reported = sum(len(part) for sides in prepared.reported().values() for part in sides.values())
+    assert recipe.batch_size is not None
     train = sum(len(part) for part in prepared.parts("train").values())
-    views = recipe.views or 0
-    count = reported + train * max(1, views)
-    each = Embedder(backbone, prepared.plan).seconds_per_input()
-    if frozen and views:
-        reason = room_for(count, backbone.embedding_dim)
-        plan = prepared.plan.with_features(count, backbone.embedding_dim)
-        if reason:
-            plan = replace(plan, cache=f"embeddings, in memory only ({reason})")
-        prepared.plan = replace(plan, seconds=count * each)
-        prepared.cached = True
-        return
-    why = "every epoch augments anew (--views 0)" if frozen else f"--tuning {recipe.tuning} changes the embedding"
     vals = sum(len(part) for part in prepared.parts("val").values())
-    epochs = recipe.epochs or (recipe.steps or 1) * (recipe.batch_size or 1) / max(train, 1)
-    passes = 1 if frozen else 4 - 2 * prepared.tuned.frozen_stages / len(backbone.stages)
-    seconds = each * (train * epochs * passes + vals * epochs + reported)
-    prepared.plan = replace(prepared.plan, cache=f"nothing ({why})", seconds=seconds)
+    reported = sum(len(part) for sides in prepared.reported().values() for part in sides.values())
+    prepared.spans = prepared.tuned.spans(count_steps(train, recipe.batch_size, recipe.steps, recipe.epochs))
+    each = Embedder(backbone, prepared.plan).seconds_per_input()
+    texts, seconds = [], 0.0
+    for span in prepared.spans:
+        epochs = (span.stop - span.first) * recipe.batch_size / max(train, 1)
+        pairs = round(train * min(recipe.views or 1, epochs))
+        count = pairs + (reported if span is prepared.spans[-1] else vals)
+        cut, text = _plan_cache(prepared, span, epochs, count)
+        texts.append(text)
+        evaluated = vals * math.ceil(epochs) + (reported if span is prepared.spans[-1] else 0)
+        moving = 1 - span.frozen / len(backbone.stages)
+        if cut is None:
+            seconds += each * (train * epochs * (2 + 2 * moving if moving else 1) + evaluated)
+            continue
+        prepared.cuts[span.frozen] = cut
+        below = each if cut.suffix is None else Embedder(backbone, prepared.plan, cut).seconds_per_input()
+        seconds += below * count + max(0.0, each - below) * (3 * train * epochs + evaluated)
+    prepared.plan = replace(prepared.plan, cache="; then ".join(dict.fromkeys(texts)), seconds=seconds)
+
+
+def _plan_cache(prepared: Prepared, span: Span, epochs: float, count: int) -> tuple[Cut | None, str]:
+    """Where the frozen stages of some steps end, if what they compute is to be kept; and what the plan says of it."""
+    recipe, backbone = prepared.recipe, prepared.backbone
+    embeddings = span.frozen >= len(backbone.stages)
+    if not span.frozen:
+        return None, f"nothing (--tuning {recipe.tuning} freezes no stage)"
+    if not recipe.views:
+        return None, "nothing (every epoch augments anew; --views 4 keeps four versions)"
+    if not embeddings and epochs < WORTH * min(recipe.views, math.ceil(epochs)):
+        return None, f"nothing (no example is used {WORTH} times in the same version)"
+    cut = make_cut(backbone, span.frozen)
+    if cut is None:
+        return None, f"nothing ({backbone.spec} can't be cut below stage {span.frozen})"
+    what = "embeddings" if embeddings else f"stages 0-{span.frozen - 1}" if span.frozen > 1 else "stage 0"
+    rows = count * (_mean_tokens(prepared) if cut.ragged else 1)
+    reason = room_for(round(rows), cut.width)
+    if reason and not embeddings:
+        return None, f"nothing ({what} of {count} inputs: {reason})"
+    size = format_bytes(round(rows) * cut.width * 4)
+    return cut, f"{what} of {count} inputs ({size}{f', in memory only: {reason}' if reason else ''})"
+
+
+def _mean_tokens(prepared: Prepared) -> float:
+    """Tokens of a train example, from up to 256 of them."""
+    size = prepared.backbone.preprocessing
+    assert isinstance(size, TextPreprocessing)
+    texts = [str(text) for part in prepared.parts("train").values() for text in part.inputs[:256]][:256]
+    return float(np.mean([len(row) for row in tokenize(texts, size)]))

@@ -1,5 +1,6 @@
 """Which examples a step sees: a pure function of (seed, step), so that resuming needs no sampler state."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,18 @@ class Draw:
 
     positions: np.ndarray
     cycles: np.ndarray
+
+
+def count_steps(examples: int, batch_size: int, steps: int | None, epochs: float | None) -> int:
+    """Optimizer steps of a run.
+
+    Args:
+        examples: Train examples of all sources.
+        batch_size: Labelled source examples per step.
+        steps: As the recipe says it.
+        epochs: Passes over the train examples where the recipe does not say steps.
+    """
+    return steps or max(1, math.ceil(examples / batch_size * (epochs or 1)))
 
 
 class StepPlan:
@@ -49,6 +62,28 @@ class StepPlan:
     def steps_per_epoch(self) -> float:
         """Source train size divided by the batch size."""
         return sum(self.sizes.values()) / self.batch_size
+
+    def drawn(self, first: int, stop: int, views: int) -> dict[str, list[np.ndarray]]:
+        """Which examples some steps use, and in which augmented version.
+
+        Args:
+            first: The first step.
+            stop: One past the last step.
+            views: Versions of each example; cycle c uses version c mod ``views``.
+
+        Returns:
+            Source name to the sorted positions (n,) of each version.
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        for name, size in self.sizes.items():
+            start, end = self.drawn_before(name, first), self.drawn_before(name, stop)
+            kept = [np.zeros(size, bool) for _ in range(views)]
+            for cycle in range(start // size, -(-end // size)):
+                if not kept[cycle % views].all():
+                    low, high = max(start - cycle * size, 0), min(end - cycle * size, size)
+                    kept[cycle % views][self._cycle(name, cycle)[low:high]] = True
+            found[name] = [np.flatnonzero(chosen) for chosen in kept]
+        return found
 
     def drawn_before(self, name: str, step: int) -> int:
         """How many examples of a source all steps before ``step`` have used.

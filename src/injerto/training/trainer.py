@@ -25,7 +25,7 @@ from injerto.tasks.model import Model, Outputs
 from injerto.training.checkpoints import Tensors, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from injerto.training.examples import Batch, Examples
 from injerto.training.schedule import rate_factor
-from injerto.training.stepplan import StepPlan
+from injerto.training.stepplan import StepPlan, count_steps
 from injerto.tuning.base import Tuned
 from injerto.tuning.norms import norm_layers, training_modes
 
@@ -90,14 +90,16 @@ class Trainer:
         self.examples, self.validate, self.folder, self.class_weights = examples, validate, folder, class_weights
         self.accelerator = Accelerator(mixed_precision="no", cpu=plan.device == "cpu")
         assert recipe.batch_size is not None
-        self.steps_plan = StepPlan(examples.sizes(), recipe.batch_size, recipe.seed, examples.lengths())
-        per_epoch = self.steps_plan.steps_per_epoch
-        self.steps = recipe.steps or max(1, math.ceil(per_epoch * (recipe.epochs or 1)))
-        self.evaluate_every = max(1, min(self.steps, math.ceil(per_epoch)))
+        sizes = examples.sizes()
+        self.steps = count_steps(sum(sizes.values()), recipe.batch_size, recipe.steps, recipe.epochs)
+        self.spans = tuned.spans(self.steps)
+        self.steps_plan = StepPlan(sizes, recipe.batch_size, recipe.seed, examples.lengths(self.spans))
+        self.evaluate_every = max(1, min(self.steps, math.ceil(self.steps_plan.steps_per_epoch)))
         self.optimizer = self._optimizer()
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self.modes = training_modes(model.backbone, tuned, recipe.norm or "frozen")
         self.frozen_norms = self._frozen_norms()
+        self.span = self.spans[0]
+        self._modes: list[tuple[nn.Module, bool]] = []
         self.progress = Progress()
         self._best: Tensors | None = None  # not yet on disk
         self._saved = -math.inf
@@ -105,8 +107,7 @@ class Trainer:
     def _frozen_norms(self) -> AbstractContextManager[None]:
         """How the backbone trains through BatchNorms whose statistics do not move."""
         backbone, size = self.model.backbone, self.model.backbone.preprocessing
-        uncached = self.examples.features is None and self.tuned.rates
-        if not uncached or self.recipe.norm == "train" or not isinstance(size, ImagePreprocessing):
+        if not self.tuned.rates or self.recipe.norm == "train" or not isinstance(size, ImagePreprocessing):
             return nullcontext()
         probe = torch.rand(2, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
         return FrozenNorms(backbone, probe.to(self.plan.device))
@@ -143,9 +144,10 @@ class Trainer:
         """
         if resume:
             self._restore()
+        self._thaw()
         with progress("training", self.steps, "steps") as bar:
             bar.advance(self.progress.step)
-            batches = self.examples.batches(self.steps_plan, self.progress.step, self.steps)
+            batches = self.examples.batches(self.steps_plan, self.spans, self.progress.step)
             try:
                 while self.progress.step < self.steps and not self.progress.stopped:
                     loss = self._step(next(batches))
@@ -158,8 +160,9 @@ class Trainer:
         return self._select()
 
     def _step(self, batch: Batch) -> float:
-        if not batch.embedded:
-            for module, mode in self.modes:
+        self._thaw()
+        if batch.cut is None or batch.cut.suffix is not None:
+            for module, mode in self._modes:
                 module.training = mode
         factor = rate_factor(self.progress.step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
@@ -189,29 +192,24 @@ class Trainer:
         self.optimizer.step()
         return total
 
+    def _thaw(self) -> None:
+        """Let move what moves from this step on."""
+        span = next((span for span in self.spans if self.progress.step < span.stop), self.spans[-1])
+        if span is self.span and self._modes:
+            return
+        backbone, self.span = self.model.backbone, span
+        for name, parameter in backbone.model.named_parameters():
+            parameter.requires_grad_(name in self.tuned.rates and backbone.stage_of(name) >= span.frozen)
+        self._modes = training_modes(backbone, span.frozen, self.recipe.norm or "frozen")
+
     def _diverged(self, what: str) -> NoReturn:
         rates = f"--lr (now {self.recipe.lr:g}) or --head-lr (now {self.recipe.head_lr:g})"
         raise InjertoError(f"{what} at step {self.progress.step + 1}; lower {rates}, or raise --warmup")
 
     def _forward(self, batch: Batch) -> Outputs:
-        if batch.embedded:
-            assert isinstance(batch.inputs, torch.Tensor)
-            return self.model.classify(batch.inputs)
         with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            embedding = self._embed(batch.inputs)
+            embedding = embed_by_length(batch.cut.embed if batch.cut else self.model.backbone, batch.inputs)
         return self.model.classify(embedding)
-
-    def _embed(self, inputs: Inputs) -> torch.Tensor:
-        """Embeddings of one batch; texts in four parts of similar length, so that little is computed on padding."""
-        if isinstance(inputs, torch.Tensor):
-            return self.model.backbone(inputs)
-        lengths = inputs["attention_mask"].sum(1)
-        order = lengths.argsort(stable=True)
-        parts = []
-        for rows in order.tensor_split(min(4, len(order))):
-            longest = int(lengths[rows].max())
-            parts.append(self.model.backbone({name: value[rows, :longest] for name, value in inputs.items()}))
-        return torch.cat(parts)[order.argsort()]
 
     def _evaluate(self, loss: float) -> None:
         state = self.progress
@@ -256,7 +254,8 @@ class Trainer:
 
     def _weights(self) -> Tensors:
         """Everything that training may have changed: trained parameters, BatchNorm statistics, the new layers."""
-        tensors: Tensors = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = {f"backbone.model.{name}" for name in self.tuned.rates} | set(self.model.new_layers())
+        tensors: Tensors = {name: p for name, p in self.model.named_parameters() if name in trained}
         for name, buffer in self.model.named_buffers():
             if name.startswith("head."):
                 tensors[name] = buffer
@@ -300,6 +299,24 @@ class Trainer:
             self._load(load_checkpoint(best)[0])
             return {"rule": "best-source-val", "step": state.best_step, "steps": state.step, "score": state.best[0]}
         return {"rule": "last", "step": state.step, "steps": state.step, "score": None}
+
+
+def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:
+    """Embeddings (B, D) of one batch; texts in four parts of similar length, so that little is computed on padding.
+
+    Args:
+        embed: The backbone, or its part above a cut.
+        inputs: What that takes.
+    """
+    if isinstance(inputs, torch.Tensor):
+        return embed(inputs)
+    lengths = inputs["attention_mask"].sum(1)
+    order = lengths.argsort(stable=True)
+    parts = []
+    for rows in order.tensor_split(min(4, len(order))):
+        longest = int(lengths[rows].max())
+        parts.append(embed({name: value[rows, :longest] for name, value in inputs.items()}))
+    return torch.cat(parts)[order.argsort()]
 
 
 def _step_of(line: str) -> float:

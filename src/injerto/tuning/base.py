@@ -12,16 +12,44 @@ from injerto.recipe.grammar import TuningSpec
 
 
 @dataclass(frozen=True)
+class Span:
+    """Steps in which the same stages are frozen.
+
+    Attributes:
+        first: The first step.
+        stop: One past the last step.
+        frozen: How many stages, from the bottom, do not move.
+    """
+
+    first: int
+    stop: int
+    frozen: int
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What a tuning decided.
 
     Attributes:
-        frozen_stages: How many stages, from the bottom, stay exactly as they are.
+        frozen_stages: How many stages, from the bottom, stay exactly as they are in the whole run.
         rates: Factor on the learning rate of every trained parameter of the backbone's network, by name.
+        thaws: Where stages thaw on the way: share of the steps done, and stages still frozen from there on.
     """
 
     frozen_stages: int
     rates: dict[str, float]
+    thaws: tuple[tuple[float, int], ...] = ()
+
+    def spans(self, steps: int) -> tuple[Span, ...]:
+        """The run's steps by what is frozen in them.
+
+        Args:
+            steps: Of the whole run.
+        """
+        marks = [(round(share * steps), frozen) for share, frozen in self.thaws or ((0.0, self.frozen_stages),)]
+        stops = [first for first, _ in marks[1:]] + [steps]
+        found = [Span(first, stop, frozen) for (first, frozen), stop in zip(marks, stops, strict=True)]
+        return tuple(span for span in found if span.stop > span.first)
 
 
 Tuning = Callable[[Backbone, TuningSpec], Tuned]

@@ -8,7 +8,7 @@ from torch import nn
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import Inputs
-from injerto.tuning.base import BatchNorm, Tuned
+from injerto.tuning.base import BatchNorm
 
 
 def norm_layers(backbone: Backbone) -> dict[str, nn.Module]:
@@ -24,7 +24,7 @@ def norm_layers(backbone: Backbone) -> dict[str, nn.Module]:
     }
 
 
-def training_modes(backbone: Backbone, tuned: Tuned, policy: str) -> list[tuple[nn.Module, bool]]:
+def training_modes(backbone: Backbone, frozen: int, policy: str) -> list[tuple[nn.Module, bool]]:
     """The mode of every module while training: what learns is in training mode, everything frozen in eval mode.
 
     A module is in training mode when all parameters below it belong to trained stages; one without parameters
@@ -32,7 +32,7 @@ def training_modes(backbone: Backbone, tuned: Tuned, policy: str) -> list[tuple[
 
     Args:
         backbone: The tuned model.
-        tuned: What the tuning decided.
+        frozen: How many stages, from the bottom, do not move.
         policy: The norm policy.
 
     Returns:
@@ -43,7 +43,7 @@ def training_modes(backbone: Backbone, tuned: Tuned, policy: str) -> list[tuple[
     for name, module in modules.items():  # parents come before their children
         prefix = f"{name}." if name else ""
         stages = {backbone.stage_of(prefix + own) for own, _ in module.named_parameters()}
-        modes[name] = min(stages) >= tuned.frozen_stages if stages else modes.get(name.rpartition(".")[0], False)
+        modes[name] = min(stages) >= frozen if stages else modes.get(name.rpartition(".")[0], False)
     if policy != "train":
         modes |= dict.fromkeys(norm_layers(backbone), False)
     return [(modules[name], mode) for name, mode in modes.items()]
