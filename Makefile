@@ -40,5 +40,5 @@ $(READY): pyproject.toml
 	    { echo "Injerto needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@echo "setting up .venv (PyTorch and friends: minutes and some gigabytes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install --quiet --editable ".[offline,serve,sweep,export,dev]"
+	@$(PIP) install --quiet --editable ".[offline,serve,sweep,export,track,dev]"
 	@touch $(READY)

@@ -56,7 +56,8 @@ def test_every_flag_reaches_the_recipe_zeros_too(cli: Cli, monkeypatch: pytest.M
         "norm": "train", "epochs": 2.5, "batch_size": 3, "lr": 0.5, "head_lr": 0.25, "weight_decay": 0.0, "optimizer": "sgd",
         "warmup": 0.0, "clip": 0.0, "accumulate": 2, "class_weights": "balanced", "label_smoothing": 0.0, "image_size": 64,
         "augment": "none", "views": 0, "select": "last", "patience": 3, "precision": "fp32", "threads": 1, "seed": 0,
-        "split_seed": 0, "skip_bad": True,
+        "split_seed": 0, "skip_bad": True, "layer_decay": 0.5, "l2_sp": 0.0, "average": "ema", "slider": True,
+        "remember": "r", "track": ["wandb", "mlflow"], "shots": 5,
     }  # fmt: skip
     assert set(given) == set(Recipe.model_fields) - {"data", "steps", "defaults_version"}
     seen: dict[str, Any] = {}

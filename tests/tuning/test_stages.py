@@ -46,6 +46,6 @@ def test_too_many_stages(make_backbone: Callable[..., Any]) -> None:
 
 
 def test_a_tuning_of_the_grammar_that_is_not_there_yet() -> None:
-    for text in ("gradual", "lp-ft", "bitfit", "norm", "lora", "lora(r=8):last:2"):
+    for text in ("bitfit", "norm", "lora", "lora(r=8):last:2"):
         with pytest.raises(InjertoError, match="not available yet"):
             find_tuning(parse_tuning(text))

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
+from injerto.adapters.slider import Line, linear
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path
@@ -15,6 +17,8 @@ from injerto.tuning.norms import norm_layers
 
 ADAPTER = "adapter_model.safetensors"
 HEAD = "head.safetensors"
+PROBE = ("probe.weight", "probe.bias")
+"""In the head's file: the probe on the pretrained backbone, where the run has a slider."""
 SLACK = 4_000_000
 """Bytes a file may be larger than its tensors (the header)."""
 
@@ -35,7 +39,7 @@ def changed_names(backbone: Backbone, tuned: Tuned, norm: str) -> list[str]:
     return sorted(names)
 
 
-def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str) -> int:
+def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str, line: Line | None = None) -> int:
     """Write what changed in the base, and the new layers.
 
     Args:
@@ -43,6 +47,7 @@ def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str) -> int:
         model: The finished model, its head folded.
         tuned: What the tuning decided.
         norm: The norm policy.
+        line: From the pretrained to the tuned model, where the run has a slider: the probe at its start is kept.
 
     Returns:
         Bytes written.
@@ -51,6 +56,8 @@ def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str) -> int:
     base = {name: state[name] for name in changed_names(model.backbone, tuned, norm)}
     new = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
     new = {name: tensor for name, tensor in new.items() if name not in ("head.shift", "head.scale")}
+    if line is not None:
+        new |= dict(zip(PROBE, line.base_head, strict=True))
     return sum(_save(folder / file, tensors) for file, tensors in ((ADAPTER, base), (HEAD, new)))
 
 
@@ -65,7 +72,7 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> int:
     return path.stat().st_size
 
 
-def load_tensors(folder: Path, model: Model) -> None:
+def load_tensors(folder: Path, model: Model) -> Line | None:
     """Put an adapter's tensors into a fresh model.
 
     Every name, shape and dtype must be one of the model's own, every number finite; files larger than the model are
@@ -74,6 +81,9 @@ def load_tensors(folder: Path, model: Model) -> None:
     Args:
         folder: The adapter's folder.
         model: Built from the card on the checked base; changed in place only after all checks.
+
+    Returns:
+        The line from the pretrained to the tuned model where the adapter has a slider, else None.
 
     Raises:
         InjertoError: Where a file is missing, damaged or does not fit.
@@ -84,13 +94,24 @@ def load_tensors(folder: Path, model: Model) -> None:
         {f"backbone.model.{name}": t for name, t in model.backbone.model.state_dict().items()},
         "backbone.model.",
     )
-    new = _read(folder / HEAD, {name: t for name, t in expected.items() if not name.startswith("backbone.")}, "")
+    allowed = {name: t for name, t in expected.items() if not name.startswith("backbone.")}
+    if isinstance(model.neck, nn.Identity) and len(model.head.layers) == 1:
+        allowed |= dict(zip(PROBE, linear(model).parameters(), strict=True))
+    new = _read(folder / HEAD, allowed, "")
     missing = {
         n for n in expected if not n.startswith("backbone.") and n not in ("head.shift", "head.scale")
     } - new.keys()
     if missing:
         raise InjertoError(f"{folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
-    model.load_state_dict({**base, **new}, strict=False)
+    line = None
+    if all(name in new for name in PROBE):
+        short = [name.removeprefix("backbone.model.") for name in base]
+        start = {name: expected[f"backbone.model.{name}"].clone() for name in short}
+        tuned = {name: base[f"backbone.model.{name}"].clone() for name in short}
+        end = new["head.layers.0.weight"].clone(), new["head.layers.0.bias"].clone()
+        line = Line(start, tuned, (new[PROBE[0]], new[PROBE[1]]), end)
+    model.load_state_dict({n: t for n, t in {**base, **new}.items() if n not in PROBE}, strict=False)
+    return line
 
 
 def _read(path: Path, allowed: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

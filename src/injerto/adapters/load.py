@@ -9,6 +9,7 @@ from PIL import Image
 
 from injerto.adapters.artifact import load_tensors
 from injerto.adapters.card import load_card
+from injerto.adapters.slider import Line
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
@@ -31,7 +32,7 @@ def adapter_folder(path: Path) -> Path:
     return path / "adapter" if (path / "adapter").is_dir() else path
 
 
-def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any]]:
+def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any], Line | None]:
     """Open an adapter on its base model.
 
     Args:
@@ -39,7 +40,7 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any]]
         backbone: The base (spec, folder or module) where the card cannot name it on this machine.
 
     Returns:
-        The model and the card.
+        The model, the card, and the line to the pretrained model where the adapter has a slider.
 
     Raises:
         InjertoError: Where the base is not the one the adapter was made for, or a file does not fit.
@@ -55,8 +56,8 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any]]
         )
     neck = None if card["neck"] == "none" else int(card["neck"])
     model = Model(base, tuple(card["labels"]), card["head"], neck)
-    load_tensors(folder, model)
-    return model.eval(), card
+    line = load_tensors(folder, model)
+    return model.eval(), card, line
 
 
 def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:

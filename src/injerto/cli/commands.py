@@ -33,6 +33,13 @@ Precision = Annotated[str | None, _option("auto, fp32 or bf16.")]
 Threads = Annotated[int | None, _option("CPU threads; all cores where not given.")]
 
 
+def _number(text: str, flag: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{flag} '{text}' is neither a number nor auto") from None
+
+
 def _version(show: bool) -> None:
     if show:
         from importlib.metadata import version
@@ -61,7 +68,7 @@ def fit(
     target: Annotated[list[str] | None, _option("Domain without labels, or NAME=PATH; repeat for several.")] = None,
     out: Annotated[Path | None, _option("The run's folder; runs/<data>-<tuning>-<seed> where not given.")] = None,
     backbone: BackboneName = None,
-    tuning: Annotated[str | None, _option("What may move: head, last:K or full.")] = None,
+    tuning: Annotated[str | None, _option("What may move: head, last:K, full, gradual or lp-ft.")] = None,
     alignment: Annotated[str | None, _option("What must match across domains: none.")] = None,
     head: Annotated[str | None, _option("linear, mlp, probe (converged) or native.")] = None,
     neck: Annotated[str | None, _option("none, or the width of a projection before the head.")] = None,
@@ -69,9 +76,11 @@ def fit(
     epochs: Annotated[float | None, _option("Passes over the source's train split.")] = None,
     steps: Annotated[int | None, _option("Optimizer steps, instead of --epochs.")] = None,
     batch_size: Annotated[int | None, _option("Labelled source examples per step.")] = None,
-    lr: Annotated[float | None, _option("Learning rate.")] = None,
+    lr: Annotated[str | None, _option("Learning rate; auto for a range test.")] = None,
     head_lr: Annotated[float | None, _option("Learning rate of the new layers.")] = None,
     weight_decay: Annotated[float | None, _option("Decoupled weight decay.")] = None,
+    layer_decay: Annotated[float | None, _option("Factor on the rate from each stage to the one below.")] = None,
+    l2_sp: Annotated[float | None, _option("Pull to the pretrained weights, in place of weight decay.")] = None,
     optimizer: Annotated[str | None, _option("adamw or sgd.")] = None,
     warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.")] = None,
     clip: Annotated[float | None, _option("Largest gradient norm; 0 for no clipping.")] = None,
@@ -79,8 +88,12 @@ def fit(
     class_weights: Annotated[str | None, _option("none or balanced.")] = None,
     label_smoothing: Annotated[float | None, _option("Share of the probability spread over all classes.")] = None,
     image_size: Annotated[int | None, _option("Pixels a side.")] = None,
-    augment: Annotated[str | None, _option("none, light or standard.")] = None,
+    augment: Annotated[str | None, _option("none, light, standard, or auto by size of the data.")] = None,
     views: Annotated[int | None, _option("Augmented versions of each example; 0 for new ones every epoch.")] = None,
+    average: Annotated[str | None, _option("Keep an average of the weights: none, ema or swad.")] = None,
+    slider: Annotated[bool, _option("Keep the probe too, to scale back towards the base.", "--slider")] = False,
+    remember: Annotated[str | None, _option("Data the backbone should still tell apart; measured.")] = None,
+    track: Annotated[list[str] | None, _option("tensorboard, wandb or mlflow; repeat for several.")] = None,
     select: Annotated[str | None, _option("best-source-val or last.")] = None,
     patience: Annotated[int | None, _option("Stop after so many evaluations without improvement.")] = None,
     precision: Precision = None,
@@ -93,6 +106,7 @@ def fit(
     group: Annotated[str | None, _option("Column, or regex on path or text, of what a split must not part.")] = None,
     split_column: Annotated[str | None, _option("Column that says train, val, test or unlabeled.")] = None,
     split_file: Annotated[str | None, _option("CSV path,split.")] = None,
+    shots: Annotated[int | None, _option("Train and val examples a class; all where not given.")] = None,
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
     resume: Annotated[bool, _option("Go on from the last checkpoint.", "--resume")] = False,
     overwrite: Annotated[bool, _option("Replace an earlier run.", "--overwrite")] = False,
@@ -101,6 +115,7 @@ def fit(
 ) -> None:
     """Adapt a pretrained model to data: train, measure, write the run's folder."""
     given = {name: value for name, value in locals().items() if name not in ("data", "as_json")}
+    given["lr"] = lr if lr is None or lr == "auto" else _number(lr, "--lr")
     settings: dict[str, Any] = {n: v for n, v in given.items() if v is not None and v is not False and v != []}
     from injerto import api
     from injerto.cli.show import print_json, print_metrics

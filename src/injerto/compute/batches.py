@@ -12,7 +12,7 @@ from injerto.basics.files import sha256
 from injerto.domains.domain import Domain
 from injerto.domains.images import augment_image, prepare_image, read_image
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
-from injerto.domains.texts import pad, tokenize
+from injerto.domains.texts import augment_tokens, pad, tokenize
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
 TEXT_EDGES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -76,6 +76,17 @@ class BatchMaker:
         assert isinstance(self.preprocessing, TextPreprocessing)
         arrays = pad(rows, self.preprocessing, length)
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+
+    def augmented(self, ids: np.ndarray, policy: str, rng: np.random.Generator) -> np.ndarray:
+        """One augmented version of a text: int32 (L,).
+
+        Args:
+            ids: Its token ids.
+            policy: Augmentation policy.
+            rng: Randomness of the augmentation.
+        """
+        assert isinstance(self.preprocessing, TextPreprocessing)
+        return augment_tokens(ids, frozenset(self.preprocessing.tokenizer.all_special_ids), policy, rng)
 
     def tokens(self, domain: Domain) -> list[np.ndarray]:
         """Token ids of every text of a domain.

@@ -64,7 +64,7 @@ class Embedder:
         inputs: Sequence[Any],
         keys: Sequence[str],
         title: str = "embedding",
-        load: Callable[[int], Any] | None = None,
+        load: Callable[[int, Any], Any] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Embed inputs in fixed chunks.
 
@@ -72,7 +72,7 @@ class Embedder:
             inputs: Pictures (path, bytes, PIL) or texts.
             keys: Their content hashes; chunks are formed in this order.
             title: What the progress line says.
-            load: How picture i is decoded, where it is not by the plain preprocessing.
+            load: ``load(i, item)`` augments picture i, given as it came, or text i, given as token ids.
 
         Yields:
             Positions (n,) in ``inputs`` and their embeddings, float32 (n, D).
@@ -85,7 +85,7 @@ class Embedder:
         inputs: Sequence[Any],
         keys: Sequence[str],
         title: str = "embedding",
-        load: Callable[[int], Any] | None = None,
+        load: Callable[[int, Any], Any] | None = None,
     ) -> Iterator[Chunk]:
         """What the store keeps of inputs, in fixed chunks.
 
@@ -93,7 +93,7 @@ class Embedder:
             inputs: Pictures (path, bytes, PIL) or texts.
             keys: Their content hashes; chunks are formed in this order.
             title: What the progress line says.
-            load: How picture i is decoded, where it is not by the plain preprocessing.
+            load: ``load(i, item)`` augments picture i, given as it came, or text i, given as token ids.
 
         Yields:
             Positions, rows and their counts.
@@ -107,9 +107,9 @@ class Embedder:
             yield positions, self.cut.rows(output, counts), counts
 
     def _run(
-        self, inputs: Sequence[Any], keys: Sequence[str], title: str, load: Callable[[int], Any] | None
+        self, inputs: Sequence[Any], keys: Sequence[str], title: str, load: Callable[[int, Any], Any] | None
     ) -> Iterator[tuple[np.ndarray, Inputs, torch.Tensor]]:
-        stream = self._images(inputs, keys, load) if self._is_image else self._texts(inputs, keys)
+        stream = self._images(inputs, keys, load) if self._is_image else self._texts(inputs, keys, load)
         with progress(title, len(inputs), "images" if self._is_image else "texts") as bar:
             for positions, batch in stream:
                 output = self.forward(batch)[: len(positions)]
@@ -121,17 +121,25 @@ class Embedder:
         return isinstance(self.maker.preprocessing, ImagePreprocessing)
 
     def _images(
-        self, inputs: Sequence[Any], keys: Sequence[str], load: Callable[[int], Any] | None
+        self, inputs: Sequence[Any], keys: Sequence[str], load: Callable[[int, Any], Any] | None
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
         order = sorted(range(len(inputs)), key=keys.__getitem__)
         chunks = [order[start : start + IMAGE_CHUNK] for start in range(0, len(order), IMAGE_CHUNK)]
-        loader = load or (lambda position: self.maker.image(inputs[position]))
+
+        def loader(position: int) -> np.ndarray:
+            item = inputs[position]
+            return load(position, item) if load else self.maker.image(item)
+
         for chunk, rows in zip(chunks, prefetch(chunks, loader, self.maker.workers), strict=True):
             filled = rows + [rows[-1]] * (IMAGE_CHUNK - len(rows))
             yield np.asarray(chunk), self.maker.collate_images(filled)
 
-    def _texts(self, inputs: Sequence[Any], keys: Sequence[str]) -> Iterator[tuple[np.ndarray, Inputs]]:
+    def _texts(
+        self, inputs: Sequence[Any], keys: Sequence[str], load: Callable[[int, Any], Any] | None
+    ) -> Iterator[tuple[np.ndarray, Inputs]]:
         rows = tokenize([str(text) for text in inputs], self.maker.preprocessing)  # type: ignore[arg-type]
+        if load:
+            rows = [load(position, row) for position, row in enumerate(rows)]
         edges = [self._edge(len(row)) for row in rows]
         order = sorted(range(len(rows)), key=lambda position: (edges[position], keys[position]))
         start = 0

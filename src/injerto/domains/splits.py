@@ -64,6 +64,26 @@ def split_domains(domains: Mapping[str, Domain], sources: Sequence[str], seed: i
     }
 
 
+def keep_shots(sides: np.ndarray, domain: Domain, shots: int, seed: int) -> None:
+    """Leave so many examples of each class in train, and in val; the others are in no split. Test stays whole.
+
+    Args:
+        sides: ``train``, ``val`` or ``test`` of every example, changed in place.
+        domain: A source.
+        shots: Examples a class.
+        seed: The split seed: which examples stay is decided by SHA-256(seed, content).
+    """
+    rank = sorted(range(len(domain)), key=lambda i: sha256(seed, "shots", domain.contents[i]))
+    left: Counter[tuple[str, str]] = Counter()
+    for index in rank:
+        label, side = domain.labels[index], str(sides[index])
+        if label is None or side == "test":
+            continue
+        left[side, label] += 1
+        if left[side, label] > shots:
+            sides[index] = ""
+
+
 def _with_val(domains: Mapping[str, Domain], sources: Sequence[str], seed: int) -> dict[str, list[str | None]]:
     """The given splits, with a quarter of train as val in domains that were given no val."""
     given = {name: list(domain.given) for name, domain in domains.items()}

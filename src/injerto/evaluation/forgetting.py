@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from injerto.statistics.bootstrap import bootstrap_interval
 from injerto.statistics.similarity import linear_cka
 
 
@@ -29,3 +30,29 @@ def forgetting(before: np.ndarray, after: np.ndarray, classifier: nn.Module | No
         agreement = float((old == new).float().mean())
     cka = linear_cka(before, after) if len(before) > 1 else float("nan")
     return {"agreement": agreement, "cka": None if np.isnan(cka) else cka, "n": len(before)}
+
+
+def compare_probes(before: np.ndarray, after: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """Accuracy of probes fitted on the pretrained and on the tuned embeddings of the same test examples.
+
+    Args:
+        before: Logits by the probe on the pretrained embeddings, (n, C).
+        after: By the probe on the tuned ones, (n, C).
+        labels: Class indices (n,).
+        groups: (n,) group per example; the interval resamples groups.
+
+    Returns:
+        ``before`` and ``after``, accuracies; ``difference`` with its paired 95 % ``interval``; ``n``. The numbers are
+        None without test examples.
+    """
+    if not len(labels):
+        return {"before": None, "after": None, "difference": None, "interval": None, "n": 0}
+    old, new = (logits.argmax(axis=1) == labels for logits in (before, after))
+    change = new.astype(np.float64) - old
+    return {
+        "before": float(old.mean()),
+        "after": float(new.mean()),
+        "difference": float(change.mean()),
+        "interval": list(bootstrap_interval(change, groups)),
+        "n": len(labels),
+    }

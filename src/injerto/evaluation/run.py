@@ -28,7 +28,12 @@ class Run:
     """
 
     def __init__(
-        self, path: str | Path, backbone: Any = None, precision: str = "fp32", threads: int | None = None
+        self,
+        path: str | Path,
+        backbone: Any = None,
+        precision: str = "fp32",
+        threads: int | None = None,
+        t: float | None = None,
     ) -> None:
         """Remember where the run is; use :func:`injerto.load`.
 
@@ -37,15 +42,31 @@ class Run:
             backbone: The base model where it can't be found by name.
             precision: ``fp32``, ``bf16`` or ``auto``.
             threads: CPU threads, None for all cores.
+            t: Point between the pretrained (0) and the tuned model (1), None for the model as it is.
         """
         self.path = Path(path)
-        self._backbone, self._precision, self._threads = backbone, precision, threads
+        self._backbone, self._precision, self._threads, self._t = backbone, precision, threads, t
 
     @cached_property
     def _opened(self) -> tuple[Model, dict[str, Any], ComputePlan]:
-        model, card = load_model(self.path, self._backbone)
+        model, card, line = load_model(self.path, self._backbone)
         plan = make_plan(model.backbone, self._precision, self._threads)
+        if self._t is not None:
+            if line is None:
+                raise InjertoError(f"{self.path} has no slider; fit it with --slider")
+            line.move(model, self._t)
         return model.to(plan.device), card, plan
+
+    def scale(self, t: float) -> "Run":
+        """The same run at a point between the pretrained and the tuned model (WiSE-FT); opened when first used.
+
+        Args:
+            t: 0 for the pretrained backbone with the probe, 1 for the tuned model.
+
+        Raises:
+            InjertoError: When it is used: where the run was fitted without ``slider``, or t is outside 0..1.
+        """
+        return Run(self.path, self._backbone, self._precision, self._threads, t)
 
     @property
     def model(self) -> Model:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import write_text
-from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, defaults_for
+from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, augmentation_for, defaults_for
 from injerto.recipe.grammar import AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -27,6 +27,7 @@ class Recipe(BaseModel):
         group: Column, or regular expression on the path or text, of what must not be parted by a split.
         split_column: Column that says train, val, test or unlabeled.
         split_file: CSV ``path,split``.
+        shots: Train and val examples a class; all where not given.
         backbone: The pretrained model, ``timm:...``, ``hf:...``, ``packaged:...`` or a folder.
         tuning: What may move.
         alignment: What must match across domains.
@@ -36,9 +37,11 @@ class Recipe(BaseModel):
         epochs: Passes over the source's train split (excludes ``steps``).
         steps: Optimizer steps (excludes ``epochs``).
         batch_size: Labelled source examples per step.
-        lr: Learning rate of what was pretrained (of the head, where nothing else moves).
+        lr: Learning rate of what was pretrained (of the head, where nothing else moves); ``auto`` for a range test.
         head_lr: Learning rate of the new layers.
+        layer_decay: Factor on ``lr`` from each stage to the one below it.
         weight_decay: Decoupled weight decay.
+        l2_sp: Decoupled pull of what was pretrained to where it started, in place of its weight decay.
         optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
         warmup: Share of the steps in which the rate rises linearly.
         clip: Largest norm of the gradient; 0 switches clipping off.
@@ -46,8 +49,12 @@ class Recipe(BaseModel):
         class_weights: ``none`` or ``balanced`` (inverse frequency in the source's train split).
         label_smoothing: Share of the target probability spread over all classes.
         image_size: Pixels a side.
-        augment: ``none``, ``light`` or ``standard``.
+        augment: ``none``, ``light``, ``standard``, or ``auto`` by modality and size of the data.
         views: Augmented versions of each example; 0 means a new one every epoch.
+        average: ``none``, ``ema`` or ``swad``: which average of the weights is evaluated and kept.
+        slider: Keep the probe on the pretrained backbone too, so that the run can be scaled back to it.
+        remember: Data whose classes the backbone should still be able to tell apart afterwards.
+        track: Trackers that follow the run: ``tensorboard``, ``wandb``, ``mlflow``.
         select: ``best-source-val`` or ``last``.
         patience: Evaluations without improvement after which training stops.
         precision: ``auto``, ``fp32`` or ``bf16``.
@@ -68,6 +75,7 @@ class Recipe(BaseModel):
     group: str | None = None
     split_column: str | None = None
     split_file: str | None = None
+    shots: Count | None = None
     backbone: str | None = None
     tuning: str = "head"
     alignment: str = "none"
@@ -77,9 +85,11 @@ class Recipe(BaseModel):
     epochs: Positive | None = None
     steps: Count | None = None
     batch_size: Count | None = None
-    lr: Positive | None = None
+    lr: Positive | Literal["auto"] | None = None
     head_lr: Positive | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    l2_sp: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     optimizer: Literal["adamw", "sgd"] = "adamw"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -87,8 +97,12 @@ class Recipe(BaseModel):
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
-    augment: Literal["none", "light", "standard"] | None = None
+    augment: Literal["auto", "none", "light", "standard"] | None = None
     views: Annotated[int, Field(ge=0)] | None = None
+    average: Literal["none", "ema", "swad"] = "none"
+    slider: bool = False
+    remember: str | None = None
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     select: Literal["best-source-val", "last"] | None = None
     patience: Count | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -98,7 +112,7 @@ class Recipe(BaseModel):
     skip_bad: bool = False
     defaults_version: int = DEFAULTS_VERSION
 
-    @field_validator("source", "target", mode="before")
+    @field_validator("source", "target", "track", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -135,6 +149,18 @@ class Recipe(BaseModel):
             raise InjertoError("--epochs and --steps exclude each other; give one")
         if self.head == "probe" and (self.tuning_spec.kind != "head" or self.neck != "none"):
             raise InjertoError("--head probe is solved, not trained: it goes with --tuning head and no neck")
+        linear = self.head in ("linear", "native") and self.neck == "none"
+        if self.tuning_spec.kind == "lp-ft" and not linear:
+            raise InjertoError("--tuning lp-ft starts from a linear probe: it goes with --head linear and no neck")
+        if self.slider and (self.tuning_spec.kind == "head" or not linear):
+            raise InjertoError(
+                "--slider runs from the probe to a tuned backbone: it needs a --tuning that moves it, "
+                "--head linear and no neck"
+            )
+        if self.average == "swad" and self.select == "best-source-val":
+            raise InjertoError("--average swad chooses its own weights; leave --select out")
+        if self.head == "probe" and (self.average != "none" or self.lr == "auto"):
+            raise InjertoError("--head probe is solved, not trained: --average and --lr auto have nothing to act on")
         if self.head == "probe" and self.alignment != "none":
             raise InjertoError("--head probe cannot be aligned; use --head linear")
         return self
@@ -154,11 +180,12 @@ class Recipe(BaseModel):
         """The neck's width, None without a neck."""
         return None if self.neck == "none" else int(self.neck)
 
-    def resolved(self, modality: str) -> "Recipe":
+    def resolved(self, modality: str, examples: int = 0) -> "Recipe":
         """The recipe with every open field filled from the table of defaults.
 
         Args:
             modality: ``image`` or ``text``.
+            examples: Labelled source examples.
 
         Returns:
             A recipe that says everything (``image_size`` stays None for the model's own size).
@@ -166,20 +193,22 @@ class Recipe(BaseModel):
         row = defaults_for(modality, self.tuning_spec.kind)
         frozen = self.tuning_spec.kind == "head"
         augment = self.augment if self.augment is not None else row.augment
+        if augment == "auto":
+            augment = augmentation_for(modality, examples)
         fill: dict[str, Any] = {
             "backbone": BACKBONES[modality],
             "norm": row.norm,
             "epochs": row.epochs if self.steps is None else None,
             "batch_size": row.batch_size,
             "lr": row.lr,
-            "head_lr": (self.lr if frozen and self.lr is not None else row.head_lr),
+            "head_lr": (self.lr if frozen and self.lr not in (None, "auto") else row.head_lr),
             "weight_decay": row.weight_decay,
-            "augment": row.augment,
             "views": 1 if augment == "none" else row.views if row.augment != "none" else 4,
-            "select": "last" if self.alignment != "none" else "best-source-val",
+            "select": "last" if self.alignment != "none" or self.average == "swad" else "best-source-val",
             "split_seed": self.seed,
         }
-        return self.model_copy(update={key: value for key, value in fill.items() if getattr(self, key) is None})
+        filled = {key: value for key, value in fill.items() if getattr(self, key) is None}
+        return self.model_copy(update=filled | {"augment": augment})
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML.

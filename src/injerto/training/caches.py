@@ -1,6 +1,7 @@
 """What frozen stages compute, computed once: embeddings and hidden states from the cache, or into it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -94,14 +95,15 @@ class Caches:
         on_disk = cut.suffix is not None or room_for(len(keys), cut.width) is None
         store = FeatureStore(key, cut.width, on_disk)
 
+        is_image = backbone.modality == "image"
+
         def compute(positions: list[int]) -> Iterator[Chunk]:
             embedder = Embedder(backbone, plan, cut)
 
-            def load(index: int) -> np.ndarray:
-                position = positions[index]
-                return embedder.maker.image(
-                    inputs[position], policy, augmentation_rng(recipe.seed, keys[position], view or 0)
-                )
+            def load(index: int, item: Any) -> np.ndarray:
+                rng = augmentation_rng(recipe.seed, keys[positions[index]], view or 0)
+                maker = embedder.maker
+                return maker.image(item, policy, rng) if is_image else maker.augmented(item, policy, rng)
 
             chosen = [inputs[position] for position in positions]
             names = [keys[position] for position in positions]

@@ -122,7 +122,7 @@ class Examples:
         return {name: np.asarray([len(row) for row in rows]) for name, rows in self.tokens.items()}
 
     def load(self, name: str, position: int, cycle: int) -> np.ndarray:
-        """Decode and augment one picture.
+        """Decode and augment one picture, or the token ids of one text.
 
         Args:
             name: The source.
@@ -130,7 +130,11 @@ class Examples:
             cycle: How often the source had been gone through before.
         """
         part = self.domains[name]
+        if not self.is_image and self.augment == "none":
+            return self.tokens[name][position]
         rng = augmentation_rng(self.seed, part.contents[position], cycle % self.views if self.views else cycle)
+        if not self.is_image:
+            return self.maker.augmented(self.tokens[name][position], self.augment, rng)
         return self.maker.image(part.inputs[position], self.augment, rng)
 
     def batches(self, plan: StepPlan, spans: Sequence[Span], first: int = 0) -> Iterator[Batch]:
@@ -166,8 +170,13 @@ class Examples:
             yield self._batch(pending.pop(0), self.maker.collate_images(rows))
 
     def _texts(self, draw: dict[str, Draw]) -> Inputs:
-        rows = [self.tokens[name][position] for name, part in draw.items() for position in part.positions]
-        return self.maker.collate_texts(rows)
+        return self.maker.collate_texts(
+            [
+                self.load(name, int(position), int(cycle))
+                for name, part in draw.items()
+                for position, cycle in zip(part.positions, part.cycles, strict=True)
+            ]
+        )
 
     def _read(self, kept: Kept, draw: dict[str, Draw]) -> Inputs:
         places = [

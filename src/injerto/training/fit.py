@@ -12,32 +12,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from injerto.adapters.artifact import save_tensors
+from injerto.adapters.artifact import changed_names, save_tensors
 from injerto.adapters.card import make_card, save_card
+from injerto.adapters.slider import Line, linear
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker, Inputs, prefetch
-from injerto.compute.features import Features
-from injerto.compute.inference import Continuer, Embedder
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, role_of
-from injerto.evaluation.forgetting import forgetting
-from injerto.evaluation.predictor import classify_kept, predict_logits, probabilities
+from injerto.evaluation.predictor import classify_kept, predict_logits
 from injerto.tasks.classification import balanced_weights
-from injerto.tasks.heads import solve_probe
 from injerto.tasks.model import Model
+from injerto.tasks.probe import Probe, Score, fit_probe, quick_score
 from injerto.training.caches import Caches
 from injerto.training.examples import Examples, Kept
+from injerto.training.memory import Memory, snapshot
 from injerto.training.prepare import Prepared
 from injerto.training.stepplan import StepPlan
-from injerto.training.trainer import Score, Trainer
+from injerto.training.trainer import Trainer
+from injerto.training.watch import Watch
 from injerto.tuning.norms import norm_layers, recalibrate
 
 STANDARDIZE = 1024
 """Train examples whose embeddings set the head's scale."""
-HELD_OUT = 512
-"""Source test examples on which the backbone is compared with what it was."""
 RECALIBRATE = 2048
 """Examples from which norm statistics are re-estimated."""
 
@@ -97,6 +95,8 @@ class Fit:
             prepared.cuts,
         )
         self.trainer: Trainer | None = None
+        self.watch = Watch()
+        self.memory = Memory(prepared, self.caches, lambda: self._kept)
 
     def run(self, resume: bool) -> dict[str, Any]:
         """Do all of it.
@@ -107,30 +107,34 @@ class Fit:
         Returns:
             The content of ``metrics.json``, which is written last.
         """
-        clock, recipe = self.clock, self.recipe
+        clock, recipe, prepared = self.clock, self.recipe, self.prepared
         with clock.measure("cache"):
-            before = self.caches.embeddings(self._held_out(), "held-out inputs") if self._moves else None
+            before = self.memory.before()
+            names = changed_names(prepared.backbone, prepared.tuned, recipe.norm or "frozen") if recipe.slider else []
+            base = snapshot(prepared, names)
+            probe = self._pretrained_probe() if recipe.slider or prepared.tuned.probe_first else None
             if self._recalibrate(trained=False):
                 self.caches.statistics_changed()
             self._cache()
             if recipe.neck_width is None:
                 sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
-                self.model.head.standardize(sample, moving=bool(self.prepared.tuned.rates))
+                self.model.head.standardize(sample, moving=bool(prepared.tuned.rates))
+            if probe is not None and prepared.tuned.probe_first:
+                probe.install(self.model.head)
         with clock.measure("train"):
             selection = self._solve() if recipe.head == "probe" else self._train(resume)
             self._recalibrate(trained=True)
             self.model.eval()
             self.model.head.fold()
+        line = None
+        if recipe.slider:
+            assert probe is not None
+            line = self._line(base, probe)
         with clock.measure("evaluate"):
             domains = self._measure()
-            forgotten = self._forgetting(before)
-        size = self._ship(domains)
+            forgotten = self.memory.after(before, self.model, line, self._accuracy)
+        size = self._ship(domains, line)
         return self._report(domains, selection, size, forgotten)
-
-    @property
-    def _moves(self) -> bool:
-        """Whether the run changes what the backbone computes."""
-        return bool(self.prepared.tuned.rates) or (self.recipe.norm or "").startswith("recalibrate")
 
     # --- caches ---------------------------------------------------------------------------------------------------
 
@@ -195,25 +199,27 @@ class Fit:
         share = max(1, STANDARDIZE // len(self.train))
         return [part.subset(range(min(share, len(part)))) for part in self.train.values()]
 
-    def _held_out(self) -> list[Domain]:
-        """Up to 512 source test examples, evenly from the sources."""
-        tests = [part for part in self.prepared.parts("test").values() if len(part)]
-        share = max(1, HELD_OUT // max(1, len(tests)))
-        return [part.subset(range(min(share, len(part)))) for part in tests]
+    def _pretrained_probe(self) -> Probe:
+        """The converged probe on embeddings of the pretrained backbone."""
+        parts = self.train, self.prepared.parts("val")
+        train, val = (self.caches.embeddings(list(part.values()), "embeddings for the probe") for part in parts)
+        sizes = np.cumsum([len(part) for part in parts[1].values()])[:-1]
+        labels = self.prepared.labels(parts[1])
+        vals = list(zip(np.split(val, sizes), labels.values(), strict=True))
+        return self._fit_probe(train, np.concatenate(list(self.labels.values())), vals)
 
-    def _embed(self, parts: list[Domain], title: str) -> np.ndarray:
-        """Embeddings of unaugmented test inputs by the backbone as it is now, float32 (N, D)."""
-        kept = self._kept
-        if kept and all((part.name, "test") in kept.plain for part in parts):
-            first = [kept.plain[part.name, "test"].slice(0, len(part)) for part in parts]
-            return Continuer(kept.cut, self.plan).all(Features.join(first))
-        inputs = [item for part in parts for item in part.inputs]
-        keys = [content for part in parts for content in part.contents]
-        result = np.empty((len(inputs), self.prepared.backbone.embedding_dim), np.float32)
-        if inputs:
-            for positions, values in Embedder(self.prepared.backbone, self.plan).embed(inputs, keys, title):
-                result[positions] = values
-        return result
+    def _fit_probe(
+        self, embeddings: np.ndarray, labels: np.ndarray, vals: list[tuple[np.ndarray, np.ndarray]]
+    ) -> Probe:
+        balanced = self.recipe.class_weights == "balanced"
+        return fit_probe(embeddings, labels, vals, len(self.prepared.classes), balanced)
+
+    def _line(self, base: dict[str, torch.Tensor], probe: Probe) -> Line:
+        """From the pretrained backbone with its probe to the model as it is now."""
+        head = linear(self.model)
+        start = (torch.from_numpy(values).to(head.weight) for values in (probe.weight, probe.bias))
+        end = head.weight.detach().clone(), head.bias.detach().clone()
+        return Line(base, snapshot(self.prepared, list(base)), (next(start), next(start)), end)
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -227,19 +233,30 @@ class Fit:
         if self.plan.channels_last and prepared.tuned.rates:
             self.model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainer = Trainer(
-            self.model, recipe, self.plan, prepared.tuned, self.examples, self._validate, self.folder, weights
+            self.model,
+            recipe,
+            self.plan,
+            prepared.tuned,
+            self.examples,
+            self._validate,
+            self.folder,
+            weights,
+            self.watch,
         )
         return self.trainer.run(resume)
 
     def _validate(self) -> Score | None:
         """Accuracy and minus NLL on source ``val``, averaged over the sources."""
         scores = []
+        predicted, present = set[int](), set[int]()
         for name in self.prepared.sources:
             part = self.prepared.part(name, "val")
             if len(part):
-                logits = self._logits(name, "val", part)
-                result = quick_score(logits, self.prepared.labels({name: part})[name])
-                scores.append(result)
+                logits, labels = self._logits(name, "val", part), self.prepared.labels({name: part})[name]
+                scores.append(quick_score(logits, labels))
+                predicted |= set(logits.argmax(axis=1).tolist())
+                present |= set(labels.tolist())
+        self.watch.predictions(len(predicted), len(present))
         return None if not scores else (float(np.mean([s[0] for s in scores])), float(np.mean([s[1] for s in scores])))
 
     def _logits(self, name: str, side: str, part: Domain) -> np.ndarray:
@@ -250,47 +267,22 @@ class Fit:
 
     def _solve(self) -> dict[str, Any]:
         """The converged probe: logistic regression, its regularization chosen on source ``val``."""
-        head = self.model.head
         kept = self._kept
         assert kept is not None
-        everything = kept.train[np.arange(len(kept.train))].to(self.plan.device)
+        embeddings = kept.train[np.arange(len(kept.train))].numpy()
         labels = np.concatenate([np.tile(self.labels[name], kept.views) for name in self.train])
-        embeddings = ((everything - head.shift) * head.scale).cpu().numpy().astype(np.float64)
-        layer = head.layers[0]
-        assert isinstance(layer, torch.nn.Linear)
-        present = np.unique(labels)
-
-        def install(weight: np.ndarray, bias: np.ndarray) -> None:
-            with torch.no_grad():
-                layer.weight.zero_()
-                layer.bias.fill_(-30.0)  # a class without train examples is never predicted
-                layer.weight[present] = torch.from_numpy(weight).to(layer.weight)
-                layer.bias[present] = torch.from_numpy(bias).to(layer.bias)
-
-        def score(weight: np.ndarray, bias: np.ndarray) -> Score:
-            install(weight, bias)
-            found = self._validate()
-            assert found is not None
-            return found
-
-        if len(present) < 2:
-            raise InjertoError("the train split holds one class only; choose another --split-seed or add examples")
-        has_val = self._validate() is not None
-        balanced = self.recipe.class_weights == "balanced"
-        weight, bias, strength = solve_probe(embeddings, labels, score if has_val else None, balanced)
-        install(weight, bias)
-        found = self._validate()
-        return {"rule": "converged", "step": None, "steps": None, "score": found[0] if found else None, "C": strength}
+        vals = []
+        for name, part in self.prepared.parts("val").items():
+            if len(part):
+                features = kept.plain[name, "val"]
+                truth = self.prepared.labels({name: part})[name]
+                vals.append((features[np.arange(len(features))].numpy(), truth))
+        probe = self._fit_probe(embeddings, labels, vals)
+        probe.install(self.model.head)
+        found = probe.score[0] if probe.score else None
+        return {"rule": "converged", "step": None, "steps": None, "score": found, "C": probe.strength}
 
     # --- results --------------------------------------------------------------------------------------------------
-
-    def _forgetting(self, before: np.ndarray | None) -> dict[str, Any] | None:
-        """The backbone against what it was; None where there is nothing held out to see it on."""
-        classifier = self.prepared.backbone.original_head
-        if before is None:  # not a weight has moved
-            return {"agreement": None if classifier is None else 1.0, "cka": 1.0, "n": 0}
-        after = self._embed(self._held_out(), "held-out inputs, after")
-        return forgetting(before, after, classifier) if len(before) else None
 
     def _measure(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -303,7 +295,19 @@ class Fit:
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}
         return found
 
-    def _ship(self, domains: dict[str, Any]) -> int:
+    def _accuracy(self) -> dict[str, float]:
+        """Accuracy on the test split of every domain with labels, by the model as it is now."""
+        found = {}
+        for name, sides in self.prepared.reported().items():
+            if "test" in sides:
+                labels = self.prepared.labels({name: sides["test"]})[name]
+                known = labels >= 0
+                if known.any():
+                    logits = self._logits(name, "test", sides["test"])
+                    found[name] = float((logits.argmax(axis=1) == labels)[known].mean())
+        return found
+
+    def _ship(self, domains: dict[str, Any], line: Line | None) -> int:
         quality = {
             name: {
                 "role": entry["role"],
@@ -316,7 +320,7 @@ class Fit:
             for name, entry in domains.items()
         }
         folder = self.folder / "adapter"
-        size = save_tensors(folder, self.model, self.prepared.tuned, self.recipe.norm or "frozen")
+        size = save_tensors(folder, self.model, self.prepared.tuned, self.recipe.norm or "frozen", line)
         save_card(folder, make_card(self.prepared.backbone, self.recipe, self.prepared.classes, quality))
         return size + (folder / "adapter_card.json").stat().st_size
 
@@ -335,6 +339,7 @@ class Fit:
             "adapter_bytes": size,
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
             "forgetting": forgotten,
+            "warnings": [text for _, text in sorted(self.watch.said.items())],
             "skipped": [
                 {"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems
             ],
@@ -354,15 +359,3 @@ class Fit:
                 if side
             )
         write_text(self.folder / "splits.csv", text.getvalue())
-
-
-def quick_score(logits: np.ndarray, labels: np.ndarray) -> Score:
-    """Accuracy and minus NLL, without the rest of the report.
-
-    Args:
-        logits: (N, C).
-        labels: Class indices (N,).
-    """
-    chances = probabilities(logits)
-    right = float((chances.argmax(axis=1) == labels).mean())
-    return right, float(np.log(np.maximum(chances[np.arange(len(labels)), labels], 1e-12)).mean())

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from injerto.domains.domain import Domain, Domains
 from injerto.domains.load import load_domains
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.samples import SAMPLES
-from injerto.domains.splits import split_domains
+from injerto.domains.splits import keep_shots, split_domains
 from injerto.domains.texts import tokenize
 from injerto.evaluation.domains import REPORTED, role_of
-from injerto.recipe.defaults import SAMPLE_IMAGE_SIZE
+from injerto.recipe.defaults import SAMPLE_IMAGE_SIZE, defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
 from injerto.training.stepplan import count_steps
+from injerto.training.tracking import check_trackers
 from injerto.tuning.base import Span, Tuned, apply_tuning, find_tuning
 from injerto.tuning.norms import check_norm, norm_layers
 
@@ -51,6 +52,7 @@ class Prepared:
         tuned: What the tuning decided.
         plan: How to compute.
         seconds: How long loading took, imports not counted.
+        remember: Labelled examples whose classes the backbone should still tell apart, None for none.
         spans: The run's steps by what is frozen in them.
         cuts: Where what frozen stages compute is kept, by their number.
     """
@@ -65,6 +67,7 @@ class Prepared:
     tuned: Tuned
     plan: ComputePlan
     seconds: float = 0.0
+    remember: Domains | None = None
     spans: tuple[Span, ...] = ()
     cuts: dict[int, Cut] = field(default_factory=dict)
 
@@ -129,6 +132,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         names = "+".join(term.name for term in recipe.alignment_terms)
         raise InjertoError(f"unknown alignment '{names}'; available: none")
     find_tuning(recipe.tuning_spec)
+    check_trackers(recipe.track)
     cache_limit()
     start = time.perf_counter()
     targets, extra = _targets(recipe.target)
@@ -154,7 +158,9 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     for name in sources:
         domains.named(name)
     classes = class_map(domains, sources)
-    resolved = recipe.resolved(domains.modality)
+    labelled = sum(label is not None for name in sources for label in domains[name].labels)
+    resolved = recipe.resolved(domains.modality, labelled)
+    remember = _remember(recipe.remember, domains.modality, recipe.skip_bad) if recipe.remember else None
     importing = time.perf_counter()
     import_libraries()
     start += time.perf_counter() - importing
@@ -166,7 +172,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         )
     if backbone is not None:
         resolved = resolved.model_copy(update={"backbone": network.spec})
-    tuned = apply_tuning(network, resolved.tuning_spec)
+    tuned = apply_tuning(network, resolved.tuning_spec, resolved.layer_decay)
     assert resolved.norm is not None and resolved.split_seed is not None
     check_norm(network, resolved.norm)
     if resolved.norm == "recalibrate:target" and not targets:
@@ -179,6 +185,10 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         )
     assert resolved.split_seed is not None
     sides = split_domains(domains, sources, resolved.split_seed)
+    if resolved.shots:
+        for name in sources:
+            keep_shots(sides[name], domains[name], resolved.shots, resolved.split_seed)
+    resolved = _enough_steps(recipe, resolved, domains, sources, sides)
     prepared = Prepared(
         recipe=resolved,
         domains=domains,
@@ -189,6 +199,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         backbone=network,
         tuned=tuned,
         plan=make_plan(network, resolved.precision, resolved.threads),
+        remember=remember,
     )
     for name, part in prepared.parts("train").items():
         if not len(part):
@@ -203,6 +214,19 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     return prepared
 
 
+def _enough_steps(
+    recipe: Recipe, resolved: Recipe, domains: Domains, sources: Sequence[str], sides: Mapping[str, np.ndarray]
+) -> Recipe:
+    """The default epochs of few examples are too few steps: then the table's least number of steps."""
+    row = defaults_for(domains.modality, resolved.tuning_spec.kind)
+    assert resolved.batch_size is not None
+    train = sum(int((sides[name] == "train").sum()) for name in sources)
+    few = count_steps(train, resolved.batch_size, None, resolved.epochs) < row.least_steps
+    if recipe.epochs is None and recipe.steps is None and few:
+        return resolved.model_copy(update={"epochs": None, "steps": row.least_steps})
+    return resolved
+
+
 def _targets(target: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
     """Names of the targets, and the paths of those that come from elsewhere (``NAME=PATH``)."""
     names, extra = [], {}
@@ -214,6 +238,20 @@ def _targets(target: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
                 raise InjertoError(f"--target {item}: nothing at '{path}'; write NAME=PATH with an existing path")
             extra[name] = path
     return names, extra
+
+
+def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
+    """The labelled examples of ``--remember DATA`` or ``DATA:DOMAIN``."""
+    path, colon, name = data.rpartition(":")
+    found = load_domains(path if colon and not Path(data).exists() else data)
+    if found.modality != modality:
+        raise InjertoError(f"--remember {data} holds {found.modality}s, the data to learn from are {modality}s")
+    parts = [found.named(name)] if colon and not Path(data).exists() else list(found.values())
+    kept = {part.name: part.subset([i for i, label in enumerate(part.labels) if label is not None]) for part in parts}
+    kept = {name: part for name, part in kept.items() if len(part)}
+    if len({label for part in kept.values() for label in part.labels}) < 2:
+        raise InjertoError(f"--remember {data}: a probe needs examples of two or more classes")
+    return Domains(kept, found.modality, data, found.problems).check(skip_bad)
 
 
 def _only(domains: Domains) -> tuple[str, ...]:

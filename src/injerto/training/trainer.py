@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,20 +19,26 @@ from injerto.compute.batches import Inputs
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing
+from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import classification_loss
 from injerto.tasks.model import Model, Outputs
+from injerto.tasks.probe import Score
+from injerto.training.averages import EVALUATIONS, Ema, Swad
 from injerto.training.checkpoints import Tensors, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from injerto.training.examples import Batch, Examples
+from injerto.training.rangetest import TRIES, range_test
 from injerto.training.schedule import rate_factor
 from injerto.training.stepplan import StepPlan, count_steps
+from injerto.training.tracking import prepare_trackers
+from injerto.training.watch import Watch
 from injerto.tuning.base import Tuned
 from injerto.tuning.norms import norm_layers, training_modes
 
+MOST_EVALUATIONS = 30
+"""Evaluations in a run, at most: one an epoch, or fewer where an epoch is a step or two."""
 SAVE_SECONDS = 5
 """Least time between two checkpoints: where an epoch takes milliseconds, writing one after each would double them."""
-Score = tuple[float, float]
-"""Accuracy and minus the NLL on source ``val``: larger is better, the second breaks ties."""
 
 
 @dataclass
@@ -71,6 +77,7 @@ class Trainer:
         validate: Callable[[], Score | None],
         folder: Path,
         class_weights: torch.Tensor | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Set up optimizer and step plan.
 
@@ -83,24 +90,38 @@ class Trainer:
             validate: Scores the model on source ``val``; None where there is no ``val``.
             folder: The run's folder.
             class_weights: Weight of each class.
+            watch: Looks out for training that goes wrong.
         """
         from accelerate import Accelerator
 
         self.model, self.recipe, self.plan, self.tuned = model, recipe, plan, tuned
         self.examples, self.validate, self.folder, self.class_weights = examples, validate, folder, class_weights
-        self.accelerator = Accelerator(mixed_precision="no", cpu=plan.device == "cpu")
+        prepare_trackers(recipe.track, folder)
+        self.accelerator = Accelerator(
+            mixed_precision="no", cpu=plan.device == "cpu", log_with=list(recipe.track) or None, project_dir=folder
+        )
         assert recipe.batch_size is not None
         sizes = examples.sizes()
         self.steps = count_steps(sum(sizes.values()), recipe.batch_size, recipe.steps, recipe.epochs)
         self.spans = tuned.spans(self.steps)
         self.steps_plan = StepPlan(sizes, recipe.batch_size, recipe.seed, examples.lengths(self.spans))
-        self.evaluate_every = max(1, min(self.steps, math.ceil(self.steps_plan.steps_per_epoch)))
+        rarely = max(math.ceil(self.steps_plan.steps_per_epoch), math.ceil(self.steps / MOST_EVALUATIONS))
+        self.evaluate_every = max(1, min(self.steps, rarely))
+        self.average: Ema | Swad | None = None
+        if recipe.average == "ema":
+            self.average = Ema(self.steps)
+        elif recipe.average == "swad":
+            self.average = Swad()
+            self.evaluate_every = max(1, min(self.evaluate_every, self.steps // EVALUATIONS))
         self.optimizer = self._optimizer()
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.frozen_norms = self._frozen_norms()
         self.span = self.spans[0]
         self._modes: list[tuple[nn.Module, bool]] = []
         self.progress = Progress()
+        self.watch = watch or Watch()
+        self.watch.steps = self.steps
+        self.factor = 1.0
         self._best: Tensors | None = None  # not yet on disk
         self._saved = -math.inf
 
@@ -113,18 +134,27 @@ class Trainer:
         return FrozenNorms(backbone, probe.to(self.plan.device))
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        """AdamW or SGD; every parameter with its own rate, no weight decay on vectors (biases, norms)."""
-        recipe = self.recipe
-        assert recipe.lr is not None and recipe.head_lr is not None
+        """AdamW or SGD; every parameter with its own rate, no weight decay on vectors (biases, norms).
+
+        Under L2-SP the groups of what was pretrained remember where they started.
+        """
+        recipe, (lr, head_lr) = self.recipe, self._rates()
         backbone = dict(self.model.backbone.model.named_parameters())
-        rated = [(backbone[name], recipe.lr * rate) for name, rate in self.tuned.rates.items()]
-        rated += [(parameter, recipe.head_lr) for parameter in self.model.new_layers().values()]
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for parameter, rate in rated:
-            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+        pulled = recipe.l2_sp > 0
+        rated = [(backbone[name], lr * rate, not pulled) for name, rate in self.tuned.rates.items()]
+        rated += [(parameter, head_lr, True) for parameter in self.model.new_layers().values()]
+        groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+        for parameter, rate, free in rated:
+            groups.setdefault((rate, free and parameter.ndim > 1, free), []).append(parameter)
         described = [
-            {"params": parameters, "lr": rate, "peak": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
-            for (rate, decays), parameters in groups.items()
+            {
+                "params": parameters,
+                "lr": rate,
+                "peak": rate,
+                "weight_decay": recipe.weight_decay if decays else 0.0,
+                "start": [] if free else [parameter.detach().clone() for parameter in parameters],
+            }
+            for (rate, decays, free), parameters in groups.items()
         ]
         if recipe.optimizer == "sgd":
             return torch.optim.SGD(described, momentum=0.9)
@@ -142,9 +172,13 @@ class Trainer:
         Raises:
             InjertoError: Where the loss is not finite, or a checkpoint does not fit.
         """
-        if resume:
-            self._restore()
         self._thaw()
+        if not (resume and self._restore()) and self.recipe.lr == "auto":
+            self._find_rate()
+        self._thaw()
+        if self.recipe.track:
+            described = {name: str(value) for name, value in self.recipe.model_dump(mode="json").items()}
+            self.accelerator.init_trackers("injerto", config=described)
         with progress("training", self.steps, "steps") as bar:
             bar.advance(self.progress.step)
             batches = self.examples.batches(self.steps_plan, self.spans, self.progress.step)
@@ -157,14 +191,25 @@ class Trainer:
                         self._evaluate(loss)
             finally:
                 batches.close()  # type: ignore[attr-defined]  # stops the decoding threads
+                if self.recipe.track:
+                    self.accelerator.end_training()
         return self._select()
 
     def _step(self, batch: Batch) -> float:
         self._thaw()
+        loss = self._update(batch, self.factor * rate_factor(self.progress.step, self.steps, self.recipe.warmup))
+        if not math.isfinite(loss):
+            self._diverged(f"the loss became {loss}")
+        if self.average:
+            self.average.step(self._weights())
+        self.watch.step(loss)
+        return loss
+
+    def _update(self, batch: Batch, factor: float) -> float:
+        """One optimizer step at a factor on the peak rates; the loss before it."""
         if batch.cut is None or batch.cut.suffix is not None:
             for module, mode in self._modes:
                 module.training = mode
-        factor = rate_factor(self.progress.step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,12 +230,50 @@ class Trainer:
                 self.accelerator.backward(loss)
                 total += float(loss.detach())
         if not math.isfinite(total):
-            self._diverged(f"the loss became {total}")
+            return total
         if self.recipe.clip:
             trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
+        self._pull()
         self.optimizer.step()
         return total
+
+    def _find_rate(self) -> None:
+        """Sweep the rate over the first steps' batches, choose its factor, and put everything back."""
+        before = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+        batches = self.examples.batches(self.steps_plan, self.spans)
+
+        with progress("looking for a learning rate", TRIES, "steps") as bar:
+
+            def step(index: int, factor: float) -> float:
+                self.progress.step = index
+                self._thaw()
+                bar.advance(1)
+                return self._update(next(batches), factor)
+
+            self.factor = range_test(step, self.steps)
+        batches.close()  # type: ignore[attr-defined]
+        self.progress.step = 0
+        self._load(before)
+        self.optimizer.state.clear()
+        lr, head_lr = self._rates()
+        note(f"--lr auto: lr {lr * self.factor:.2g}, head_lr {head_lr * self.factor:.2g}")
+
+    def _rates(self) -> tuple[float, float]:
+        """Peak rates of what was pretrained and of the new layers, before the factor of ``--lr auto``."""
+        lr, head_lr = self.recipe.lr, self.recipe.head_lr
+        if lr == "auto":
+            lr = defaults_for(self.model.backbone.modality, self.recipe.tuning_spec.kind).lr
+        assert lr is not None and head_lr is not None
+        return lr, head_lr
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """L2-SP (Xuhong et al., ICML 2018, eq. 4), decoupled from the gradient as AdamW decouples weight decay."""
+        for group in self.optimizer.param_groups:
+            for parameter, start in zip(group["params"], group["start"], strict=False):  # no start: not pulled
+                if parameter.grad is not None:
+                    parameter.lerp_(start, group["lr"] * self.recipe.l2_sp)
 
     def _thaw(self) -> None:
         """Let move what moves from this step on."""
@@ -203,7 +286,8 @@ class Trainer:
         self._modes = training_modes(backbone, span.frozen, self.recipe.norm or "frozen")
 
     def _diverged(self, what: str) -> NoReturn:
-        rates = f"--lr (now {self.recipe.lr:g}) or --head-lr (now {self.recipe.head_lr:g})"
+        lr, head_lr = (rate * self.factor for rate in self._rates())
+        rates = f"--lr (now {lr:g}) or --head-lr (now {head_lr:g})"
         raise InjertoError(f"{what} at step {self.progress.step + 1}; lower {rates}, or raise --warmup")
 
     def _forward(self, batch: Batch) -> Outputs:
@@ -213,13 +297,19 @@ class Trainer:
 
     def _evaluate(self, loss: float) -> None:
         state = self.progress
-        score = self.validate()
+        with self._averaged(self.recipe.average == "ema"):
+            score = self.validate()
+            weights = self._weights()
+            better = score is not None and (state.best is None or score > state.best)
+            if better and self.recipe.select == "best-source-val" and math.isfinite(score[1]):  # type: ignore[index]
+                self._best = {name: tensor.detach().clone() for name, tensor in weights.items()}
         if score is not None and not math.isfinite(score[1]):
             self._diverged(f"the NLL on source val became {-score[1]}")
-        if score is not None and (state.best is None or score > state.best):
+        if score is not None and self.average:
+            self.average.evaluated(-score[1])
+        self.watch.evaluated(state.step, None if score is None else -score[1])
+        if better:
             state.best, state.best_step, state.stale = score, state.step, 0
-            if self.recipe.select == "best-source-val":
-                self._best = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
         elif score is not None:  # without val there is nothing to wait for
             state.stale += 1
         if self.recipe.patience and state.stale >= self.recipe.patience:
@@ -238,11 +328,16 @@ class Trainer:
         if self._best is not None:
             save_checkpoint(folder / "best.safetensors", self._best, {"step": self.progress.best_step})
             self._best = None
-        tensors = self._weights() | pack_optimizer(self.optimizer, self.names)
-        save_checkpoint(folder / "last.safetensors", tensors, self._state())
+        tensors, state = self._weights() | pack_optimizer(self.optimizer, self.names), self._state()
+        if self.average:
+            means, state["average"] = self.average.state()
+            tensors |= {f"average.{name}": tensor for name, tensor in means.items()}
+        save_checkpoint(folder / "last.safetensors", tensors, state)
         self._saved = time.monotonic()
 
     def _log(self, entry: dict[str, Any]) -> None:
+        if self.recipe.track:
+            self.accelerator.log({key: value for key, value in entry.items() if key != "time"}, step=entry["step"])
         try:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
@@ -250,7 +345,8 @@ class Trainer:
             raise InjertoError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free space") from error
 
     def _state(self) -> dict[str, Any]:
-        return {"progress": asdict(self.progress), "plan": self.plan.card(), "steps": self.steps}
+        state = {"progress": asdict(self.progress), "plan": self.plan.card(), "steps": self.steps}
+        return state | {"watch": self.watch.state(), "factor": self.factor}
 
     def _weights(self) -> Tensors:
         """Everything that training may have changed: trained parameters, BatchNorm statistics, the new layers."""
@@ -265,15 +361,29 @@ class Trainer:
         return tensors
 
     def _load(self, tensors: Tensors) -> None:
-        state = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+        state = {name: value for name, value in tensors.items() if not name.startswith(("optimizer.", "average."))}
         self.model.load_state_dict(state, strict=False)
 
-    def _restore(self) -> None:
+    @contextmanager
+    def _averaged(self, wanted: bool) -> Iterator[None]:
+        """The averaged weights in place of the latest ones."""
+        if not (wanted and self.average and self.average.weights()):
+            yield
+            return
+        latest = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+        self._load(self.average.weights())
+        try:
+            yield
+        finally:
+            self._load(latest)
+
+    def _restore(self) -> bool:
+        """Go on from the last checkpoint; False where there is none."""
         path = self.folder / "checkpoints" / "last.safetensors"
         log = self.folder / "log.jsonl"
         if not path.exists():
             log.unlink(missing_ok=True)
-            return
+            return False
         tensors, state = load_checkpoint(path)
         if state["plan"] != self.plan.card():
             raise InjertoError(
@@ -282,7 +392,13 @@ class Trainer:
             )
         self._load(tensors)
         unpack_optimizer(self.optimizer, self.names, tensors)
+        if self.average:
+            prefix = "average."
+            means = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            self.average.load(means, state["average"])
         self.progress = Progress(**state["progress"])
+        self.watch.load(state["watch"])
+        self.factor = state["factor"]
         if self.progress.best is not None:
             self.progress.best = (self.progress.best[0], self.progress.best[1])
         if log.exists():  # entries after the checkpoint will be written again
@@ -291,6 +407,7 @@ class Trainer:
             ]
             log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         note(f"resumed at step {self.progress.step} of {self.steps}")
+        return True
 
     def _select(self) -> dict[str, Any]:
         best = self.folder / "checkpoints" / "best.safetensors"
@@ -298,7 +415,11 @@ class Trainer:
         if self.recipe.select == "best-source-val" and state.best is not None:
             self._load(load_checkpoint(best)[0])
             return {"rule": "best-source-val", "step": state.best_step, "steps": state.step, "score": state.best[0]}
-        return {"rule": "last", "step": state.step, "steps": state.step, "score": None}
+        rule = "last"
+        if self.average and self.average.weights():
+            rule = self.recipe.average
+            self._load(self.average.weights())
+        return {"rule": rule, "step": state.step, "steps": state.step, "score": None}
 
 
 def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:

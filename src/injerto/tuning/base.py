@@ -1,7 +1,7 @@
 """What a tuning is, and where new kinds come in."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import nn
@@ -34,11 +34,13 @@ class Tuned:
         frozen_stages: How many stages, from the bottom, stay exactly as they are in the whole run.
         rates: Factor on the learning rate of every trained parameter of the backbone's network, by name.
         thaws: Where stages thaw on the way: share of the steps done, and stages still frozen from there on.
+        probe_first: Whether the head starts from the converged probe on the pretrained embeddings.
     """
 
     frozen_stages: int
     rates: dict[str, float]
     thaws: tuple[tuple[float, int], ...] = ()
+    probe_first: bool = False
 
     def spans(self, steps: int) -> tuple[Span, ...]:
         """The run's steps by what is frozen in them.
@@ -95,12 +97,14 @@ def find_tuning(spec: TuningSpec) -> Tuning:
     return _TUNINGS[spec.kind]
 
 
-def apply_tuning(backbone: Backbone, spec: TuningSpec) -> Tuned:
+def apply_tuning(backbone: Backbone, spec: TuningSpec, decay: float = 1.0) -> Tuned:
     """Freeze what must not move and thaw the rest.
 
     Args:
         backbone: Its parameters' ``requires_grad`` is set.
         spec: The parsed setting.
+        decay: Factor on the rate from each stage to the one below it; the last stage has the full rate (Howard &
+            Ruder, ACL 2018, section 3.2, divide by 2.6, which is 0.38).
 
     Returns:
         What was decided.
@@ -109,6 +113,9 @@ def apply_tuning(backbone: Backbone, spec: TuningSpec) -> Tuned:
         InjertoError: Where the setting does not fit the backbone.
     """
     tuned = find_tuning(spec)(backbone, spec)
+    top = len(backbone.stages) - 1
+    rates = {name: rate * decay ** (top - backbone.stage_of(name)) for name, rate in tuned.rates.items()}
+    tuned = replace(tuned, rates=rates)
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(name in tuned.rates)
     return tuned

@@ -1,4 +1,6 @@
-"""The tunings that choose whole stages: head, last:K, full."""
+"""The tunings that choose whole stages: head, last:K, full, gradual, lp-ft."""
+
+from dataclasses import replace
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
@@ -49,3 +51,33 @@ def full(backbone: Backbone, spec: TuningSpec) -> Tuned:
         spec: The parsed setting.
     """
     return _from_stage(backbone, 0)
+
+
+@register_tuning("gradual")
+def gradual(backbone: Backbone, spec: TuningSpec) -> Tuned:
+    """Thaw from the top (gradual unfreezing, Howard & Ruder, ACL 2018, section 3.3), in thirds of the backbone.
+
+    The head learns alone in the first fifth of the steps, with the last third of the stages in the second, the last two
+    thirds in the third; then everything moves.
+
+    Args:
+        backbone: The pretrained model.
+        spec: The parsed setting.
+    """
+    count = len(backbone.stages)
+    frozen = [count, -(-2 * count // 3), -(-count // 3), 0]
+    thaws = [(0.2 * step, below) for step, below in enumerate(frozen) if below not in frozen[:step]]
+    return replace(_from_stage(backbone, 0), thaws=tuple(thaws))
+
+
+@register_tuning("lp-ft")
+def lp_ft(backbone: Backbone, spec: TuningSpec) -> Tuned:
+    """Linear probing, then fine-tuning of everything (Kumar et al., ICLR 2022, section 3).
+
+    A head that starts at the probe's solution sends small gradients into the backbone, so less is distorted.
+
+    Args:
+        backbone: The pretrained model.
+        spec: The parsed setting.
+    """
+    return replace(_from_stage(backbone, 0), probe_first=True)

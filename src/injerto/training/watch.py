@@ -1,0 +1,97 @@
+"""Early warnings in plain words: training that runs but learns nothing, or the wrong thing."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from injerto.basics.progress import warn
+
+EARLY = 20
+"""Steps before which nothing can be said."""
+
+
+@dataclass
+class Watch:
+    """Looks at every evaluation and says each warning once.
+
+    Attributes:
+        steps: Of the whole run.
+        said: The warnings so far, by kind; part of ``metrics.json``.
+    """
+
+    steps: int = 0
+    said: dict[str, str] = field(default_factory=dict)
+    first_loss: float | None = None
+    best_nll: float = math.inf
+    rising: int = 0
+    losses: list[float] = field(default_factory=list)
+    predicted: tuple[int, int] | None = None
+
+    def step(self, loss: float) -> None:
+        """Note a step's loss.
+
+        Args:
+            loss: Of the train examples.
+        """
+        self.losses.append(loss)
+
+    def predictions(self, found: int, present: int) -> None:
+        """Note how many classes an evaluation predicted.
+
+        Args:
+            found: Different classes among the predictions.
+            present: Different classes among the labels.
+        """
+        self.predicted = (found, present)
+
+    def evaluated(self, step: int, nll: float | None) -> None:
+        """Look at the training so far.
+
+        Args:
+            step: Steps done.
+            nll: On source ``val``, None where there is none.
+        """
+        loss = sum(self.losses) / max(1, len(self.losses))
+        self.losses = []
+        if self.first_loss is None:
+            self.first_loss = loss
+        elif step >= max(EARLY, self.steps / 2) and loss > 0.98 * self.first_loss:
+            self._say(
+                "not learning",
+                f"the loss has not fallen by step {step} ({self.first_loss:.3f} to {loss:.3f}): the head is not "
+                "learning; raise --head-lr or --lr, or check that the labels belong to their inputs",
+            )
+        if nll is not None:
+            self.rising = self.rising + 1 if nll > self.best_nll else 0
+            self.best_nll = min(self.best_nll, nll)
+            if self.rising >= 3 and nll > 1.2 * self.best_nll and loss < 0.5 * nll:
+                self._say(
+                    "over-fitting",
+                    f"over-fitting: the NLL on source val rose from {self.best_nll:.3f} to {nll:.3f} while the loss on "
+                    f"train is {loss:.3f}; use fewer --epochs, --patience 3, stronger --augment or a smaller --tuning",
+                )
+        if self.predicted and self.predicted[0] == 1 < self.predicted[1] and step >= max(EARLY, self.steps / 4):
+            self._say(
+                "collapsed",
+                f"every source val example gets the same class at step {step}; lower --lr, or use "
+                "--class-weights balanced where one class is most of the data",
+            )
+
+    def _say(self, kind: str, text: str) -> None:
+        if kind not in self.said:
+            self.said[kind] = text
+            warn(text)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        best = None if math.isinf(self.best_nll) else self.best_nll
+        return {"said": self.said, "first_loss": self.first_loss, "best_nll": best, "rising": self.rising}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Args:
+            state: From :meth:`state`.
+        """
+        self.said, self.first_loss, self.rising = dict(state["said"]), state["first_loss"], state["rising"]
+        self.best_nll = math.inf if state["best_nll"] is None else state["best_nll"]
