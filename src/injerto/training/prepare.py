@@ -188,7 +188,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     if resolved.shots:
         for name in sources:
             keep_shots(sides[name], domains[name], resolved.shots, resolved.split_seed)
-    resolved = _enough_steps(recipe, resolved, domains, sources, sides)
+    resolved = _for_few(recipe, resolved, domains, sources, sides)
     prepared = Prepared(
         recipe=resolved,
         domains=domains,
@@ -214,16 +214,18 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     return prepared
 
 
-def _enough_steps(
+def _for_few(
     recipe: Recipe, resolved: Recipe, domains: Domains, sources: Sequence[str], sides: Mapping[str, np.ndarray]
 ) -> Recipe:
-    """The default epochs of few examples are too few steps: then the table's least number of steps."""
+    """Few examples: the default batch holds each once, and the default epochs become the table's least steps."""
     row = defaults_for(domains.modality, resolved.tuning_spec.kind)
     assert resolved.batch_size is not None
     train = sum(int((sides[name] == "train").sum()) for name in sources)
-    few = count_steps(train, resolved.batch_size, None, resolved.epochs) < row.least_steps
+    if recipe.batch_size is None:
+        resolved = resolved.model_copy(update={"batch_size": max(1, min(row.batch_size, train))})
+    few = count_steps(train, resolved.batch_size or 1, None, resolved.epochs) < row.least_steps
     if recipe.epochs is None and recipe.steps is None and few:
-        return resolved.model_copy(update={"epochs": None, "steps": row.least_steps})
+        resolved = resolved.model_copy(update={"epochs": None, "steps": row.least_steps})
     return resolved
 
 
