@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from injerto.api import evaluate, fit, info, load, load_domains, predict
     from injerto.backbones.load import load_backbone
     from injerto.basics.errors import InjertoError
+    from injerto.studies.soup import soup
 
 _PLACES = {
     "fit": "injerto.api",
@@ -15,6 +16,7 @@ _PLACES = {
     "load": "injerto.api",
     "load_domains": "injerto.api",
     "load_backbone": "injerto.backbones.load",
+    "soup": "injerto.studies.soup",
     "InjertoError": "injerto.basics.errors",
 }
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "load_backbone",
     "load_domains",
     "predict",
+    "soup",
 ]
 
 

@@ -86,7 +86,12 @@ def fit(
 
 
 def load(
-    path: str | PathLike[str], *, backbone: Any = None, precision: str = "fp32", threads: int | None = None
+    path: str | PathLike[str],
+    *,
+    backbone: Any = None,
+    precision: str = "fp32",
+    threads: int | None = None,
+    slider: float | None = None,
 ) -> "Run":
     """Open a finished run or a bare adapter.
 
@@ -95,13 +100,14 @@ def load(
         backbone: The base model where the card cannot name it on this machine.
         precision: ``fp32``, ``bf16`` or ``auto``.
         threads: CPU threads, None for all cores.
+        slider: Point between the pretrained model with its probe (0) and the tuned one (1), of a run with a slider.
 
     Raises:
         InjertoError: Where nothing is there, or the base is another one.
     """
     from injerto.evaluation.run import Run
 
-    run = Run(Path(path), backbone, precision, threads)
+    run = Run(Path(path), backbone, precision, threads, slider)
     _ = run.card  # opened now, so that a wrong base shows here
     return run
 
@@ -116,7 +122,7 @@ def evaluate(
         data: What :func:`fit` takes.
         on: Names of domains; all where not given.
         **options: ``input``, ``label``, ``domain``, ``skip_bad`` as in :func:`fit`; ``backbone``, ``precision``,
-            ``threads`` as in :func:`load`.
+            ``threads``, ``slider`` as in :func:`load`.
 
     Returns:
         Domain name to its metrics.

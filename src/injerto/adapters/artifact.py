@@ -58,6 +58,20 @@ def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str, line: Line
     new = {name: tensor for name, tensor in new.items() if name not in ("head.shift", "head.scale")}
     if line is not None:
         new |= dict(zip(PROBE, line.base_head, strict=True))
+    return save_parts(folder, base, new)
+
+
+def save_parts(folder: Path, base: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> int:
+    """Write an adapter's two files.
+
+    Args:
+        folder: The adapter's folder.
+        base: Tensors of the network, by its own names.
+        new: Those of neck and head.
+
+    Returns:
+        Bytes written.
+    """
     return sum(_save(folder / file, tensors) for file, tensors in ((ADAPTER, base), (HEAD, new)))
 
 
@@ -70,6 +84,16 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> int:
         except SafetensorError as error:
             raise InjertoError(f"cannot write {path}: {error}; free space or choose another --out") from error
     return path.stat().st_size
+
+
+def shipped_names(folder: Path) -> list[str]:
+    """Names of the network's tensors that an adapter replaces.
+
+    Args:
+        folder: The adapter's folder, checked before.
+    """
+    with safe_open(folder / ADAPTER, framework="pt") as file:
+        return sorted(file.keys())
 
 
 def load_tensors(folder: Path, model: Model) -> Line | None:

@@ -31,6 +31,7 @@ DomainColumn = Annotated[str | None, _option("Column of domain names.")]
 BackboneName = Annotated[str | None, _option("timm:NAME, hf:NAME, packaged:NAME or a folder.")]
 Precision = Annotated[str | None, _option("auto, fp32 or bf16.")]
 Threads = Annotated[int | None, _option("CPU threads; all cores where not given.")]
+Slider = Annotated[float | None, _option("0 for the pretrained model with its probe, 1 for the tuned one.")]
 
 
 def _number(text: str, flag: str) -> float:
@@ -121,6 +122,10 @@ def fit(
     from injerto.cli.show import print_json, print_metrics
 
     run = api.fit(data, **settings)
+    if slider:
+        from injerto.reporting.path import draw_path
+
+        draw_path(run.metrics, run.path / "forgetting.png")
     if as_json:
         print_json({"run": str(run.path), **run.metrics})
     else:
@@ -138,6 +143,7 @@ def evaluate(
     backbone: BackboneName = None,
     precision: Precision = None,
     threads: Threads = None,
+    slider: Slider = None,
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
     as_json: Json = False,
 ) -> None:
@@ -149,6 +155,7 @@ def evaluate(
         "backbone": backbone,
         "precision": precision,
         "threads": threads,
+        "slider": slider,
     }
     from injerto import api
     from injerto.cli.show import print_evaluation, print_json
@@ -170,6 +177,7 @@ def predict(
     backbone: BackboneName = None,
     precision: Precision = None,
     threads: Threads = None,
+    slider: Slider = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -178,10 +186,31 @@ def predict(
     from injerto.cli.show import print_predictions
     from injerto.cli.stdin import expand
 
-    given: dict[str, Any] = {"backbone": backbone, "precision": precision, "threads": threads}
+    given: dict[str, Any] = {"backbone": backbone, "precision": precision, "threads": threads, "slider": slider}
     opened = api.load(run, **{name: value for name, value in given.items() if value is not None})
     items = expand(inputs, opened.model.backbone.modality)
     print_predictions(items, opened.labels, opened.predict_proba(items), as_csv, as_json)
+
+
+@app.command()
+def soup(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on the same base.", show_default=False)],
+    out: Annotated[Path, _option("The soup's folder.")],
+    data: Annotated[str | None, _option("What the runs learned from, where their recipe cannot say.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Average runs greedily, as long as source val does not fall."""
+    from injerto.cli.show import print_evaluation, print_json
+    from injerto.studies.soup import soup as cook
+
+    found = cook(runs, out, data)
+    if as_json:
+        print_json({"run": str(found.path), **found.metrics})
+        return
+    for entry in found.metrics["soup"]["runs"]:
+        print(f"{'in ' if entry['in'] else 'out'}  val {100 * entry['val']:.1f} %  {entry['run']}")
+    print(f"soup  val {100 * found.metrics['soup']['val']:.1f} %  {found.path}")
+    print_evaluation(found.metrics["test"])
 
 
 @app.command()

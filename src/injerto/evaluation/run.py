@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from injerto.adapters.load import load_model
+from injerto.adapters.artifact import shipped_names
+from injerto.adapters.load import adapter_folder, load_model
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.compute.plan import ComputePlan, make_plan
@@ -72,6 +73,16 @@ class Run:
     def model(self) -> Model:
         """The assembled model in eval mode."""
         return self._opened[0]
+
+    @property
+    def plan(self) -> ComputePlan:
+        """How it computes."""
+        return self._opened[2]
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the network's tensors that differ from the base."""
+        return shipped_names(adapter_folder(self.path))
 
     @property
     def card(self) -> dict[str, Any]:
