@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -46,11 +46,9 @@ def ready(place: Path, keep: bool = True, **settings: Any) -> Trainer:
         found.append(self)
         raise Reached
 
-    with patch.object(Trainer, "run", stop), patch.object(prepare, "WORTH", 0.0 if keep else math.inf):
-        try:
-            injerto.fit(settings.pop("data"), out=tempfile.mkdtemp(dir=place), overwrite=True, **settings)
-        except Reached:
-            pass
+    worth = patch.object(prepare, "WORTH", 0.0 if keep else math.inf)
+    with patch.object(Trainer, "run", stop), worth, suppress(Reached):
+        injerto.fit(settings.pop("data"), out=tempfile.mkdtemp(dir=place), overwrite=True, **settings)
     return found[0]
 
 
@@ -222,7 +220,7 @@ class Pictures(Dataset):  # type: ignore[type-arg]
 
 
 def hand_pictures(run: Any, tuning: str, epochs: int) -> Callable[[], None]:
-    """A hand-tuned loop from files: two loading workers, channels_last, fused AdamW, val every epoch, test at the end."""
+    """A hand-tuned loop from files: loading workers, channels_last, fused AdamW, val every epoch, test at the end."""
     domains = injerto.load_domains("emoji-styles")
     recorded = run.recorded_splits()
     parts: dict[str, list[tuple[Any, int]]] = {"train": [], "val": [], "test": []}

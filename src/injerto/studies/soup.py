@@ -51,9 +51,7 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
         raise InjertoError("a soup needs two runs or more")
     for run in runs:
         if not (Path(run) / "recipe.yaml").exists():
-            raise InjertoError(
-                f"{run} is no folder of a run: a soup needs recipe.yaml and splits.csv, not bare adapters"
-            )
+            raise InjertoError(f"{run} is no run's folder (no recipe.yaml); a soup needs runs, not bare adapters")
     opened = [api.load(run) for run in runs]
     _check(opened)
     recipe = make_recipe(**load_recipe(opened[0].path / "recipe.yaml"))
@@ -75,7 +73,9 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
     _ship(folder, first, opened, mean)
     result = Run(folder)
     ingredients = [{"run": str(run.path), "val": scores[i][0], "in": i in chosen} for i, run in enumerate(opened)]
-    metrics = {"soup": {"runs": ingredients, "val": best[0]}, "test": result.evaluate(domains)}
+    measured = result.evaluate(domains)
+    _describe(folder, first.card, len(chosen), measured)
+    metrics = {"soup": {"runs": ingredients, "val": best[0]}, "test": measured}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     return result
 
@@ -111,9 +111,8 @@ def _vals(run: Run, domains: Domains, sources: Sequence[str]) -> list[Domain]:
     found = []
     for name in sources:
         domain = domains.named(name)
-        keep = [
-            i for i, content in enumerate(domain.contents) if recorded.get(content) == "val" and domain.labels[i] is not None
-        ]  # fmt: skip
+        sides = [recorded.get(content) for content in domain.contents]
+        keep = [i for i, (side, label) in enumerate(zip(sides, domain.labels, strict=True)) if side == "val" and label]
         if keep:
             found.append(domain.subset(keep))
     if not found:
@@ -140,5 +139,17 @@ def _ship(folder: Path, best: Run, runs: Sequence[Run], mean: Weights) -> None:
     for name in ("recipe.yaml", "splits.csv"):
         shutil.copyfile(best.path / name, folder / name)
     save_parts(folder / "adapter", base, new)
-    card = {key: value for key, value in best.card.items() if key != "metrics"}
-    save_card(folder / "adapter", card | {"metrics": {}, "soup": len(runs)})
+    _describe(folder, best.card, 0, {})
+
+
+def _describe(folder: Path, card: dict[str, Any], count: int, measured: dict[str, Any]) -> None:
+    """Write the card: the best run's, with what the soup scores on test."""
+    metrics = {
+        name: {
+            "role": card["metrics"].get(name, {}).get("role", "unseen"),
+            "oracle": card["metrics"].get(name, {}).get("oracle", True),
+            "test": {key: values[key] for key in ("accuracy", "balanced_accuracy", "n")},
+        }
+        for name, values in measured.items()
+    }
+    save_card(folder / "adapter", card | {"metrics": metrics, "soup": count})
