@@ -111,7 +111,10 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         f"adapter {format_bytes(metrics['adapter_bytes'])}; "
         f"selected: {chosen['rule']}{step}; {format_seconds(sum(seconds.values()))}"
     )
-    lost = metrics["forgetting"]
+    _print_forgetting(metrics["forgetting"], {name for name, entry in metrics["domains"].items() if entry["oracle"]})
+
+
+def _print_forgetting(lost: Mapping[str, Any] | None, oracle: set[str]) -> None:
     if lost and lost["n"] and lost["cka"] is not None:
         agrees = (
             "" if lost["agreement"] is None else f"the original classifier agrees on {percent(lost['agreement'])}; "
@@ -119,6 +122,29 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         print(
             f"forgetting, on {lost['n']} held-out inputs: {agrees}similarity of the embedding (CKA) {lost['cka']:.3f}"
         )
+    kept = (lost or {}).get("remember")
+    if kept and kept["n"]:
+        low, high = kept["interval"]
+        print(
+            f"remembered, {kept['data']}: a refitted probe scores {percent(kept['after'])}, on the pretrained backbone "
+            f"{percent(kept['before'])}; {100 * kept['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        )
+    path = (lost or {}).get("path")
+    if path:
+        names = list(path[0]["accuracy"])
+        rows = [
+            [
+                f"{point['t']:g}",
+                *(percent(point["accuracy"][name]) for name in names),
+                percent(point.get("remember")),
+                percent(point["agreement"]),
+                _number(point["cka"]),
+            ]
+            for point in path
+        ]
+        shown = (f"{name} (oracle)" if name in oracle else name for name in names)
+        headings = ("t", *shown, "remembers", "agrees", "CKA")
+        table("slider: from the pretrained model with a probe (0) to the tuned one (1)", headings, rows, ("CKA",))
 
 
 def print_evaluation(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -51,6 +51,7 @@ def draw_path(metrics: Mapping[str, Any], picture: Path) -> bool:
     axis.set_xlabel(names[old] + (", %" if percent == 100 else ""))
     axis.set_ylabel("accuracy on new data, %")
     axis.set_title("from the pretrained model with a probe (t=0) to the tuned one (t=1)", fontsize=9)
+    axis.margins(x=0.1)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
     figure.tight_layout()
