@@ -14,9 +14,12 @@ import json
 import lzma
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -24,9 +27,9 @@ import injerto
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
 from injerto.compute.machine import machine
-from injerto.domains.domain import Domains
-from injerto.evaluation.run import Run
+from injerto.domains.domain import Domain, Domains
 from injerto.statistics.bootstrap import nested_interval
+from injerto.training import fit
 
 HERE = Path(__file__).parent
 SHOTS = (1, 5, 10, 30, None)
@@ -84,14 +87,25 @@ def topics(path: Path, out: Path) -> Path:
     return out
 
 
-def correct(run: Run, domains: Domains, name: str) -> dict[str, Any]:
-    """Which test examples the run gets right, and their groups."""
-    recorded, domain = run.recorded_splits(), domains[name]
-    part = domain.subset([i for i, content in enumerate(domain.contents) if recorded.get(content) == "test"])
-    chances = run.predict_proba(list(part.inputs))
-    truth = [str(label) for label in part.labels]
-    right = [int(run.labels[int(best)] == label) for best, label in zip(chances.argmax(1), truth, strict=True)]
+def correct(part: Domain, logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Which test examples a run gets right, and their groups."""
+    best = [classes[index] for index in logits.argmax(1)]
+    right = [int(found == label) for found, label in zip(best, part.labels, strict=True)]
     return {"right": right, "groups": [sha256(group)[:12] for group in part.groups]}
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, Any]]:
+    """Right and wrong predictions of each domain's last measured split, which is test."""
+    found: dict[str, Any] = {}
+
+    def measure(part: Domain, logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+        found[part.name] = correct(part, logits, classes)
+        return original(part, logits, classes)
+
+    original = fit.measure
+    with patch.object(fit, "measure", measure):
+        yield found
 
 
 def go(name: str, work: Path, data: str, remember: str | None, seeds: list[int]) -> None:
@@ -105,11 +119,10 @@ def go(name: str, work: Path, data: str, remember: str | None, seeds: list[int])
                 if path.exists():
                     continue
                 note(f"{name}, seed {seed}, {shots or 'all'} a class, {row}")
-                with tempfile.TemporaryDirectory() as place:
-                    settings = plan["settings"] | tuning | {"source": plan["source"], "seed": seed, "shots": shots}
+                settings = plan["settings"] | tuning | {"source": plan["source"], "seed": seed, "shots": shots}
+                with tempfile.TemporaryDirectory() as place, watched() as found:
                     run = injerto.fit(domains, out=Path(place) / "run", remember=remember, threads=1, **settings)
                     metrics = run.metrics
-                    found = {domain: correct(run, domains, domain) for domain in domains}
                 kept = {key: metrics[key] for key in ("selection", "forgetting", "seconds")}
                 write_text(path, json.dumps({"domains": found, **kept}) + "\n")
 
