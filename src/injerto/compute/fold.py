@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from injerto.compute.depthwise import SmallDepthwise, small_depthwise
+
 
 def fold_batch_norm(network: nn.Module, probe: torch.Tensor) -> nn.Module:
     """A copy of ``network`` in eval mode whose BatchNorms are folded into their convolutions.
@@ -92,6 +94,8 @@ def _scaled(convolution: nn.Conv2d, norm: nn.BatchNorm2d, inputs: torch.Tensor) 
     weight = convolution.weight * scale.view(-1, 1, 1, 1)
     if _pads_itself(convolution):
         return _same(convolution, inputs, weight, shift)
+    if small_depthwise(convolution, inputs):
+        return SmallDepthwise.apply(inputs, weight, convolution.padding) + shift.view(-1, 1, 1)  # type: ignore[no-any-return, no-untyped-call]
     return convolution._conv_forward(inputs, weight, shift)
 
 
@@ -106,7 +110,8 @@ def _same(
     """TensorFlow's "same" padding without the copy: a missing row or column of padding becomes one of zero weights.
 
     With one row more of padding below than above, pad both sides by the larger number and put a row of zeros on top of
-    the kernel: the same products, and several times faster than padding the input (which touches all of it twice).
+    the kernel: the same products, and several times faster than padding the input (which touches all of it twice). Not
+    so where the kernel learns: the gradient of one of even width costs more than the copy.
     """
     if weight is None:
         weight, bias = convolution.weight, convolution.bias
@@ -115,6 +120,10 @@ def _same(
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
         sides.append(total - total // 2)
         grown += [0, total % 2]
+    if any(grown) and torch.is_grad_enabled() and weight.requires_grad:
+        (high, low), (wide, narrow) = ((side, side - odd) for side, odd in zip(sides, grown[1::2], strict=True))
+        padded = functional.pad(inputs, (narrow, wide, low, high))
+        return functional.conv2d(padded, weight, bias, convolution.stride, 0, 1, convolution.groups)
     weight = functional.pad(weight, (grown[3], 0, grown[1], 0)) if any(grown) else weight
     return functional.conv2d(inputs, weight, bias, convolution.stride, tuple(sides), 1, convolution.groups)
 
