@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from injerto.api import evaluate, fit, info, load, load_domains, predict
     from injerto.backbones.load import load_backbone
     from injerto.basics.errors import InjertoError
+    from injerto.estimator import Classifier
     from injerto.studies.soup import soup
 
 _PLACES = {
@@ -18,8 +19,10 @@ _PLACES = {
     "load_backbone": "injerto.backbones.load",
     "soup": "injerto.studies.soup",
     "InjertoError": "injerto.basics.errors",
+    "Classifier": "injerto.estimator",
 }
 __all__ = [
+    "Classifier",
     "InjertoError",
     "__version__",
     "evaluate",

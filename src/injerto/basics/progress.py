@@ -18,6 +18,17 @@ def set_quiet(quiet: bool) -> None:
     _QUIET = quiet
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No notes and no progress inside (warnings stay)."""
+    before = _QUIET
+    set_quiet(True)
+    try:
+        yield
+    finally:
+        set_quiet(before)
+
+
 def note(message: str) -> None:
     """Print one plain line.
 
