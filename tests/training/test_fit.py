@@ -26,6 +26,11 @@ CASES: dict[str, dict[str, Any]] = {
     "last, sgd": {"tuning": "last:2", "augment": "light", "views": 2, "optimizer": "sgd", "lr": 0.05, "epochs": 4},
     "recalibrated": {"tuning": "last:2", "norm": "recalibrate:target", "epochs": 3, "augment": "none", "accumulate": 2},
     "early stop": {"tuning": "full", "augment": "none", "epochs": 9, "lr": 1e-7, "head_lr": 1e-9, "patience": 3},
+    "gradual": {"tuning": "gradual", "augment": "none", "epochs": 6, "l2_sp": 0.1, "layer_decay": 0.7},
+    "lp-ft, slider": {"tuning": "lp-ft", "slider": True, "augment": "light", "epochs": 4, "average": "ema"},
+    "swad": {"tuning": "last:2", "augment": "light", "views": 2, "epochs": 6, "average": "swad"},
+    "rate found": {"tuning": "last:1", "augment": "none", "epochs": 5, "lr": "auto"},
+    "texts, augmented": {"tuning": "last:1", "augment": "standard", "views": 2, "epochs": 4},
     "texts": {"tuning": "full", "epochs": 3, "lr": 1e-3},
     "texts, last": {"tuning": "last:1", "epochs": 3, "select": "last", "class_weights": "balanced"},
 }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 
 
 def load_backbone(
-    spec: str | nn.Module,
+    spec: str | PathLike[str] | nn.Module,
     *,
     image_size: int | None = None,
     preprocessing: ImagePreprocessing | TextPreprocessing | None = None,
@@ -47,7 +48,7 @@ def load_backbone(
             return _load_module(spec, image_size, preprocessing)
         if preprocessing is not None:
             raise InjertoError(f"{spec} brings its own preprocessing; give one only with a network object")
-        return _load_named(spec, image_size)
+        return _load_named(fspath(spec), image_size)
 
 
 def _load_named(spec: str, image_size: int | None) -> Backbone:

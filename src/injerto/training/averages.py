@@ -90,6 +90,8 @@ class Swad:
         self.mean: Tensors = {}
         self.valley_count = 0
         self.valley: Tensors = {}  # the mean up to the last evaluation below the threshold
+        self.window: list[Tensors] = []  # the means at the evaluations before a threshold is known
+        self.window_counts: list[int] = []
 
     @torch.no_grad()
     def step(self, weights: Tensors) -> None:
@@ -115,16 +117,25 @@ class Swad:
             return
         if self.threshold is None:
             if not self.losses or loss < self.losses[0]:  # a better start: forget what came before
-                self.losses, self.count = [], 1
-                self.mean = {}
-                _follow(self.mean, self._latest, 1.0)
+                self.losses, self.window, self.window_counts = [], [], []
+                self.mean, self.count = _copy(self._latest), 1
             self.losses.append(loss)
+            self.window.append(_copy(self.mean))
+            self.window_counts.append(self.count)
             if len(self.losses) < self.optimum:
                 return
             self.threshold = self.tolerance * sum(self.losses) / self.optimum
+            for earlier, mean, count in zip(self.losses, self.window, self.window_counts, strict=True):
+                self._compare(earlier, mean, count)
+            self.window, self.window_counts = [], []
+            return
+        self._compare(loss, self.mean, self.count)
+
+    def _compare(self, loss: float, mean: Tensors, count: int) -> None:
+        """Below the threshold the valley goes on; so many evaluations above it end it where it was last below."""
+        assert self.threshold is not None
         if loss <= self.threshold:
-            self.above, self.valley, self.valley_count = 0, {}, self.count
-            _follow(self.valley, self.mean, 1.0)
+            self.above, self.valley, self.valley_count = 0, _copy(mean), count
             return
         self.above += 1
         if self.above == self.overfit:
@@ -138,7 +149,9 @@ class Swad:
         """Everything a resumed run needs."""
         tensors = {f"mean.{name}": tensor for name, tensor in self.mean.items()}
         tensors |= {f"valley.{name}": tensor for name, tensor in self.valley.items()}
-        names = ("losses", "threshold", "above", "ended", "count", "valley_count")
+        for index, mean in enumerate(self.window):
+            tensors |= {f"window{index}.{name}": tensor for name, tensor in mean.items()}
+        names = ("losses", "threshold", "above", "ended", "count", "valley_count", "window_counts")
         return tensors, {name: getattr(self, name) for name in names}
 
     def load(self, tensors: Tensors, state: Mapping[str, Any]) -> None:
@@ -148,11 +161,18 @@ class Swad:
             tensors: From :meth:`state`.
             state: From :meth:`state`.
         """
-        for which in ("mean", "valley"):
-            prefix = f"{which}."
-            setattr(self, which, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+
+        def taken(prefix: str) -> Tensors:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.mean, self.valley = taken("mean."), taken("valley.")
+        self.window = [taken(f"window{index}.") for index in range(len(state["window_counts"]))]
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def _copy(weights: Tensors) -> Tensors:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
 def _follow(mean: Tensors, weights: Tensors, share: float) -> None:

@@ -296,7 +296,7 @@ def _announce(prepared: Prepared) -> None:
     for side in ("val", "test"):
         present = {label for part in prepared.parts(side).values() for label in part.labels}
         absent = [label for label in prepared.classes if label not in present]
-        if absent:
+        if present and absent:
             shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             note(f"data: no source has a {side} example of {len(absent)} of {len(prepared.classes)} classes ({shown})")
 

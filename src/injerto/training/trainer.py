@@ -273,7 +273,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             for parameter, start in zip(group["params"], group["start"], strict=False):  # no start: not pulled
                 if parameter.grad is not None:
-                    parameter.lerp_(start, group["lr"] * self.recipe.l2_sp)
+                    parameter.lerp_(start, min(1.0, group["lr"] * self.recipe.l2_sp))
 
     def _thaw(self) -> None:
         """Let move what moves from this step on."""
