@@ -29,18 +29,20 @@ EMBEDDING_CHUNK = 1024
 class Embedder:
     """A frozen backbone, or the part of it below a cut, laid out, folded and cast as the plan says.
 
-    Every chunk has a constant size (the last one is padded), so an input's values depend on nothing but the input.
+    What is kept is computed in chunks of constant size (the last one is padded), so that an input's values depend on
+    nothing but the input; for values that are used at once the padding would be a waste.
     """
 
-    def __init__(self, backbone: Backbone, plan: ComputePlan, cut: Cut | None = None) -> None:
+    def __init__(self, backbone: Backbone, plan: ComputePlan, cut: Cut | None = None, constant: bool = True) -> None:
         """Make the fast copy; the given backbone is not changed.
 
         Args:
             backbone: The pretrained or tuned backbone.
             plan: Where and how to compute.
             cut: Where to stop; the end where not given.
+            constant: Whether all chunks have the same size.
         """
-        self.plan, self.cut = plan, cut
+        self.plan, self.cut, self.constant = plan, cut, constant
         self.maker = BatchMaker(backbone.preprocessing, plan.device)
         probe = None
         if isinstance(backbone.preprocessing, ImagePreprocessing):
@@ -131,7 +133,7 @@ class Embedder:
             return load(position, item) if load else self.maker.image(item)
 
         for chunk, rows in zip(chunks, prefetch(chunks, loader, self.maker.workers), strict=True):
-            filled = rows + [rows[-1]] * (IMAGE_CHUNK - len(rows))
+            filled = rows + [rows[-1]] * (IMAGE_CHUNK - len(rows) if self.constant else 0)
             yield np.asarray(chunk), self.maker.collate_images(filled)
 
     def _texts(
@@ -147,7 +149,7 @@ class Embedder:
             edge = edges[order[start]]
             size = max(1, TEXT_CHUNK_TOKENS // edge)
             chunk = [p for p in order[start : start + size] if edges[p] == edge]
-            filled = [rows[p] for p in chunk] + [rows[chunk[-1]]] * (size - len(chunk))
+            filled = [rows[p] for p in chunk] + [rows[chunk[-1]]] * (size - len(chunk) if self.constant else 0)
             yield np.asarray(chunk), self.maker.collate_texts(filled, edge)
             start += len(chunk)
 

@@ -26,7 +26,7 @@ def predict_logits(
         title: What the progress line says.
     """
     result = np.empty((len(inputs), len(model.labels)), np.float32)
-    for positions, values in Embedder(model.backbone, plan).embed(inputs, keys, title):
+    for positions, values in Embedder(model.backbone, plan, constant=False).embed(inputs, keys, title):
         result[positions] = _classify(model, plan, torch.from_numpy(values))
     return result
 

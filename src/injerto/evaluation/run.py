@@ -142,7 +142,7 @@ class Run:
 
         model, _, plan = self._opened
         items = as_inputs(inputs, model.backbone.modality)
-        embedder = Embedder(model.backbone, plan)
+        embedder = Embedder(model.backbone, plan, constant=False)
         width = model.head.shift.numel()
         result = np.empty((len(items), width), np.float32)
         for positions, values in embedder.embed(items, [sha256(index) for index in range(len(items))]):

@@ -141,7 +141,8 @@ class Memory:
         keys = [content for part in parts for content in part.contents]
         result = np.empty((len(inputs), self.prepared.backbone.embedding_dim), np.float32)
         if inputs:
-            for positions, values in Embedder(self.prepared.backbone, self.prepared.plan).embed(inputs, keys, title):
+            embedder = Embedder(self.prepared.backbone, self.prepared.plan, constant=False)
+            for positions, values in embedder.embed(inputs, keys, title):
                 result[positions] = values
         return result
 
