@@ -1,6 +1,6 @@
 """Training batches: from what frozen stages computed once, from pictures decoded ahead, or from token ids."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -192,3 +192,21 @@ class Examples:
         device: Any = self.maker.device
         cut = kept.cut if kept else None
         return Batch(inputs, torch.from_numpy(labels).to(device), torch.from_numpy(domain).to(device), cut)
+
+
+def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:
+    """Embeddings (B, D) of one batch; texts in four parts of similar length, so that little is computed on padding.
+
+    Args:
+        embed: The backbone, or its part above a cut.
+        inputs: What that takes.
+    """
+    if isinstance(inputs, torch.Tensor):
+        return embed(inputs)
+    lengths = inputs["attention_mask"].sum(1)
+    order = lengths.argsort(stable=True)
+    parts = []
+    for rows in order.tensor_split(min(4, len(order))):
+        longest = int(lengths[rows].max())
+        parts.append(embed({name: value[rows, :longest] for name, value in inputs.items()}))
+    return torch.cat(parts)[order.argsort()]

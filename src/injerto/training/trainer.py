@@ -15,7 +15,6 @@ from torch import nn
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress
-from injerto.compute.batches import Inputs
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing
@@ -26,7 +25,8 @@ from injerto.tasks.model import Model, Outputs
 from injerto.tasks.probe import Score
 from injerto.training.averages import EVALUATIONS, Ema, Swad
 from injerto.training.checkpoints import Tensors, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from injerto.training.examples import Batch, Examples
+from injerto.training.examples import Batch, Examples, embed_by_length
+from injerto.training.optimizer import make_optimizer, pull
 from injerto.training.rangetest import TRIES, range_test
 from injerto.training.schedule import rate_factor
 from injerto.training.stepplan import StepPlan, count_steps
@@ -134,31 +134,7 @@ class Trainer:
         return FrozenNorms(backbone, probe.to(self.plan.device))
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        """AdamW or SGD; every parameter with its own rate, no weight decay on vectors (biases, norms).
-
-        Under L2-SP the groups of what was pretrained remember where they started.
-        """
-        recipe, (lr, head_lr) = self.recipe, self._rates()
-        backbone = dict(self.model.backbone.model.named_parameters())
-        pulled = recipe.l2_sp > 0
-        rated = [(backbone[name], lr * rate, not pulled) for name, rate in self.tuned.rates.items()]
-        rated += [(parameter, head_lr, True) for parameter in self.model.new_layers().values()]
-        groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-        for parameter, rate, free in rated:
-            groups.setdefault((rate, free and parameter.ndim > 1, free), []).append(parameter)
-        described = [
-            {
-                "params": parameters,
-                "lr": rate,
-                "peak": rate,
-                "weight_decay": recipe.weight_decay if decays else 0.0,
-                "start": [] if free else [parameter.detach().clone() for parameter in parameters],
-            }
-            for (rate, decays, free), parameters in groups.items()
-        ]
-        if recipe.optimizer == "sgd":
-            return torch.optim.SGD(described, momentum=0.9)
-        return torch.optim.AdamW(described, fused=True)
+        return make_optimizer(self.model, self.tuned, self.recipe, *self._rates())
 
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Train to the end and leave the selected weights in the model.
@@ -234,7 +210,7 @@ class Trainer:
         if self.recipe.clip:
             trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
-        self._pull()
+        pull(self.optimizer, self.recipe.l2_sp)
         self.optimizer.step()
         return total
 
@@ -266,14 +242,6 @@ class Trainer:
             lr = defaults_for(self.model.backbone.modality, self.recipe.tuning_spec.kind).lr
         assert lr is not None and head_lr is not None
         return lr, head_lr
-
-    @torch.no_grad()
-    def _pull(self) -> None:
-        """L2-SP (Xuhong et al., ICML 2018, eq. 4), decoupled from the gradient as AdamW decouples weight decay."""
-        for group in self.optimizer.param_groups:
-            for parameter, start in zip(group["params"], group["start"], strict=False):  # no start: not pulled
-                if parameter.grad is not None:
-                    parameter.lerp_(start, min(1.0, group["lr"] * self.recipe.l2_sp))
 
     def _thaw(self) -> None:
         """Let move what moves from this step on."""
@@ -420,24 +388,6 @@ class Trainer:
             rule = self.recipe.average
             self._load(self.average.weights())
         return {"rule": rule, "step": state.step, "steps": state.step, "score": None}
-
-
-def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:
-    """Embeddings (B, D) of one batch; texts in four parts of similar length, so that little is computed on padding.
-
-    Args:
-        embed: The backbone, or its part above a cut.
-        inputs: What that takes.
-    """
-    if isinstance(inputs, torch.Tensor):
-        return embed(inputs)
-    lengths = inputs["attention_mask"].sum(1)
-    order = lengths.argsort(stable=True)
-    parts = []
-    for rows in order.tensor_split(min(4, len(order))):
-        longest = int(lengths[rows].max())
-        parts.append(embed({name: value[rows, :longest] for name, value in inputs.items()}))
-    return torch.cat(parts)[order.argsort()]
 
 
 def _step_of(line: str) -> float:
