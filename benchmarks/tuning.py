@@ -18,6 +18,7 @@ import numpy as np
 import timm
 import torch
 import transformers
+from accelerate import Accelerator
 from measure import interleave, row, save
 from torch import nn
 from torch.nn import functional
@@ -163,6 +164,7 @@ def trainer_epoch(ours: Trainer, place: Path, steps: int) -> Callable[[], None]:
         output_dir=str(place / "peer"), per_device_train_batch_size=32, max_steps=steps, save_strategy="no",
         report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no",
     )  # fmt: skip
+    assert arguments.device.type == "cpu"
     model, data = WithHead(ours), Tokens(ours)
     collator = transformers.DataCollatorWithPadding(tokenizer)
 
@@ -196,7 +198,9 @@ def hand_texts(ours: Trainer, steps: int) -> Callable[[], None]:
 def step_rows(place: Path) -> Iterator[dict[str, Any]]:
     """A full fine-tuning step on texts."""
     ours, steps = ready(place, tuning="full", **MINILM), 12
-    mine, theirs = interleave(epoch(ours, steps), trainer_epoch(ours, place, steps), 5)
+    peer = trainer_epoch(ours, place, steps)
+    ours.accelerator = Accelerator(mixed_precision="no", cpu=True)  # TrainingArguments resets its state
+    mine, theirs = interleave(epoch(ours, steps), peer, 5)
     version = transformers.__version__
     yield row("full step, MiniLM", "transformers.Trainer", version, mine, theirs, 32 * steps, "examples/s", True)
     mine, theirs = interleave(epoch(ours, steps), hand_texts(ours, steps), 5)

@@ -195,7 +195,7 @@ class Examples:
 
 
 def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:
-    """Embeddings (B, D) of one batch; texts in four parts of similar length, so that little is computed on padding.
+    """Embeddings (B, D) of one batch; texts in four parts of similar length, where that saves a sixth of the tokens.
 
     Args:
         embed: The backbone, or its part above a cut.
@@ -205,8 +205,11 @@ def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> 
         return embed(inputs)
     lengths = inputs["attention_mask"].sum(1)
     order = lengths.argsort(stable=True)
+    groups = order.tensor_split(min(4, len(order)))
+    if 6 * sum(len(rows) * int(lengths[rows[-1]]) for rows in groups) > 5 * len(order) * int(lengths.max()):
+        return embed(inputs)
     parts = []
-    for rows in order.tensor_split(min(4, len(order))):
+    for rows in groups:
         longest = int(lengths[rows].max())
         parts.append(embed({name: value[rows, :longest] for name, value in inputs.items()}))
     return torch.cat(parts)[order.argsort()]
