@@ -32,7 +32,7 @@ from injerto.training.trainer import Trainer
 
 LITE0 = {"data": "emoji-styles", "source": "noto", "backbone": "packaged:efficientnet-lite0", "augment": "none"}
 MINILM = {"data": "sentiment-domains", "source": "news", "backbone": "packaged:minilm-l6"}
-PAIRS = 7
+PAIRS = 5
 
 
 class Reached(Exception):
@@ -197,7 +197,7 @@ def hand_texts(ours: Trainer, steps: int) -> Callable[[], None]:
 
 def step_rows(place: Path) -> Iterator[dict[str, Any]]:
     """A full fine-tuning step on texts."""
-    ours, steps = ready(place, tuning="full", **MINILM), 12
+    ours, steps = ready(place, tuning="full", **MINILM), 8
     peer = trainer_epoch(ours, place, steps)
     ours.accelerator = Accelerator(mixed_precision="no", cpu=True)  # TrainingArguments resets its state
     mine, theirs = interleave(epoch(ours, steps), peer, 5)

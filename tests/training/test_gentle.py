@@ -201,3 +201,13 @@ def test_more_shots_contain_fewer(steps_of: Any) -> None:
     one, three = train(1), train(3)
     others = {c for c in one & three}
     assert len(one) < len(three) and others == one
+
+
+def test_swad_without_val_is_refused(pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path) -> None:
+    import shutil
+
+    for label in ("blue", "red"):  # one example a class: all of them train
+        (tmp_path / "few" / "day" / label).mkdir(parents=True)
+        shutil.copyfile(pictures / "day" / label / "0.png", tmp_path / "few" / "day" / label / "0.png")
+    with pytest.raises(InjertoError, match="swad looks for a valley"):
+        injerto.fit(tmp_path / "few", backbone=tiny_timm, tuning="full", average="swad", out=tmp_path / "r", **quick)

@@ -70,7 +70,7 @@ def test_what_cannot_be_remembered_is_refused(
         (reviews, "holds texts"),
         (one.parent.parent, "two or more classes"),
         (f"{pictures}:noon", "noon"),
-        ("no-such-data", "no-such-data"),
+        ("no-such-data", "--remember no-such-data: "),
     ):
         with pytest.raises(InjertoError, match=words) as caught:
             injerto.fit(pictures, out=tmp_path / "run", tuning="head", remember=str(data), **settings)

@@ -206,8 +206,13 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
             raise InjertoError(
                 f"source '{name}' has no labelled train examples; check the split column, list or labels"
             )
-    if resolved.select == "best-source-val" and not any(len(part) for part in prepared.parts("val").values()):
-        note("no source has a val split: the last checkpoint is kept")
+    if not any(len(part) for part in prepared.parts("val").values()):
+        if resolved.average == "swad":
+            raise InjertoError(
+                "--average swad looks for a valley on source val, and no source has val examples; use ema"
+            )
+        if resolved.select == "best-source-val":
+            note("no source has a val split: the last checkpoint is kept")
     _announce(prepared)
     _plan_caches(prepared)
     prepared.seconds = time.perf_counter() - start
@@ -245,7 +250,10 @@ def _targets(target: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
 def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
     """The labelled examples of ``--remember DATA`` or ``DATA:DOMAIN``."""
     path, colon, name = data.rpartition(":")
-    found = load_domains(path if colon and not Path(data).exists() else data)
+    try:
+        found = load_domains(path if colon and not Path(data).exists() else data)
+    except InjertoError as error:
+        raise InjertoError(f"--remember {data}: {error}") from None
     if found.modality != modality:
         raise InjertoError(f"--remember {data} holds {found.modality}s, the data to learn from are {modality}s")
     parts = [found.named(name)] if colon and not Path(data).exists() else list(found.values())
