@@ -185,7 +185,7 @@ class Trainer:
         """One optimizer step at a factor on the peak rates; the loss before it."""
         if batch.cut is None or batch.cut.suffix is not None:
             for module, mode in self._modes:
-                module.training = mode
+                module.__dict__["training"] = mode  # nn.Module's own way to set an attribute is ten times slower
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
