@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from injerto.basics.errors import InjertoError
-from injerto.recipe.grammar import parse_tuning
+from injerto.recipe.grammar import TuningSpec, parse_tuning
 from injerto.tuning.base import apply_tuning, find_tuning
 
 STAGES = {"head": (), "last:1": ("blocks.2",), "last:3": ("blocks.0", "blocks.1", "blocks.2")}
@@ -45,7 +45,8 @@ def test_too_many_stages(make_backbone: Callable[..., Any]) -> None:
     assert str(caught.value) == "--tuning last:99: module:TinyNet has 4 stages; choose last:1 to last:4"
 
 
-def test_a_tuning_of_the_grammar_that_is_not_there_yet() -> None:
-    for text in ("bitfit", "norm", "lora", "lora(r=8):last:2"):
-        with pytest.raises(InjertoError, match="not available yet"):
-            find_tuning(parse_tuning(text))
+def test_every_tuning_of_the_grammar_is_there_and_no_other() -> None:
+    for text in ("head", "last:1", "full", "gradual", "lp-ft", "bitfit", "norm", "lora", "lora(r=8):last:2"):
+        assert callable(find_tuning(parse_tuning(text)))
+    with pytest.raises(InjertoError, match="not available"):
+        find_tuning(TuningSpec("sideways"))

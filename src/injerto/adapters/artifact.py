@@ -1,24 +1,39 @@
 """The shipped tensors: written byte-identically for equal runs, read with every check before anything is used."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from injerto.adapters.card import base_name
+from injerto.adapters.peft import (
+    CONFIG,
+    install,
+    load_config,
+    peft_name,
+    peft_tensors,
+    save_config,
+    settle_groups,
+)
 from injerto.adapters.slider import Line, linear
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path
 from injerto.tasks.model import Model
 from injerto.tuning.base import Tuned
+from injerto.tuning.lora.tuning import low_rank_layers
 from injerto.tuning.norms import norm_layers
 
 ADAPTER = "adapter_model.safetensors"
 HEAD = "head.safetensors"
 PROBE = ("probe.weight", "probe.bias")
 """In the head's file: the probe on the pretrained backbone, where the run has a slider."""
+NETWORK = "backbone.model."
 SLACK = 4_000_000
 """Bytes a file may be larger than its tensors (the header)."""
 
@@ -39,8 +54,10 @@ def changed_names(backbone: Backbone, tuned: Tuned, norm: str) -> list[str]:
     return sorted(names)
 
 
-def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str, line: Line | None = None) -> int:
-    """Write what changed in the base, and the new layers.
+def save_tensors(
+    folder: Path, model: Model, tuned: Tuned, norm: str, line: Line | None = None, native: bool = False
+) -> int:
+    """Write what changed in the base, and the new layers; with low-rank layers as files that PEFT reads.
 
     Args:
         folder: The adapter's folder.
@@ -48,17 +65,40 @@ def save_tensors(folder: Path, model: Model, tuned: Tuned, norm: str, line: Line
         tuned: What the tuning decided.
         norm: The norm policy.
         line: From the pretrained to the tuned model, where the run has a slider: the probe at its start is kept.
+        native: Whether the head is the network's own kind; PEFT then finds it under its own name.
 
     Returns:
         Bytes written.
     """
-    state = model.backbone.model.state_dict()
+    network = model.backbone.model
+    state = network.state_dict()
     base = {name: state[name] for name in changed_names(model.backbone, tuned, norm)}
     new = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
     new = {name: tensor for name, tensor in new.items() if name not in ("head.shift", "head.scale")}
     if line is not None:
         new |= dict(zip(PROBE, line.base_head, strict=True))
-    return save_parts(folder, base, new)
+    if not any(low_rank_layers(network)):
+        return save_parts(folder, base, new)
+    norms = sorted({name.rpartition(".")[0] for name in base if ".lora_" not in name})
+    base = peft_tensors(network) | {
+        peft_name(name): tensor for name, tensor in state.items() if name.rpartition(".")[0] in norms
+    }
+    own = native_names(model) if native else {}
+    base |= {name: new.pop(key) for key, name in own.items()}
+    whole = [*norms, *([model.backbone.native_head or ""] if own else [])]
+    return save_config(folder, network, base_name(model.backbone), tuple(whole), None) + save_parts(folder, base, new)
+
+
+def native_names(model: Model) -> dict[str, str]:
+    """Names of the head's tensors, and PEFT's for them; empty where the network's own class has no such head.
+
+    Args:
+        model: With a linear head.
+    """
+    head = model.backbone.native_head
+    if model.backbone.library != "timm" or head is None:
+        return {}
+    return {f"head.layers.0.{part}": peft_name(f"{head}.{part}") for part in ("weight", "bias")}
 
 
 def save_parts(folder: Path, base: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> int:
@@ -72,7 +112,8 @@ def save_parts(folder: Path, base: dict[str, torch.Tensor], new: dict[str, torch
     Returns:
         Bytes written.
     """
-    return sum(_save(folder / file, tensors) for file, tensors in ((ADAPTER, base), (HEAD, new)))
+    files = [(ADAPTER, base), *([(HEAD, new)] if new else [])]
+    return sum(_save(folder / file, tensors) for file, tensors in files)
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> int:
@@ -96,7 +137,7 @@ def shipped_names(folder: Path) -> list[str]:
         return sorted(file.keys())
 
 
-def load_tensors(folder: Path, model: Model) -> Line | None:
+def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | None:
     """Put an adapter's tensors into a fresh model.
 
     Every name, shape and dtype must be one of the model's own, every number finite; files larger than the model are
@@ -105,6 +146,7 @@ def load_tensors(folder: Path, model: Model) -> Line | None:
     Args:
         folder: The adapter's folder.
         model: Built from the card on the checked base; changed in place only after all checks.
+        native: Whether the head is the network's own kind.
 
     Returns:
         The line from the pretrained to the tuned model where the adapter has a slider, else None.
@@ -113,15 +155,20 @@ def load_tensors(folder: Path, model: Model) -> Line | None:
         InjertoError: Where a file is missing, damaged or does not fit.
     """
     expected = model.state_dict()
-    base = _read(
-        folder / ADAPTER,
-        {f"backbone.model.{name}": t for name, t in model.backbone.model.state_dict().items()},
-        "backbone.model.",
-    )
+    base: dict[str, torch.Tensor] = {}
+    head: dict[str, torch.Tensor] = {}
+    low_rank = (folder / CONFIG).exists()
+    if low_rank:
+        own = native_names(model) if native else {}
+        found = load_low_rank(folder, model.backbone, {name: expected[key] for key, name in own.items()})
+        head = {key: found[name] for key, name in own.items() if name in found}
+    else:
+        network = model.backbone.model.state_dict()
+        base = _read(folder / ADAPTER, {f"{NETWORK}{name}": t for name, t in network.items()}, NETWORK)
     allowed = {name: t for name, t in expected.items() if not name.startswith("backbone.")}
     if isinstance(model.neck, nn.Identity) and len(model.head.layers) == 1:
         allowed |= dict(zip(PROBE, linear(model).parameters(), strict=True))
-    new = _read(folder / HEAD, allowed, "")
+    new = head | (_read(folder / HEAD, allowed, "") if not head or (folder / HEAD).exists() else {})
     missing = {
         n for n in expected if not n.startswith("backbone.") and n not in ("head.shift", "head.scale")
     } - new.keys()
@@ -129,33 +176,69 @@ def load_tensors(folder: Path, model: Model) -> Line | None:
         raise InjertoError(f"{folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
     line = None
     if all(name in new for name in PROBE):
-        short = [name.removeprefix("backbone.model.") for name in base]
-        start = {name: expected[f"backbone.model.{name}"].clone() for name in short}
-        tuned = {name: base[f"backbone.model.{name}"].clone() for name in short}
+        short = [name.removeprefix(NETWORK) for name in base]
+        start = {name: expected[f"{NETWORK}{name}"].clone() for name in short}
+        tuned = {name: base[f"{NETWORK}{name}"].clone() for name in short}
         end = new["head.layers.0.weight"].clone(), new["head.layers.0.bias"].clone()
         line = Line(start, tuned, (new[PROBE[0]], new[PROBE[1]]), end)
     model.load_state_dict({n: t for n, t in {**base, **new}.items() if n not in PROBE}, strict=False)
     return line
 
 
-def _read(path: Path, allowed: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    limit = sum(tensor.numel() * 8 for tensor in allowed.values()) + SLACK
+def load_low_rank(
+    folder: Path, backbone: Backbone, others: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """Put the low-rank pairs of PEFT's files, ours or a stranger's, into a backbone.
+
+    Args:
+        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        backbone: Plain; its layers are changed in place.
+        others: Tensors that the file may hold beside what belongs to the network, by the file's names.
+
+    Returns:
+        Those of them that it holds.
+
+    Raises:
+        InjertoError: Where a file is damaged or does not fit the backbone.
+    """
+    path, network, others = folder / ADAPTER, backbone.model, others or {}
+    config = load_config(folder)
+    with _opened(path, sum(tensor.numel() for tensor in network.state_dict().values())) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    places = install(network, config, {name: shape for name, shape in shapes.items() if name not in others}, path)
+    found = _read(path, places | others, "", cast=True)
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(found[name])
+    settle_groups(network)
+    return {name: found[name] for name in others if name in found}
+
+
+@contextmanager
+def _opened(path: Path, numbers: int) -> Iterator[Any]:
+    """A safetensors file, unless it is larger than so many numbers could need; errors in one line."""
     try:
         size = path.stat().st_size
-        if size > limit:
+        if size > 8 * numbers + SLACK:
             raise InjertoError(f"{path} has {size} bytes, more than its base model could need; it is not loaded")
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            for name in names:
-                _check(path, name, prefix, file, allowed)
-            tensors = {prefix + name: file.get_tensor(name) for name in names}
+            yield file
     except FileNotFoundError:
         raise InjertoError(f"{path} is missing; the adapter is incomplete") from None
     except (SafetensorError, OSError, ValueError) as error:
         if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
             raise KeyboardInterrupt from None
         raise InjertoError(f"{path} cannot be read ({error}); it is damaged or no safetensors file") from None
-    for name, tensor in tensors.items():
+
+
+def _read(path: Path, allowed: dict[str, torch.Tensor], prefix: str, cast: bool = False) -> dict[str, torch.Tensor]:
+    with _opened(path, sum(tensor.numel() for tensor in allowed.values())) as file:
+        for name in file.keys():  # noqa: SIM118
+            _check(path, name, prefix, file, allowed)
+        tensors = {prefix + name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in list(tensors.items()):
+        if cast and tensor.is_floating_point() and allowed[name].is_floating_point():
+            tensor = tensors[name] = tensor.to(allowed[name].dtype)
         if tensor.dtype != allowed[name].dtype:
             raise InjertoError(
                 f"{path}: '{name.removeprefix(prefix)}' is of type {tensor.dtype}, not {allowed[name].dtype}"

@@ -56,7 +56,7 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any],
         )
     neck = None if card["neck"] == "none" else int(card["neck"])
     model = Model(base, tuple(card["labels"]), card["head"], neck)
-    line = load_tensors(folder, model)
+    line = load_tensors(folder, model, card["head"] == "native")
     return model.eval(), card, line
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from injerto.basics.errors import InjertoError
 from injerto.tasks.model import Model
+from injerto.tuning.lora.tuning import low_rank_layers
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Line:
     Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022, section 3, eq. 1.
 
     Attributes:
-        base: Tensors of the pretrained network that tuning changed, by name.
+        base: Tensors of the pretrained network that tuning changed, by name; low-rank layers have a strength instead.
         tuned: The same of the tuned network.
         base_head: Weight (C, D) and bias (C,) of the probe on the pretrained embeddings.
         tuned_head: Of the trained head, its standardization folded in.
@@ -38,13 +39,33 @@ class Line:
         Raises:
             InjertoError: Where t is outside 0..1.
         """
-        if not 0 <= t <= 1:
-            raise InjertoError(f"the slider runs from 0 (pretrained) to 1 (tuned), not {t}")
+        set_strength(model, t)
         state = model.backbone.model.state_dict()
         for name, tuned in self.tuned.items():
             state[name].copy_(tuned if t == 1 else torch.lerp(self.base[name], tuned, t))
         for tensor, base, tuned in zip(linear(model).parameters(), self.base_head, self.tuned_head, strict=True):
             tensor.copy_(tuned if t == 1 else torch.lerp(base, tuned, t))
+
+
+def set_strength(model: Model, t: float) -> bool:
+    """Set the strength of all low-rank layers.
+
+    Args:
+        model: Changed in place.
+        t: 0 for the pretrained backbone, 1 for the tuned one.
+
+    Returns:
+        Whether there are any.
+
+    Raises:
+        InjertoError: Where t is outside 0..1.
+    """
+    if not 0 <= t <= 1:
+        raise InjertoError(f"the slider runs from 0 (pretrained) to 1 (tuned), not {t}")
+    layers = list(low_rank_layers(model.backbone.model))
+    for _, layer in layers:
+        layer.strength = float(t)
+    return bool(layers)
 
 
 def linear(model: Model) -> nn.Linear:

@@ -125,6 +125,15 @@ class Backbone(nn.Module):
         """
         return self._stage_of[name]
 
+    def adopt(self, name: str, like: str) -> None:
+        """Make a parameter known that was added to the network.
+
+        Args:
+            name: Its name in ``model``.
+            like: The name of one in the same stage.
+        """
+        self._stage_of[name] = self._stage_of[like]
+
     def split(self, k: int) -> "tuple[Prefix, Suffix] | None":
         """Cut the network below stage ``k``: ``suffix(prefix(x))`` is ``forward(x)``, which is checked here.
 

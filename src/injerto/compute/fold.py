@@ -13,6 +13,34 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from injerto.compute.depthwise import SmallDepthwise, small_depthwise
 
 
+class Composed(nn.Module):
+    """A layer whose weight is composed of several tensors (mixed into the layer's own class)."""
+
+    def settle(self) -> None:
+        """Become a layer of the plain class, with the composed weight."""
+        raise NotImplementedError
+
+    @property
+    def plainly(self) -> bool:
+        """Whether the plain class's forward with the composed weight is what the layer computes."""
+        raise NotImplementedError
+
+
+def settled(network: nn.Module) -> nn.Module:
+    """A copy whose composed layers are plain ones; the network itself where there are none.
+
+    Args:
+        network: Left as it is.
+    """
+    if not any(isinstance(module, Composed) for module in network.modules()):
+        return network
+    twin = copy.deepcopy(network)
+    for module in list(twin.modules()):
+        if isinstance(module, Composed):
+            module.settle()
+    return twin
+
+
 def fold_batch_norm(network: nn.Module, probe: torch.Tensor) -> nn.Module:
     """A copy of ``network`` in eval mode whose BatchNorms are folded into their convolutions.
 
@@ -62,7 +90,7 @@ class FrozenNorms:
         """
         network.eval()
         with torch.no_grad():
-            known = [pair for pair in _pairs(network, probe) if type(pair[0]) is nn.Conv2d or _pads_itself(pair[0])]
+            known = [pair for pair in _pairs(network, probe) if _plain(pair[0])]
             self._forwards = _fused(known)  # any other kind of convolution has a forward of its own
             expected = network(probe)
             with self:
@@ -103,6 +131,13 @@ def _scaled(convolution: nn.Conv2d, norm: nn.BatchNorm2d, inputs: torch.Tensor) 
     if small_depthwise(convolution, inputs):
         return SmallDepthwise.apply(inputs, weight, convolution.padding) + shift.view(-1, 1, 1)  # type: ignore[no-any-return, no-untyped-call]
     return convolution._conv_forward(inputs, weight, shift)
+
+
+def _plain(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution computes with its weight in one of the ways known here."""
+    if isinstance(convolution, Composed):
+        return convolution.plainly and (nn.Conv2d in type(convolution).__bases__ or _pads_itself(convolution))
+    return type(convolution) is nn.Conv2d or _pads_itself(convolution)
 
 
 def _pads_itself(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from injerto.basics.progress import progress
 from injerto.compute.batches import BatchMaker, Inputs, bucket, prefetch
 from injerto.compute.cuts import HIDDEN, Cut, run_suffix
 from injerto.compute.features import Chunk, Features
-from injerto.compute.fold import fold_batch_norm
+from injerto.compute.fold import fold_batch_norm, settled
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
@@ -234,7 +234,7 @@ class Continuer:
 
 
 def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None) -> nn.Module:
-    """A frozen copy for inference: BatchNorms folded, laid out and cast as the plan says.
+    """A frozen copy for inference: low-rank layers merged, BatchNorms folded, laid out and cast as the plan says.
 
     Args:
         network: Left as it is but for being put in eval mode.
@@ -244,7 +244,8 @@ def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None) -> n
     Returns:
         The copy; the network itself where there is nothing to change.
     """
-    copied = network if probe is None else fold_batch_norm(network, probe.to(next(network.parameters()).device))
+    plain = settled(network.eval())
+    copied = plain if probe is None else fold_batch_norm(plain, probe.to(next(network.parameters()).device))
     if plan.precision == "bf16" or plan.channels_last:
         copied = copy.deepcopy(network) if copied is network else copied
         copied = copied.to(plan.dtype)

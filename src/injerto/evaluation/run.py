@@ -11,6 +11,7 @@ import numpy as np
 
 from injerto.adapters.artifact import shipped_names
 from injerto.adapters.load import adapter_folder, load_model
+from injerto.adapters.slider import set_strength
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.compute.plan import ComputePlan, make_plan
@@ -53,9 +54,10 @@ class Run:
         model, card, line = load_model(self.path, self._backbone)
         plan = make_plan(model.backbone, self._precision, self._threads)
         if self._t is not None:
-            if line is None:
+            if line is not None:
+                line.move(model, self._t)
+            elif not set_strength(model, self._t):
                 raise InjertoError(f"{self.path} has no slider; fit it with --slider")
-            line.move(model, self._t)
         return model.to(plan.device), card, plan
 
     def scale(self, t: float) -> "Run":

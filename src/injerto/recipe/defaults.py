@@ -42,10 +42,16 @@ TABLE: dict[tuple[str, str], Defaults] = {
     ("image", "last"): Defaults(3e-4, 3e-4, 1e-2, 10, 32, 60, "auto", 4),
     ("image", "full"): Defaults(1e-4, 3e-4, 1e-2, 8, 32, 60, "auto", 0),
     ("image", "gradual"): Defaults(1e-4, 3e-4, 1e-2, 10, 32, 60, "auto", 0),
+    ("image", "lora"): Defaults(1e-3, 3e-4, 1e-2, 10, 32, 60, "auto", 4),
+    ("image", "bitfit"): Defaults(1e-3, 3e-4, 1e-2, 10, 32, 60, "auto", 0),
+    ("image", "norm"): Defaults(1e-3, 3e-4, 1e-2, 10, 32, 60, "auto", 0),
     ("text", "head"): Defaults(1e-3, 1e-3, 1e-2, 30, 32, 300, "none", 1),
     ("text", "last"): Defaults(1e-4, 1e-3, 1e-2, 3, 32, 60, "auto", 4),
     ("text", "full"): Defaults(1e-4, 1e-3, 1e-2, 2, 32, 60, "auto", 0),
     ("text", "gradual"): Defaults(1e-4, 1e-3, 1e-2, 3, 32, 60, "auto", 0),
+    ("text", "lora"): Defaults(1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 4),
+    ("text", "bitfit"): Defaults(1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 0),
+    ("text", "norm"): Defaults(1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 0),
 }
 
 SAMPLE_IMAGE_SIZE = 128

@@ -111,7 +111,7 @@ class Fit:
         with clock.measure("cache"):
             before = self.memory.before()
             names = changed_names(prepared.backbone, prepared.tuned, recipe.norm or "frozen") if recipe.slider else []
-            base = snapshot(prepared, names)
+            base = snapshot(prepared, [name for name in names if ".lora_" not in name])
             probe = self._pretrained_probe() if recipe.slider or prepared.tuned.probe_first else None
             if self._recalibrate(trained=False):
                 self.caches.statistics_changed()
@@ -320,7 +320,9 @@ class Fit:
             for name, entry in domains.items()
         }
         folder = self.folder / "adapter"
-        size = save_tensors(folder, self.model, self.prepared.tuned, self.recipe.norm or "frozen", line)
+        size = save_tensors(
+            folder, self.model, self.prepared.tuned, self.recipe.norm or "frozen", line, self.recipe.head == "native"
+        )
         save_card(folder, make_card(self.prepared.backbone, self.recipe, self.prepared.classes, quality))
         return size + (folder / "adapter_card.json").stat().st_size
 

@@ -172,7 +172,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         )
     if backbone is not None:
         resolved = resolved.model_copy(update={"backbone": network.spec})
-    tuned = apply_tuning(network, resolved.tuning_spec, resolved.layer_decay)
+    tuned = apply_tuning(network, resolved.tuning_spec, resolved.layer_decay, resolved.seed)
     assert resolved.norm is not None and resolved.split_seed is not None
     check_norm(network, resolved.norm)
     if resolved.norm == "recalibrate:target" and not targets:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
+import torch
 from torch import nn
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.files import sha256
 from injerto.recipe.grammar import TuningSpec
 
 
@@ -76,6 +78,7 @@ def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
 def _load_entry_points() -> None:
     from importlib.metadata import entry_points
 
+    import injerto.tuning.lora.tuning
     import injerto.tuning.stages  # noqa: F401  the built-in kinds
 
     for point in entry_points(group="injerto.tunings"):
@@ -97,7 +100,7 @@ def find_tuning(spec: TuningSpec) -> Tuning:
     return _TUNINGS[spec.kind]
 
 
-def apply_tuning(backbone: Backbone, spec: TuningSpec, decay: float = 1.0) -> Tuned:
+def apply_tuning(backbone: Backbone, spec: TuningSpec, decay: float = 1.0, seed: int = 0) -> Tuned:
     """Freeze what must not move and thaw the rest.
 
     Args:
@@ -105,6 +108,7 @@ def apply_tuning(backbone: Backbone, spec: TuningSpec, decay: float = 1.0) -> Tu
         spec: The parsed setting.
         decay: Factor on the rate from each stage to the one below it; the last stage has the full rate (Howard &
             Ruder, ACL 2018, section 3.2, divide by 2.6, which is 0.38).
+        seed: Of what a tuning draws (LoRA's A).
 
     Returns:
         What was decided.
@@ -112,13 +116,33 @@ def apply_tuning(backbone: Backbone, spec: TuningSpec, decay: float = 1.0) -> Tu
     Raises:
         InjertoError: Where the setting does not fit the backbone.
     """
-    tuned = find_tuning(spec)(backbone, spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(sha256(seed, "tuning")[:15], 16))
+        tuned = find_tuning(spec)(backbone, spec)
     top = len(backbone.stages) - 1
     rates = {name: rate * decay ** (top - backbone.stage_of(name)) for name, rate in tuned.rates.items()}
     tuned = replace(tuned, rates=rates)
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(name in tuned.rates)
     return tuned
+
+
+def first_of_last(backbone: Backbone, spec: TuningSpec) -> int:
+    """The first of the last K stages.
+
+    Args:
+        backbone: The pretrained model.
+        spec: A setting that ends in ``last:K``.
+
+    Raises:
+        InjertoError: Where the backbone has fewer stages.
+    """
+    count = len(backbone.stages)
+    assert spec.last is not None
+    if spec.last > count:
+        whole = str(spec).rpartition(":")[0]
+        raise InjertoError(f"--tuning {spec}: {backbone.spec} has {count} stages; choose {whole}:1 to {whole}:{count}")
+    return count - spec.last
 
 
 BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

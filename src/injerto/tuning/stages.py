@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from injerto.backbones.backbone import Backbone
-from injerto.basics.errors import InjertoError
 from injerto.recipe.grammar import TuningSpec
-from injerto.tuning.base import Tuned, register_tuning
+from injerto.tuning.base import Tuned, first_of_last, register_tuning
 
 
 def _from_stage(backbone: Backbone, first: int) -> Tuned:
@@ -35,11 +34,7 @@ def last(backbone: Backbone, spec: TuningSpec) -> Tuned:
     Raises:
         InjertoError: Where the backbone has fewer stages.
     """
-    count = len(backbone.stages)
-    assert spec.last is not None
-    if spec.last > count:
-        raise InjertoError(f"--tuning {spec}: {backbone.spec} has {count} stages; choose last:1 to last:{count}")
-    return _from_stage(backbone, count - spec.last)
+    return _from_stage(backbone, first_of_last(backbone, spec))
 
 
 @register_tuning("full")

@@ -1,0 +1,279 @@
+"""PEFT's adapter files: ``adapter_config.json`` and the names inside ``adapter_model.safetensors``, both ways.
+
+The format as PEFT 0.21 writes it (``peft/utils/save_and_load.py``, ``peft/config.py``).
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import write_text
+from injerto.tuning.lora.attach import attach, kind_of, pattern_matches
+from injerto.tuning.lora.base import LowRank, Variant
+from injerto.tuning.lora.convolution import LowRankConv
+from injerto.tuning.lora.linear import LowRankConv1D
+from injerto.tuning.lora.settings import LARGEST_RANK
+from injerto.tuning.lora.tuning import low_rank_layers
+
+CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+MAGNITUDE = "lora_magnitude_vector"
+LIMIT = 4_000_000
+"""Largest configuration that is read, in bytes."""
+UNKNOWN = ("lora_bias", "use_qalora", "use_bdlora", "layer_replication", "megatron_config", "trainable_token_indices")
+"""Settings that change what the tensors mean in ways not known here."""
+_PARTS = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)")
+
+
+def peft_name(path: str) -> str:
+    """A layer's name as PEFT writes it.
+
+    Args:
+        path: Its name in the network.
+    """
+    return f"{PREFIX}{path}"
+
+
+def peft_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The pairs of all low-rank layers under PEFT's names, such that PEFT's delta on the untouched base is ours.
+
+    A pair that started from principal directions becomes one of twice the rank (PEFT's own conversion), that of slices
+    of a fused matrix one of block structure.
+
+    Args:
+        network: With low-rank layers.
+    """
+    tensors = {}
+    for path, layer in low_rank_layers(network):
+        a, b = layer.pair()
+        if layer.lora_start_A is not None and layer.lora_start_B is not None:
+            a, b = torch.cat([a, layer.lora_start_A]), torch.cat([b, -layer.lora_start_B], dim=1)
+        name = peft_name(_nested(network, path))
+        for part, tensor in zip(layer.NAMES, (a, b), strict=True):
+            tensors[f"{name}.{part}"] = tensor.detach()
+        if layer.lora_magnitude is not None:
+            tensors[f"{name}.{MAGNITUDE}"] = layer.lora_magnitude.detach().view(_magnitude_shape(layer))
+    return tensors
+
+
+def _magnitude_shape(layer: LowRank) -> tuple[int, ...]:
+    assert layer.lora_magnitude is not None
+    size = len(layer.lora_magnitude)
+    return (1, size, *[1] * (layer.base_weight.ndim - 2)) if isinstance(layer, LowRankConv) else (size,)
+
+
+def _nested(network: nn.Module, path: str) -> str:
+    """PEFT keeps an attention's output projection inside the wrapped attention."""
+    above, _, last = path.rpartition(".")
+    inside = last == "out_proj" and isinstance(network.get_submodule(above), nn.MultiheadAttention)
+    return f"{above}.base_layer.out_proj" if inside else path
+
+
+def save_config(folder: Path, network: nn.Module, base: str, modules: tuple[str, ...], task: str | None) -> int:
+    """Write ``adapter_config.json``; equal adapters are equal bytes.
+
+    Args:
+        folder: The adapter's folder.
+        network: With low-rank layers.
+        base: The base model's name.
+        modules: Layers that are shipped whole.
+        task: PEFT's ``task_type``, None where it has none.
+
+    Returns:
+        Bytes written.
+    """
+    layers = dict(low_rank_layers(network))
+    paths = [path for path in layers if _nested(network, path) == path]
+    ranks = {path: _rank(layer) for path, layer in layers.items()}
+    alphas = {path: _alpha(layer) for path, layer in layers.items()}
+    rank, alpha = (max(set(values.values()), key=list(values.values()).count) for values in (ranks, alphas))
+    variant = next(iter(layers.values())).variant
+    config = {
+        "alpha_pattern": {path: alphas[path] for path in paths if alphas[path] != alpha},
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "exclude_modules": None,
+        "fan_in_fan_out": any(isinstance(layer, LowRankConv1D) for layer in layers.values()),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_bias": False,
+        "lora_dropout": variant.dropout,
+        "modules_to_save": sorted(modules) or None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {path: ranks[path] for path in paths if ranks[path] != rank},
+        "revision": None,
+        "target_modules": _short(network, paths),
+        "task_type": task,
+        "use_dora": variant.dora,
+        "use_rslora": variant.rslora,
+    }
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    write_text(folder / CONFIG, text)
+    return len(text.encode())
+
+
+def _rank(layer: LowRank) -> int:
+    return len(layer.lora_A) * (1 if layer.lora_start_A is None else 2)
+
+
+def _alpha(layer: LowRank) -> float:
+    """PEFT's alpha, such that its scaling for the shipped rank is the layer's."""
+    rank = _rank(layer)
+    alpha = layer.variant.scaling * (math.sqrt(rank) if layer.variant.rslora else rank)
+    return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha
+
+
+def _short(network: nn.Module, paths: list[str]) -> list[str]:
+    """Last parts of the names where they mean exactly the chosen layers, else the whole names; sorted."""
+    ends = sorted({path.rpartition(".")[2] for path in paths})
+    meant = [name for name, _ in network.named_modules() if name.rpartition(".")[2] in ends]
+    return ends if sorted(meant) == sorted(paths) else sorted(paths)
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """Read and check ``adapter_config.json``, which may come from a stranger.
+
+    Args:
+        folder: The adapter's folder.
+
+    Raises:
+        InjertoError: Where it is damaged, or asks for what is not known here.
+    """
+    path = folder / CONFIG
+    try:
+        if path.stat().st_size > LIMIT:
+            raise InjertoError(f"{path} is larger than {LIMIT} bytes; this is no adapter's configuration")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InjertoError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InjertoError(f"{path} is damaged: not valid JSON") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise InjertoError(f"{path}: peft_type is {str(kind)[:40]!r}; LORA is known here only")
+    for key in UNKNOWN:
+        if config.get(key):
+            raise InjertoError(f"{path}: '{key}' is not known here; the adapter is not loaded")
+    for key in ("r", "lora_alpha"):
+        _positive(path, key, config.get(key, 8))
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = config.setdefault(key, {}) or {}
+        if not isinstance(pattern, dict):
+            raise InjertoError(f"{path} is damaged: '{key}' is no mapping")
+        for name, value in pattern.items():
+            _positive(path, key, value)
+            _pattern(path, name)
+    return config
+
+
+def _positive(path: Path, key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
+        raise InjertoError(f"{path} is damaged: '{key}' must be a positive number, not {str(value)[:40]!r}")
+
+
+def _pattern(path: Path, name: str) -> None:
+    if len(name) > 300 or not re.fullmatch(r"[\w.^$\\-]+", name):
+        raise InjertoError(f"{path}: pattern {name[:60]!r} is not known here; the adapter is not loaded")
+
+
+def install(
+    network: nn.Module, config: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path
+) -> dict[str, Tensor]:
+    """Give a network the low-rank layers that a file's tensors belong to.
+
+    Args:
+        network: Plain; changed in place after all checks.
+        config: From :func:`load_config`.
+        shapes: Of the file's tensors, by name.
+        path: The file, for messages.
+
+    Returns:
+        The tensors of the network that the file's are to be copied into, by the file's names; what is no pair and no
+        tensor of the network is left out.
+
+    Raises:
+        InjertoError: Where a tensor's layer does not exist, cannot have a pair, or has another shape.
+    """
+    pairs: dict[str, dict[str, str]] = {}
+    plain: dict[str, str] = {}
+    for name in shapes:
+        found = _PARTS.fullmatch(name.removeprefix(PREFIX))
+        if found:
+            pairs.setdefault(_own_path(network, found[1]), {})[found[2]] = name
+        else:
+            plain[name] = _own_path(network, name.removeprefix(PREFIX))
+    planned = {own: _plan(network, own, parts, config, shapes, path) for own, parts in pairs.items()}
+    for own, variant in planned.items():
+        attach(network.get_submodule(own), variant)
+    places: dict[str, Tensor] = {}
+    for own, parts in pairs.items():
+        layer = network.get_submodule(own)
+        assert isinstance(layer, LowRank)
+        for part, tensor in zip(layer.NAMES, (layer.lora_A, layer.lora_B), strict=True):
+            places[parts[part]] = tensor.data
+        if layer.lora_magnitude is not None:
+            places[parts[MAGNITUDE]] = layer.lora_magnitude.data.view(_magnitude_shape(layer))
+    state = network.state_dict()
+    places |= {name: state[own] for name, own in plain.items() if own in state}
+    return places
+
+
+def settle_groups(network: nn.Module) -> None:
+    """Once the pairs are there: those of grouped convolutions whose A sees other groups' inputs are used so.
+
+    Args:
+        network: With low-rank layers.
+    """
+    for _, layer in low_rank_layers(network):
+        mask = layer.lora_mask if isinstance(layer, LowRankConv) else None
+        if mask is not None and bool((layer.lora_A * (1 - mask)).any()):
+            layer.lora_mask = None
+
+
+def _own_path(network: nn.Module, path: str) -> str:
+    """A path in the network from one in the model that PEFT wrapped, which may have a head around it."""
+    path = path.replace(".base_layer", "")
+    around = f"{getattr(network, 'base_model_prefix', '')}."
+    first = path.partition(".")[0]
+    return path.removeprefix(around) if len(around) > 1 and not hasattr(network, first) else path
+
+
+def _plan(
+    network: nn.Module,
+    own: str,
+    parts: dict[str, str],
+    config: dict[str, Any],
+    shapes: dict[str, tuple[int, ...]],
+    path: Path,
+) -> Variant:
+    """The variant of one layer, every shape checked."""
+    try:
+        layer = network.get_submodule(own)
+    except AttributeError:
+        layer = None
+    kind = None if layer is None or isinstance(layer, LowRank) else kind_of(layer)
+    if layer is None or kind is None:
+        raise InjertoError(f"{path}: the base model has no layer '{own[:200]}' that can have a low-rank pair")
+    wanted = {*kind.NAMES, MAGNITUDE} if config.get("use_dora") else set(kind.NAMES)
+    if set(parts) != wanted:
+        raise InjertoError(
+            f"{path}: layer '{own}' needs {', '.join(sorted(wanted))}, the file has {', '.join(sorted(parts))}"
+        )
+    first = shapes[parts[kind.NAMES[0]]]
+    rank = first[0] if first else 0
+    if not 1 <= rank <= LARGEST_RANK:
+        raise InjertoError(f"{path}: layer '{own}' has rank {rank}; 1 to {LARGEST_RANK} are known here")
+    for part, shape in zip(kind.NAMES, kind.shapes(layer, rank), strict=True):
+        if shapes[parts[part]] != shape:
+            raise InjertoError(f"{path}: '{parts[part]}' has shape {shapes[parts[part]]}, the base model needs {shape}")
+    alphas = (config.get("alpha_pattern") or {}).items()
+    alpha = next((alpha for pattern, alpha in alphas if pattern_matches(pattern, own)), config.get("lora_alpha", 8))
+    return Variant(rank, float(alpha), 0.0, bool(config.get("use_rslora")), bool(config.get("use_dora")))
