@@ -177,7 +177,6 @@ SETTINGS = {
     ("--tuning", "last:99"): "--tuning last:99: .* has 5 stages; choose last:1 to last:5",
     ("--tuning", "last"): "how many stages",
     ("--tuning", "ful"): "did you mean 'full'",
-    ("--tuning", "lora"): "not available yet",
     ("--alignment", "mmd"): "unknown alignment 'mmd'; available: none",
     ("--alignment", "mmd:x"): "weight 'x' is not a number",
     ("--epochs", "0"): "--epochs",
