@@ -22,8 +22,8 @@ GRIDS: dict[str, dict[str, Any]] = {
     "emoji-styles": {
         "common": {"source": ["noto"], "backbone": "packaged:efficientnet-lite0", "image_size": 96},
         "tuning": ("lora", "lora:last:2"),
-        "lr": (5e-4, 1e-3, 3e-3, 1e-2),
-        "head_lr": (3e-4, 1e-3),
+        "lr": (5e-4, 1e-3, 3e-3),
+        "head_lr": (3e-4,),
         "seeds": (0, 1, 2),
     },
     "sentiment-domains": {

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
-from injerto.tuning.lora.attach import attach, kind_of, pattern_matches
-from injerto.tuning.lora.base import LowRank, Variant
+from injerto.tuning.lora.attach import attach, kind_of, pattern_matches, tie
+from injerto.tuning.lora.base import LowRank, Tied, Variant
 from injerto.tuning.lora.convolution import LowRankConv
 from injerto.tuning.lora.linear import LowRankConv1D
 from injerto.tuning.lora.settings import LARGEST_RANK
@@ -98,6 +98,7 @@ def save_config(folder: Path, network: nn.Module, base: str, modules: tuple[str,
         "alpha_pattern": {path: alphas[path] for path in paths if alphas[path] != alpha},
         "base_model_name_or_path": base,
         "bias": "none",
+        "ensure_weight_tying": any(isinstance(layer, Tied) for layer in network.modules()),
         "exclude_modules": None,
         "fan_in_fan_out": any(isinstance(layer, LowRankConv1D) for layer in layers.values()),
         "inference_mode": True,
@@ -204,19 +205,24 @@ def install(
     """
     pairs: dict[str, dict[str, str]] = {}
     plain: dict[str, str] = {}
+    places: dict[str, Tensor] = {}
+    tied = _output_path(network) if config.get("ensure_weight_tying") else None
     for name in shapes:
         found = _PARTS.fullmatch(name.removeprefix(PREFIX))
-        if found:
+        if found and _own_path(network, found[1]) == tied:
+            places[name] = torch.empty(shapes[name])  # the table's own pair once more
+        elif found:
             pairs.setdefault(_own_path(network, found[1]), {})[found[2]] = name
         else:
             plain[name] = _own_path(network, name.removeprefix(PREFIX))
     planned = {own: _plan(network, own, parts, config, shapes, path) for own, parts in pairs.items()}
     for own, variant in planned.items():
         attach(network.get_submodule(own), variant)
-    places: dict[str, Tensor] = {}
     for own, parts in pairs.items():
         layer = network.get_submodule(own)
         assert isinstance(layer, LowRank)
+        if tied is not None and isinstance(layer, nn.Embedding):
+            tie(network, layer)
         for part, tensor in zip(layer.NAMES, (layer.lora_A, layer.lora_B), strict=True):
             places[parts[part]] = tensor.data
         if layer.lora_magnitude is not None:
@@ -224,6 +230,12 @@ def install(
     state = network.state_dict()
     places |= {name: state[own] for name, own in plain.items() if own in state}
     return places
+
+
+def _output_path(network: nn.Module) -> str | None:
+    """The path of a language model's output layer."""
+    layer = getattr(network, "get_output_embeddings", lambda: None)()
+    return next((path for path, module in network.named_modules() if layer is not None and module is layer), None)
 
 
 def settle_groups(network: nn.Module) -> None:

@@ -36,7 +36,7 @@ def settled(network: nn.Module) -> nn.Module:
         return network
     twin = copy.deepcopy(network)
     for module in list(twin.modules()):
-        if isinstance(module, Composed):
+        if isinstance(module, Composed):  # it may have settled with another one
             module.settle()
     return twin
 

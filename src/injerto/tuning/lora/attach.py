@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from injerto.basics.errors import InjertoError
-from injerto.tuning.lora.base import LowRank, Variant
+from injerto.tuning.lora.base import LowRank, Tied, Variant
 from injerto.tuning.lora.convolution import LowRankConv
 from injerto.tuning.lora.linear import LowRankConv1D, LowRankLinear
 from injerto.tuning.lora.lookup import LowRankAttention, LowRankEmbedding
@@ -42,7 +42,13 @@ def kind_of(layer: nn.Module) -> type[LowRank] | None:
     return next((kind for plain, kind in KINDS if isinstance(layer, plain)), None)
 
 
-_mixed: dict[type[nn.Module], type[nn.Module]] = {}
+_mixed: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}
+
+
+def _mix(kind: type, plain: type[nn.Module]) -> type[nn.Module]:
+    if (kind, plain) not in _mixed:
+        _mixed[kind, plain] = type(plain.__name__, (kind, plain), {"__module__": plain.__module__})
+    return _mixed[kind, plain]
 
 
 def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: tuple[slice, ...] = ()) -> LowRank:
@@ -84,10 +90,7 @@ def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: tuple[
     else:
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
     mask = row_mask(shape_b, rows) if rows else LowRankConv.group_mask(layer, rank) if groups > 1 else None
-    plainly = type(layer)
-    if plainly not in _mixed:
-        _mixed[plainly] = type(plainly.__name__, (kind, plainly), {"__module__": plainly.__module__})
-    layer.__class__ = _mixed[plainly]
+    layer.__class__ = _mix(kind, type(layer))
     assert isinstance(layer, LowRank)
     layer.variant, layer.strength, layer._merged = variant, 1.0, None
     layer.lora_A, layer.lora_B = nn.Parameter(a), nn.Parameter(b)
@@ -101,6 +104,37 @@ def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: tuple[
         layer.lora_magnitude = nn.Parameter(layer._norm(layer.base_weight.detach()).flatten())
     weight.requires_grad_(False)
     return layer
+
+
+def tied_output(network: nn.Module, table: nn.Module) -> nn.Module | None:
+    """The output layer that shares an embedding table's weight, None where there is none.
+
+    Args:
+        network: A transformers model, or any.
+        table: An embedding table in it.
+    """
+    find = getattr(network, "get_output_embeddings", None)
+    layer = find() if callable(find) else None
+    own = getattr(layer, "_parameters", {}).get("weight")
+    return layer if own is not None and own is table._parameters.get("weight") else None
+
+
+def tie(network: nn.Module, table: LowRank) -> bool:
+    """Let the output layer that shares a table's weight share its low-rank pair.
+
+    Args:
+        network: A transformers model, or any; its output layer is changed in place.
+        table: An embedding table with a pair.
+
+    Returns:
+        Whether there is one.
+    """
+    layer = tied_output(network, table)
+    if layer is None:
+        return False
+    layer.__class__ = _mix(Tied, type(layer))
+    layer.__dict__["_table"] = (table,)
+    return True
 
 
 def row_mask(shape: tuple[int, ...], rows: tuple[slice, ...]) -> Tensor:

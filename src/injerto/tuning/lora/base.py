@@ -62,7 +62,7 @@ class LowRank(Composed):
     lora_mask: Tensor | None
     lora_start_A: Tensor | None
     lora_start_B: Tensor | None
-    _merged: Tensor | None
+    _merged: nn.Parameter | None
 
     @classmethod
     def shapes(cls, layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -147,15 +147,13 @@ class LowRank(Composed):
             parameter = self._parameters[self.WEIGHT]
             assert parameter is not None
             changed = self.effective().clone()
-            self._merged = parameter.data
-            parameter.data = changed
+            self.__dict__["_merged"] = parameter  # not the module's own: what shares the parameter keeps it
+            self._parameters[self.WEIGHT] = nn.Parameter(changed, requires_grad=False)
 
     def unmerge(self) -> None:
         """Put the pretrained weight back."""
         if self._merged is not None:
-            parameter = self._parameters[self.WEIGHT]
-            assert parameter is not None
-            parameter.data = self._merged
+            self._parameters[self.WEIGHT] = self._merged
             self._merged = None
 
     @torch.no_grad()
@@ -205,6 +203,32 @@ class Weighted(LowRank):
     def weight(self) -> Tensor:
         """The sum."""
         return self._weight()
+
+
+class Tied(Composed):
+    """An output layer that shares its weight with an embedding table; with the table's low-rank pair, too."""
+
+    _table: tuple[LowRank]
+
+    @property
+    def weight(self) -> Tensor:
+        """The table's sum."""
+        return self._table[0]._weight()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Become a layer of the plain class that shares the sum."""
+        table = self._table[0]
+        if isinstance(table, LowRank):
+            table.settle()
+        self._parameters["weight"] = table._parameters["weight"]
+        del self.__dict__["_table"]
+        self.__class__ = type(self).__bases__[1]  # type: ignore[assignment]
+
+    @property
+    def plainly(self) -> bool:
+        """A plain layer's forward with the sum is what is computed."""
+        return True
 
 
 def own_forward(layer: nn.Module, plain: type[nn.Module]) -> bool:

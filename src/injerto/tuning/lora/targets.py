@@ -80,10 +80,14 @@ def stage_of(backbone: Backbone, path: str) -> int:
 
 
 def _layers(backbone: Backbone, first: int) -> dict[str, nn.Module]:
-    """Layers that can have a pair and may change; an attention's own output projection goes with the attention."""
+    """Layers that can have a pair and may change.
+
+    An attention's own output projection goes with the attention, a language model's output layer with its table.
+    """
     found: dict[str, nn.Module] = {}
+    output = getattr(backbone.model, "get_output_embeddings", lambda: None)()
     for path, layer in backbone.model.named_modules():
-        if path and kind_of(layer) and stage_of(backbone, path) >= first:
+        if path and kind_of(layer) and layer is not output and stage_of(backbone, path) >= first:
             above = backbone.model.get_submodule(path.rpartition(".")[0])
             if not isinstance(above, nn.MultiheadAttention):
                 found[path] = layer

@@ -8,7 +8,7 @@ from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.recipe.grammar import TuningSpec
 from injerto.tuning.base import Tuned, first_of_last, register_tuning
-from injerto.tuning.lora.attach import attach
+from injerto.tuning.lora.attach import attach, tie
 from injerto.tuning.lora.base import LowRank
 from injerto.tuning.lora.settings import read_settings
 from injerto.tuning.lora.targets import find_targets
@@ -41,6 +41,8 @@ def lora(backbone: Backbone, spec: TuningSpec) -> Tuned:
             except InjertoError as error:
                 raise InjertoError(f"--tuning {spec}: {path}: {error}; leave it out with targets=") from None
         for path, layer in low_rank_layers(backbone.model.get_submodule(target.path), target.path):
+            if isinstance(layer, nn.Embedding):
+                tie(backbone.model, layer)
             for name in layer.learned():
                 backbone.adopt(f"{path}.{name}", f"{path}.{layer.WEIGHT}")
                 rates[f"{path}.{name}"] = settings.plus if name == "lora_B" else 1.0
