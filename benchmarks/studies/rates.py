@@ -42,9 +42,7 @@ def main() -> None:
     only = sys.argv[2:] or list(GRIDS)
     for data in only:
         grid = GRIDS[data]
-        for seed, tuning, lr, head_lr in itertools.product(
-            grid["seeds"], grid["tuning"], grid["lr"], grid["head_lr"]
-        ):
+        for seed, tuning, lr, head_lr in itertools.product(grid["seeds"], grid["tuning"], grid["lr"], grid["head_lr"]):
             path = work / f"{data}_{tuning.replace(':', '-')}_{lr:g}_{head_lr:g}_{seed}.json"
             if path.exists():
                 continue
@@ -55,7 +53,10 @@ def main() -> None:
                 names = [name for name, entry in run.metrics["domains"].items() if entry["role"] == "source"]
                 nll = [run.metrics["domains"][name]["splits"]["val"]["nll"] for name in names]
                 write_text(path, json.dumps({"val": score["score"], "nll": float(np.mean(nll))}))
-    lines = ["| data | tuning | lr | head_lr | val accuracy | val NLL | seeds |", "| --- | --- | --- | --- | ---: | ---: | ---: |"]
+    lines = [
+        "| data | tuning | lr | head_lr | val accuracy | val NLL | seeds |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: |",
+    ]
     for data, grid in GRIDS.items():
         for tuning, lr, head_lr in itertools.product(grid["tuning"], grid["lr"], grid["head_lr"]):
             found = [
@@ -64,7 +65,9 @@ def main() -> None:
             ]
             if found:
                 accuracy, nll = (float(np.mean([one[key] for one in found])) for key in ("val", "nll"))
-                lines.append(f"| {data} | {tuning} | {lr:g} | {head_lr:g} | {100 * accuracy:.1f} % | {nll:.3f} | {len(found)} |")
+                lines.append(
+                    f"| {data} | {tuning} | {lr:g} | {head_lr:g} | {100 * accuracy:.1f} % | {nll:.3f} | {len(found)} |"
+                )
     write_text(HERE / "rates.md", "\n".join([*lines, "", "`python benchmarks/studies/rates.py WORK`", ""]))
 
 

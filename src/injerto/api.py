@@ -62,15 +62,12 @@ def fit(
     folder = Path(out) if out is not None else _default_folder(recipe)
     _check_folder(folder, resume, overwrite)
 
-    from injerto.evaluation.run import Run
-    from injerto.training.fit import Clock, Fit
-    from injerto.training.prepare import prepare
+    given = str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone
+    prepared, run_kind, fit_kind = _kinds(recipe, *given)
+    from injerto.training.clock import Clock
 
-    prepared = prepare(
-        recipe, str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone
-    )
     clock = Clock(prepared.seconds)
-    run = Run(folder, backbone=prepared.backbone if backbone is not None and named is None else None)
+    run: Run = run_kind(folder, backbone=prepared.backbone if given[1] is not None else None)
     if (folder / "recipe.yaml").exists() and not overwrite:
         _check_recipe(folder, prepared.recipe)
         if (folder / "metrics.json").exists():
@@ -81,7 +78,7 @@ def fit(
     if overwrite:
         remove_tree(folder)
     prepared.recipe.save(folder / "recipe.yaml")
-    Fit(prepared, folder, clock).run(resume)
+    fit_kind(prepared, folder, clock).run(resume)
     return run
 
 
@@ -105,9 +102,15 @@ def load(
     Raises:
         InjertoError: Where nothing is there, or the base is another one.
     """
-    from injerto.evaluation.run import Run
+    from injerto.adapters.card import load_card
+    from injerto.adapters.load import adapter_folder
 
-    run = Run(Path(path), backbone, precision, threads, slider)
+    kind: Any
+    if load_card(adapter_folder(Path(path)))["task"] == "causal-lm":
+        from injerto.evaluation.language import LanguageRun as kind
+    else:
+        from injerto.evaluation.run import Run as kind
+    run: Run = kind(Path(path), backbone, precision, threads, slider)
     _ = run.card  # opened now, so that a wrong base shows here
     return run
 
@@ -130,7 +133,8 @@ def evaluate(
     reading = {key: options.pop(key) for key in ("input", "label", "domain") if key in options}
     skip_bad = options.pop("skip_bad", False)
     run = load(path, **options)
-    domains = load_domains(data, **reading).check(skip_bad)
+    responses = run.card["task"] == "causal-lm"
+    domains = load_domains(data, **reading, responses=responses).check(skip_bad)
     return run.evaluate(domains, [on] if isinstance(on, str) else on)
 
 
@@ -154,6 +158,20 @@ def info(subject: str | PathLike[str] | None = None) -> Mapping[str, Any]:
     from injerto.evaluation.info import describe
 
     return describe(str(subject) if subject is not None else None)
+
+
+def _kinds(recipe: Recipe, data: Any, backbone: Any) -> tuple[Any, Any, Any]:
+    """What is prepared, and the classes of the run and of its training, by task."""
+    if recipe.task == "causal-lm":
+        from injerto.evaluation.language import LanguageRun
+        from injerto.training.language import LanguageFit, prepare_language
+
+        return prepare_language(recipe, data, backbone), LanguageRun, LanguageFit
+    from injerto.evaluation.run import Run
+    from injerto.training.fit import Fit
+    from injerto.training.prepare import prepare
+
+    return prepare(recipe, data, backbone), Run, Fit
 
 
 def _default_folder(recipe: Recipe) -> Path:

@@ -1,6 +1,6 @@
 """The shipped tensors: written byte-identically for equal runs, read with every check before anything is used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from injerto.adapters.slider import Line, linear
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path
+from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
 from injerto.tuning.base import Tuned
 from injerto.tuning.lora.tuning import low_rank_layers
@@ -55,15 +56,18 @@ def changed_names(backbone: Backbone, tuned: Tuned, norm: str) -> list[str]:
 
 
 def save_tensors(
-    folder: Path, model: Model, tuned: Tuned, norm: str, line: Line | None = None, native: bool = False
+    folder: Path,
+    model: Model | LanguageModel,
+    changed: Sequence[str],
+    line: Line | None = None,
+    native: bool = False,
 ) -> int:
     """Write what changed in the base, and the new layers; with low-rank layers as files that PEFT reads.
 
     Args:
         folder: The adapter's folder.
         model: The finished model, its head folded.
-        tuned: What the tuning decided.
-        norm: The norm policy.
+        changed: Names of the network's tensors that differ from the base.
         line: From the pretrained to the tuned model, where the run has a slider: the probe at its start is kept.
         native: Whether the head is the network's own kind; PEFT then finds it under its own name.
 
@@ -72,7 +76,7 @@ def save_tensors(
     """
     network = model.backbone.model
     state = network.state_dict()
-    base = {name: state[name] for name in changed_names(model.backbone, tuned, norm)}
+    base = {name: state[name] for name in changed}
     new = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
     new = {name: tensor for name, tensor in new.items() if name not in ("head.shift", "head.scale")}
     if line is not None:
@@ -83,10 +87,12 @@ def save_tensors(
     base = peft_tensors(network) | {
         peft_name(name): tensor for name, tensor in state.items() if name.rpartition(".")[0] in norms
     }
-    own = native_names(model) if native else {}
+    language = isinstance(model, LanguageModel)
+    own = native_names(model) if native and isinstance(model, Model) else {}
     base |= {name: new.pop(key) for key, name in own.items()}
     whole = [*norms, *([model.backbone.native_head or ""] if own else [])]
-    return save_config(folder, network, base_name(model.backbone), tuple(whole), None) + save_parts(folder, base, new)
+    task = "CAUSAL_LM" if language else None
+    return save_config(folder, network, base_name(model.backbone), tuple(whole), task) + save_parts(folder, base, new)
 
 
 def native_names(model: Model) -> dict[str, str]:
@@ -157,8 +163,7 @@ def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | Non
     expected = model.state_dict()
     base: dict[str, torch.Tensor] = {}
     head: dict[str, torch.Tensor] = {}
-    low_rank = (folder / CONFIG).exists()
-    if low_rank:
+    if (folder / CONFIG).exists():
         own = native_names(model) if native else {}
         found = load_low_rank(folder, model.backbone, {name: expected[key] for key, name in own.items()})
         head = {key: found[name] for key, name in own.items() if name in found}
@@ -183,6 +188,22 @@ def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | Non
         line = Line(start, tuned, (new[PROBE[0]], new[PROBE[1]]), end)
     model.load_state_dict({n: t for n, t in {**base, **new}.items() if n not in PROBE}, strict=False)
     return line
+
+
+def load_changed(folder: Path, backbone: Backbone) -> None:
+    """Put an adapter that has no head into a fresh backbone.
+
+    Args:
+        folder: The adapter's folder.
+        backbone: Changed in place only after all checks.
+
+    Raises:
+        InjertoError: Where a file is missing, damaged or does not fit.
+    """
+    if (folder / CONFIG).exists():
+        load_low_rank(folder, backbone)
+    else:
+        backbone.model.load_state_dict(_read(folder / ADAPTER, backbone.model.state_dict(), ""), strict=False)
 
 
 def load_low_rank(

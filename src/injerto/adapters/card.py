@@ -31,20 +31,24 @@ def base_name(backbone: Backbone) -> str:
     return (f"{prefix}:" if prefix else "") + Path(rest).name
 
 
-def make_card(backbone: Backbone, recipe: Recipe, labels: tuple[str, ...], quality: dict[str, Any]) -> dict[str, Any]:
+def make_card(
+    backbone: Backbone, recipe: Recipe, labels: tuple[str, ...], quality: dict[str, Any], responses: bool = False
+) -> dict[str, Any]:
     """The card of a finished run.
 
     Args:
         backbone: The pretrained model.
         recipe: Resolved.
-        labels: Class names in the order of the logits.
+        labels: Class names in the order of the logits; empty for a language model.
         quality: Metrics by domain, with their role.
+        responses: Whether a language model learned to respond, not to go on with a text.
     """
     public = _PUBLIC.fullmatch(backbone.spec) and not Path(backbone.spec.partition(":")[2]).exists()
     return {
         "format": FORMAT,
-        "task": "classification",
+        "task": recipe.task,
         "labels": list(labels),
+        "responses": responses,
         "base": {
             "name": base_name(backbone),
             "spec": backbone.spec if public else "",
@@ -109,8 +113,13 @@ def _check(card: Any, path: Path) -> None:
             raise InjertoError(f"{path} is damaged: '{key}' is missing or of the wrong kind")
     if card["format"] > FORMAT:
         raise InjertoError(f"{path} was written by a newer Injerto (format {card['format']}); upgrade to read it")
+    if card["task"] not in ("classification", "causal-lm"):
+        raise InjertoError(f"{path} is for the task {card['task'][:40]!r}, which this version does not know")
     labels = card["labels"]
-    if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels) or len(labels) < 2:
+    least = 2 if card["task"] == "classification" else 0
+    if type(card.setdefault("responses", False)) is not bool:
+        raise InjertoError(f"{path} is damaged: 'responses' must be true or false")
+    if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels) or len(labels) < least:
         raise InjertoError(f"{path} is damaged: 'labels' must be two or more different names")
     neck_ok = card["neck"] == "none" or (card["neck"].isdecimal() and 0 < int(card["neck"]) <= 65536)
     if card["head"] not in ("linear", "mlp", "probe", "native") or not neck_ok:
@@ -121,5 +130,3 @@ def _check(card: Any, path: Path) -> None:
     spec = card["base"]["spec"]
     if spec and not _PUBLIC.fullmatch(spec):
         raise InjertoError(f"{path}: base spec {spec[:80]!r} is no public model's name; name the base with --backbone")
-    if card["task"] != "classification":
-        raise InjertoError(f"{path} is for the task {card['task'][:40]!r}; this version knows classification only")

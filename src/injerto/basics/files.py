@@ -91,3 +91,31 @@ def remove_tree(path: Path) -> None:
         path: The folder.
     """
     shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success it becomes ``path``, on any failure it is removed.
+
+    Args:
+        path: The folder to end up with; where another process makes it first, that one stays.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        InjertoError: Where the disk is full or the folder can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
+            temporary = Path(place) / path.name
+            temporary.mkdir()
+            yield temporary
+            if not path.is_dir():
+                temporary.rename(path)
+    except OSError as error:
+        cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
+        raise InjertoError(
+            f"cannot write {path}: {error.strerror or error}; {cure} or choose another folder"
+        ) from error

@@ -31,7 +31,7 @@ DomainColumn = Annotated[str | None, _option("Column of domain names.")]
 BackboneName = Annotated[str | None, _option("timm:NAME, hf:NAME, packaged:NAME or a folder.")]
 Precision = Annotated[str | None, _option("auto, fp32 or bf16.")]
 Threads = Annotated[int | None, _option("CPU threads; all cores where not given.")]
-Slider = Annotated[float | None, _option("0 for the pretrained model with its probe, 1 for the tuned one.")]
+Slider = Annotated[float | None, _option("0 for the pretrained model, 1 for the tuned one.")]
 
 
 def _number(text: str, flag: str) -> float:
@@ -69,7 +69,10 @@ def fit(
     target: Annotated[list[str] | None, _option("Domain without labels, or NAME=PATH; repeat for several.")] = None,
     out: Annotated[Path | None, _option("The run's folder; runs/<data>-<tuning>-<seed> where not given.")] = None,
     backbone: BackboneName = None,
-    tuning: Annotated[str | None, _option("What may move: head, last:K, full, gradual or lp-ft.")] = None,
+    task: Annotated[str | None, _option("classification, or causal-lm: a language model's next tokens.")] = None,
+    tuning: Annotated[
+        str | None, _option("What may move: head, last:K, full, gradual, lp-ft, lora, lora:last:K, bitfit or norm.")
+    ] = None,
     alignment: Annotated[str | None, _option("What must match across domains: none.")] = None,
     head: Annotated[str | None, _option("linear, mlp, probe (converged) or native.")] = None,
     neck: Annotated[str | None, _option("none, or the width of a projection before the head.")] = None,
@@ -89,6 +92,7 @@ def fit(
     class_weights: Annotated[str | None, _option("none or balanced.")] = None,
     label_smoothing: Annotated[float | None, _option("Share of the probability spread over all classes.")] = None,
     image_size: Annotated[int | None, _option("Pixels a side.")] = None,
+    max_length: Annotated[int | None, _option("Longest text in tokens.")] = None,
     augment: Annotated[str | None, _option("none, light, standard, or auto by size of the data.")] = None,
     views: Annotated[int | None, _option("Augmented versions of each example; 0 for new ones every epoch.")] = None,
     average: Annotated[str | None, _option("Keep an average of the weights: none, ema or swad.")] = None,
@@ -178,17 +182,27 @@ def predict(
     precision: Precision = None,
     threads: Threads = None,
     slider: Slider = None,
+    tokens: Annotated[int | None, _option("A language model's new tokens, at most; 64 where not given.")] = None,
+    temperature: Annotated[float | None, _option("0 for a language model's likeliest words; higher is freer.")] = None,
+    seed: Annotated[int | None, _option("Seed of what is drawn at a temperature.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Class and probabilities of each input."""
+    """Class and probabilities of each input; of a language model, what it says to it."""
     from injerto import api
-    from injerto.cli.show import print_predictions
+    from injerto.cli.show import print_predictions, print_texts
     from injerto.cli.stdin import expand
 
     given: dict[str, Any] = {"backbone": backbone, "precision": precision, "threads": threads, "slider": slider}
     opened = api.load(run, **{name: value for name, value in given.items() if value is not None})
     items = expand(inputs, opened.model.backbone.modality)
+    drawing = {"tokens": tokens, "temperature": temperature, "seed": seed}
+    drawing = {name: value for name, value in drawing.items() if value is not None}
+    if opened.card["task"] == "causal-lm":
+        print_texts(items, opened.predict(items, **drawing), as_csv, as_json)
+        return
+    if drawing:
+        raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
     print_predictions(items, opened.labels, opened.predict_proba(items), as_csv, as_json)
 
 

@@ -96,6 +96,9 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     Args:
         metrics: The content of ``metrics.json``.
     """
+    if metrics.get("task") == "causal-lm":
+        _print_language(metrics)
+        return
     rows = []
     for name, entry in metrics["domains"].items():
         role = entry["role"] + (" (oracle)" if entry["oracle"] else "")
@@ -103,6 +106,11 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     order = {"source": 0, "target": 1, "unseen": 2}
     rows.sort(key=lambda row: (order[row[1].split()[0]], row[0]))
     table("accuracy by domain", ("domain", "role", "split", *COLUMNS), rows, SPARE, words=3)
+    _print_work(metrics)
+    _print_forgetting(metrics["forgetting"], {name for name, entry in metrics["domains"].items() if entry["oracle"]})
+
+
+def _print_work(metrics: Mapping[str, Any]) -> None:
     counts, seconds = metrics["parameters"], metrics["seconds"]
     chosen = metrics["selection"]
     step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
@@ -111,7 +119,46 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         f"adapter {format_bytes(metrics['adapter_bytes'])}; "
         f"selected: {chosen['rule']}{step}; {format_seconds(sum(seconds.values()))}"
     )
-    _print_forgetting(metrics["forgetting"], {name for name, entry in metrics["domains"].items() if entry["oracle"]})
+
+
+def _print_language(metrics: Mapping[str, Any]) -> None:
+    rows = []
+    for name, entry in metrics["domains"].items():
+        test = entry["splits"]["test"]
+        change = test["change"]
+        low, high = (100 * (end - 1) for end in change["interval"]) if change else (0.0, 0.0)
+        rows.append(
+            [
+                name,
+                entry["role"],
+                _perplexity(test["before"]),
+                _perplexity(test),
+                f"{100 * (change['ratio'] - 1):+.1f} % [{low:+.1f}, {high:+.1f}]" if change else "-",
+                f"{test['tokens']:,}",
+                str(test["n"]),
+            ]
+        )
+    rows.sort(key=lambda row: (row[1] != "source", row[0]))
+    headings = ("domain", "role", "before", "after", "change (95 %)", "tokens", "n")
+    table("perplexity of the test split", headings, rows, ("n", "tokens"), words=2)
+    for sample in metrics["samples"]:
+        print(f"{sample['domain']}: {_line(sample['prompt'])}")
+        print(f"  before: {_line(sample['before'])}")
+        print(f"  after:  {_line(sample['after'])}")
+    _print_work(metrics)
+
+
+def _perplexity(metrics: Mapping[str, Any]) -> str:
+    return "-" if metrics["perplexity"] is None else f"{metrics['perplexity']:.2f}"
+
+
+def _measured(metrics: Mapping[str, Any]) -> str:
+    return _perplexity(metrics) if "perplexity" in metrics else percent(metrics["accuracy"])
+
+
+def _line(text: str, longest: int = 140) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _print_forgetting(lost: Mapping[str, Any] | None, oracle: set[str]) -> None:
@@ -153,6 +200,13 @@ def print_evaluation(results: Mapping[str, Mapping[str, Any]]) -> None:
     Args:
         results: Domain name to metrics.
     """
+    if all("perplexity" in values for values in results.values()):
+        rows = [
+            [name, _perplexity(values), _ends(values["perplexity_interval"]), f"{values['tokens']:,}", str(values["n"])]
+            for name, values in results.items()
+        ]
+        table("perplexity", ("domain", "perplexity", "95 % interval", "tokens", "n"), rows)
+        return
     cells = [[name, *_cells(values)] for name, values in results.items()]
     table("accuracy by domain", ("domain", *COLUMNS), cells, SPARE)
     for name, values in results.items():
@@ -195,6 +249,30 @@ def print_predictions(
         print(f"{item}\t{labels[top]}\t{leading}")
 
 
+def print_texts(items: Sequence[str], texts: Sequence[str], as_csv: bool, as_json: bool) -> None:
+    """What a language model said to each input.
+
+    Args:
+        items: The inputs as given.
+        texts: What it said.
+        as_csv: A CSV table instead of plain lines.
+        as_json: One JSON object instead.
+    """
+    if as_json:
+        print_json({"predictions": [{"input": a, "text": b} for a, b in zip(items, texts, strict=True)]})
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("input", "text"))
+        writer.writerows(zip(items, texts, strict=True))
+    else:
+        for item, text in zip(items, texts, strict=True):
+            print(f"{item}\t{_line(text, 10_000)}")
+
+
+def _ends(interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.2f} - {interval[1]:.2f}"
+
+
 def print_info(facts: Mapping[str, Any]) -> None:
     """Facts, a line each; stages as a table.
 
@@ -207,12 +285,13 @@ def print_info(facts: Mapping[str, Any]) -> None:
             table("stages (last:K trains the last K)", ("stage", "name", "parameters"), rows, words=2)
         elif name == "metrics":
             cells = [
-                [domain, entry["role"] + (" (oracle)" if entry["oracle"] else ""), side, percent(values["accuracy"])]
+                [domain, entry["role"] + (" (oracle)" if entry["oracle"] else ""), side, _measured(values)]
                 for domain, entry in value.items()
                 for side, values in entry.items()
                 if isinstance(values, dict)
             ]
-            table("measured when it was made", ("domain", "role", "split", "accuracy"), cells, words=3)
+            what = "perplexity" if facts.get("task") == "causal-lm" else "accuracy"
+            table("measured when it was made", ("domain", "role", "split", what), cells, words=3)
         elif name == "plan":
             print("\n".join(value))
         elif isinstance(value, dict):

@@ -16,6 +16,8 @@ from injerto.domains.rows import Rows
 
 INPUT_NAMES = ("text", "sentence", "review", "content", "image", "path", "file", "filename", "file_name")
 LABEL_NAMES = ("label", "class", "category")
+PROMPT_NAMES = ("prompt", "instruction", "question")
+RESPONSE_NAMES = ("response", "completion", "output", "answer")
 DOMAIN_NAMES = ("domain",)
 SIDES: Mapping[str, str] = {
     "train": "train",
@@ -42,6 +44,7 @@ class ColumnNames:
         domain: The column of domains.
         group: A column of group keys; a name that is no column is left to the caller (a regular expression).
         split_column: The column of given splits.
+        responses: Whether labels are what a language model is to say: another column is then looked for.
     """
 
     input: str | None = None
@@ -49,6 +52,7 @@ class ColumnNames:
     domain: str | None = None
     group: str | None = None
     split_column: str | None = None
+    responses: bool = False
 
 
 def rows_from_columns(
@@ -80,14 +84,14 @@ def rows_from_columns(
         InjertoError: For a column that is not there, or a cell in it that cannot be what it should be.
     """
     columns, file = list(table), file or name
-    item_name = _column(columns, "input", names.input, INPUT_NAMES, file)
+    item_name = _column(columns, "input", names.input, (PROMPT_NAMES if names.responses else ()) + INPUT_NAMES, file)
     if item_name is None:
         if len(columns) != 1:
             raise InjertoError(
                 f"{file}: no column of texts or picture paths found among {_listing(columns)}; name it with --input"
             )
         item_name = columns[0]
-    label_name = _column(columns, "label", names.label, LABEL_NAMES, file)
+    label_name = _column(columns, "label", names.label, RESPONSE_NAMES if names.responses else LABEL_NAMES, file)
     domain_name = _column(columns, "domain", names.domain, DOMAIN_NAMES, file)
     split_name = _column(columns, "split-column", names.split_column, (), file)
     if split_name is None and "split" in columns and "split" not in (item_name, label_name, domain_name, names.group):

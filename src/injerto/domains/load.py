@@ -31,6 +31,7 @@ def load_domains(
     split_column: str | None = None,
     split_file: str | PathLike[str] | None = None,
     extra: Mapping[str, str | PathLike[str]] | None = None,
+    responses: bool = False,
 ) -> Domains:
     """Read domains of pictures or texts from wherever they are; pictures are hashed, not yet decoded.
 
@@ -45,6 +46,8 @@ def load_domains(
         split_column: A table's column with ``train``, ``val``, ``test`` or ``unlabeled``.
         split_file: A CSV file ``path,split``.
         extra: Further domains by name, each from a path of its own.
+        responses: Whether labels are what a language model is to say to an input; not given, they are looked for in
+            columns such as ``response``, and texts without any are learned whole.
 
     Returns:
         The domains. Ids, order and groups do not depend on labels.
@@ -58,7 +61,7 @@ def load_domains(
     """
     if isinstance(data, Domains):
         return data
-    names = ColumnNames(input, label, domain, group, split_column)
+    names = ColumnNames(input, label, domain, group, split_column, responses)
     sample = SAMPLES.get(data) if isinstance(data, str) and not Path(data).exists() else None
     if sample is not None:
         rows = replace(_read(sample.path, names), name=data)

@@ -56,7 +56,7 @@ class Run:
         if self._t is not None:
             if line is not None:
                 line.move(model, self._t)
-            elif not set_strength(model, self._t):
+            elif not set_strength(model.backbone.model, self._t):
                 raise InjertoError(f"{self.path} has no slider; fit it with --slider")
         return model.to(plan.device), card, plan
 
@@ -69,7 +69,7 @@ class Run:
         Raises:
             InjertoError: When it is used: where the run was fitted without ``slider``, or t is outside 0..1.
         """
-        return Run(self.path, self._backbone, self._precision, self._threads, t)
+        return type(self)(self.path, self._backbone, self._precision, self._threads, t)
 
     @property
     def model(self) -> Model:
@@ -95,18 +95,6 @@ class Run:
     def labels(self) -> tuple[str, ...]:
         """Class names, in the order of the probabilities."""
         return self.model.labels
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """``metrics.json``.
-
-        Raises:
-            InjertoError: Where the run is not finished.
-        """
-        path = self.path / "metrics.json"
-        if not path.exists():
-            raise InjertoError(f"{self.path} has no metrics.json: the run is not finished; go on with --resume")
-        return json.loads(path.read_text(encoding="utf-8"))
 
     def predict_proba(self, inputs: Any) -> np.ndarray:
         """Probabilities, float64 (N, C), columns in the order of :attr:`labels`.
@@ -170,19 +158,24 @@ class Run:
             raise InjertoError(
                 f"{domains.name} holds {domains.modality}s, {self.path} was trained on {model.backbone.modality}s"
             )
-        recorded = self.recorded_splits()
         results = {}
         for name in on or list(domains):
-            domain = domains.named(name)
-            keep = [i for i, content in enumerate(domain.contents) if recorded.get(content, "test") == "test"]
-            part: Domain = domain.subset(keep)
-            if not len(part):
-                raise InjertoError(
-                    f"domain '{name}': every example was in the run's train or val split; nothing to test on"
-                )
+            part = self.unseen_part(domains.named(name))
             logits = predict_logits(model, plan, part.inputs, part.contents, f"evaluating {name}")
             results[name] = measure(part, logits, model.labels)
         return results
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json``.
+
+        Raises:
+            InjertoError: Where the run is not finished.
+        """
+        path = self.path / "metrics.json"
+        if not path.exists():
+            raise InjertoError(f"{self.path} has no metrics.json: the run is not finished; go on with --resume")
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def recorded_splits(self) -> dict[str, str]:
         """Content hash to its split in this run; empty for a bare adapter."""
@@ -192,3 +185,20 @@ class Run:
             return {}
         with path.open(encoding="utf-8", newline="") as stream:
             return {row["content"]: row["split"] for row in csv.DictReader(stream)}
+
+    def unseen_part(self, domain: Domain) -> Domain:
+        """What of a domain the run may be tested on: its test split, and what it has never seen.
+
+        Args:
+            domain: Any.
+
+        Raises:
+            InjertoError: Where nothing is left.
+        """
+        recorded = self.recorded_splits()
+        keep = [i for i, content in enumerate(domain.contents) if recorded.get(content, "test") == "test"]
+        if not keep:
+            raise InjertoError(
+                f"domain '{domain.name}': every example was in the run's train or val split; nothing to test on"
+            )
+        return domain.subset(keep)

@@ -52,18 +52,26 @@ TABLE: dict[tuple[str, str], Defaults] = {
     ("text", "lora"): Defaults(1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 4),
     ("text", "bitfit"): Defaults(1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 0),
     ("text", "norm"): Defaults(1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 0),
+    ("language", "full"): Defaults(3e-5, 3e-5, 1e-2, 1, 8, 1, "none", 0),
+    ("language", "last"): Defaults(1e-4, 1e-4, 1e-2, 1, 8, 1, "none", 0),
+    ("language", "lora"): Defaults(1e-3, 1e-3, 1e-2, 1, 8, 1, "none", 0),
 }
 
 SAMPLE_IMAGE_SIZE = 128
 """Pixels a side for the bundled pictures (they are 64 px drawings) where the backbone takes any size."""
 
-BACKBONES = {"image": "packaged:efficientnet-lite0", "text": "packaged:minilm-l6"}
+BACKBONES = {
+    "image": "packaged:efficientnet-lite0",
+    "text": "packaged:minilm-l6",
+    "language": "packaged:smollm2-135m",
+}
 """What ``--backbone`` is where it is not given."""
 
 
 AUGMENTATION: dict[str, tuple[tuple[float, str], ...]] = {
     "image": ((2000, "light"), (math.inf, "standard")),
     "text": ((math.inf, "none"),),
+    "language": ((math.inf, "none"),),
 }
 """Augmentation where the backbone moves: up to so many labelled source examples, this policy."""
 

@@ -14,11 +14,33 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+LANGUAGE_TUNINGS = ("lora", "last", "full", "bitfit", "norm")
+"""Tunings of a language model."""
+UNUSED_BY_LANGUAGE: dict[str, Any] = {
+    "target": (),
+    "shots": None,
+    "alignment": "none",
+    "head": "linear",
+    "neck": "none",
+    "norm": None,
+    "head_lr": None,
+    "class_weights": "none",
+    "label_smoothing": 0.0,
+    "image_size": None,
+    "augment": None,
+    "views": None,
+    "slider": False,
+    "remember": None,
+}
+"""Settings that a language model has no use for, with the value that says nothing."""
+
+
 class Recipe(BaseModel):
     """One run, completely described. A field left at None takes the table's default when the run starts.
 
     Attributes:
         data: Folder, archive, table, saved Hugging Face data set, or a sample's name.
+        task: ``classification``, or ``causal-lm`` for a language model's next tokens.
         source: Domains that are labelled and trained on.
         target: Domains that are trained on without labels; ``NAME=PATH`` adds one from elsewhere.
         input: Column of the texts or image paths.
@@ -49,6 +71,7 @@ class Recipe(BaseModel):
         class_weights: ``none`` or ``balanced`` (inverse frequency in the source's train split).
         label_smoothing: Share of the target probability spread over all classes.
         image_size: Pixels a side.
+        max_length: Longest text in tokens.
         augment: ``none``, ``light``, ``standard``, or ``auto`` by modality and size of the data.
         views: Augmented versions of each example; 0 means a new one every epoch.
         average: ``none``, ``ema`` or ``swad``: which average of the weights is evaluated and kept.
@@ -67,6 +90,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
+    task: Literal["classification", "causal-lm"] = "classification"
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     input: str | None = None
@@ -77,7 +101,7 @@ class Recipe(BaseModel):
     split_file: str | None = None
     shots: Count | None = None
     backbone: str | None = None
-    tuning: str = "head"
+    tuning: str = ""
     alignment: str = "none"
     head: Literal["linear", "mlp", "probe", "native"] = "linear"
     neck: str = "none"
@@ -97,6 +121,7 @@ class Recipe(BaseModel):
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
+    max_length: Annotated[int, Field(ge=8, le=131072)] | None = None
     augment: Literal["auto", "none", "light", "standard"] | None = None
     views: Annotated[int, Field(ge=0)] | None = None
     average: Literal["none", "ema", "swad"] = "none"
@@ -121,6 +146,14 @@ class Recipe(BaseModel):
     @classmethod
     def _tuning(cls, value: str) -> str:
         return str(parse_tuning(value))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, fields: Any) -> Any:
+        """Without a tuning a classifier learns its head, a language model a low-rank pair per layer."""
+        if isinstance(fields, dict) and not fields.get("tuning"):
+            fields = fields | {"tuning": "lora" if fields.get("task") == "causal-lm" else "head"}
+        return fields
 
     @field_validator("alignment")
     @classmethod
@@ -163,7 +196,28 @@ class Recipe(BaseModel):
             raise InjertoError("--head probe is solved, not trained: --average and --lr auto have nothing to act on")
         if self.head == "probe" and self.alignment != "none":
             raise InjertoError("--head probe cannot be aligned; use --head linear")
+        if self.task == "causal-lm":
+            self._language()
         return self
+
+    def _language(self) -> None:
+        """Refuse what a language model has no use for."""
+        if self.tuning_spec.kind not in LANGUAGE_TUNINGS:
+            raise InjertoError(
+                f"--tuning {self.tuning} needs a head, and --task causal-lm has none; choose "
+                f"{', '.join(LANGUAGE_TUNINGS)}"
+            )
+        for name, plain in UNUSED_BY_LANGUAGE.items():
+            if getattr(self, name) != plain:
+                raise InjertoError(f"--{name.replace('_', '-')} has no meaning with --task causal-lm; leave it out")
+
+    def kind_of_data(self, modality: str) -> str:
+        """The first key of the table of defaults.
+
+        Args:
+            modality: ``image`` or ``text``.
+        """
+        return "language" if self.task == "causal-lm" else modality
 
     @property
     def tuning_spec(self) -> TuningSpec:
@@ -190,6 +244,7 @@ class Recipe(BaseModel):
         Returns:
             A recipe that says everything (``image_size`` stays None for the model's own size).
         """
+        modality = self.kind_of_data(modality)
         row = defaults_for(modality, self.tuning_spec.kind)
         frozen = self.tuning_spec.kind == "head"
         augment = self.augment if self.augment is not None else row.augment

@@ -46,6 +46,40 @@ def bootstrap_interval(
     return _percentiles(_resample(columns, draws, np.random.default_rng(seed)), level)
 
 
+def ratio_interval(
+    sums: np.ndarray,
+    sizes: np.ndarray,
+    groups: Sequence[str] | Sequence[int] | np.ndarray,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """Interval of a ratio of totals, such as nats per token, under resampling of test groups.
+
+    Args:
+        sums: (N,) what is divided.
+        sizes: (N,) what it is divided by.
+        groups: (N,) group per example.
+        draws: How many resamples.
+        seed: Seed of the resampling.
+        level: Share of the draws inside the interval.
+
+    Returns:
+        The ratio of the totals, low and high end.
+
+    Raises:
+        ValueError: Where there is nothing to divide by.
+    """
+    if not np.sum(sizes) > 0:
+        raise ValueError("a ratio needs a positive total to divide by")
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    columns = np.stack([np.bincount(group, weights=np.asarray(values, np.float64)) for values in (sizes, sums)], axis=1)
+    columns = columns[columns[:, 0] > 0]
+    values = _resample(columns, draws, np.random.default_rng(seed))
+    return float(np.sum(sums) / np.sum(sizes)), *_percentiles(values, level)
+
+
 def nested_interval(
     scores: Sequence[np.ndarray],
     groups: Sequence[Sequence[str] | Sequence[int] | np.ndarray],

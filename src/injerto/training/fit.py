@@ -1,11 +1,7 @@
 """One run from start to finish: prepare, cache, train, ship, measure."""
 
-import csv
-import io
 import json
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,11 @@ from injerto.tasks.classification import balanced_weights
 from injerto.tasks.model import Model
 from injerto.tasks.probe import Probe, Score, fit_probe, quick_score
 from injerto.training.caches import Caches
+from injerto.training.clock import Clock
 from injerto.training.examples import Examples, Kept
 from injerto.training.memory import Memory, snapshot
-from injerto.training.prepare import Prepared
+from injerto.training.objectives import classification
+from injerto.training.prepare import Prepared, save_splits
 from injerto.training.stepplan import StepPlan
 from injerto.training.trainer import Trainer
 from injerto.training.watch import Watch
@@ -38,31 +36,6 @@ STANDARDIZE = 1024
 """Train examples whose embeddings set the head's scale."""
 RECALIBRATE = 2048
 """Examples from which norm statistics are re-estimated."""
-
-
-class Clock:
-    """Seconds by phase."""
-
-    def __init__(self, load: float) -> None:
-        """Start with the seconds that loading took.
-
-        Args:
-            load: Seconds.
-        """
-        self.seconds = {"load": load, "cache": 0.0, "train": 0.0, "evaluate": 0.0}
-
-    @contextmanager
-    def measure(self, phase: str) -> Iterator[None]:
-        """Add the time spent inside.
-
-        Args:
-            phase: ``load``, ``cache``, ``train`` or ``evaluate``.
-        """
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - start
 
 
 class Fit:
@@ -238,9 +211,9 @@ class Fit:
             self.plan,
             prepared.tuned,
             self.examples,
+            classification(self.model, self.plan, weights, recipe.label_smoothing),
             self._validate,
             self.folder,
-            weights,
             self.watch,
         )
         return self.trainer.run(resume)
@@ -320,16 +293,15 @@ class Fit:
             for name, entry in domains.items()
         }
         folder = self.folder / "adapter"
-        size = save_tensors(
-            folder, self.model, self.prepared.tuned, self.recipe.norm or "frozen", line, self.recipe.head == "native"
-        )
+        changed = changed_names(self.prepared.backbone, self.prepared.tuned, self.recipe.norm or "frozen")
+        size = save_tensors(folder, self.model, changed, line, self.recipe.head == "native")
         save_card(folder, make_card(self.prepared.backbone, self.recipe, self.prepared.classes, quality))
         return size + (folder / "adapter_card.json").stat().st_size
 
     def _report(
         self, domains: dict[str, Any], selection: dict[str, Any], size: int, forgotten: dict[str, Any] | None
     ) -> dict[str, Any]:
-        self._save_splits()
+        save_splits(self.folder, self.prepared.domains, self.prepared.sides)
         parameters = list(self.model.parameters())
         metrics = {
             "domains": domains,
@@ -349,15 +321,3 @@ class Fit:
         write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         note(f"done: {self.folder}")
         return metrics
-
-    def _save_splits(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("domain", "content", "split"))
-        for name, domain in self.prepared.domains.items():
-            writer.writerows(
-                (name, content, side)
-                for content, side in zip(domain.contents, self.prepared.sides[name], strict=True)
-                if side
-            )
-        write_text(self.folder / "splits.csv", text.getvalue())

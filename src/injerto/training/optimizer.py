@@ -4,11 +4,14 @@ import torch
 from torch import nn
 
 from injerto.recipe.recipe import Recipe
+from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
 from injerto.tuning.base import Tuned
 
 
-def make_optimizer(model: Model, tuned: Tuned, recipe: Recipe, lr: float, head_lr: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: Model | LanguageModel, tuned: Tuned, recipe: Recipe, lr: float, head_lr: float
+) -> torch.optim.Optimizer:
     """AdamW or SGD with one group per rate; no weight decay on vectors (biases, norms).
 
     Args:

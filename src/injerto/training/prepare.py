@@ -1,6 +1,8 @@
 """What happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
 
 import copy
+import csv
+import io
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
+from injerto.basics.files import write_text
 from injerto.basics.progress import format_bytes, note, warn
 from injerto.compute.cuts import Cut, make_cut
 from injerto.compute.features import cache_limit, room_for
@@ -146,7 +149,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         split_file=recipe.split_file,
         extra=extra,
     )
-    sources = recipe.source or _only(domains)
+    sources = recipe.source or only_domain(domains)
     for name in (*sources, *targets):
         domains.named(name)
     for name in set(sources) & set(targets):
@@ -264,7 +267,15 @@ def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
     return Domains(kept, found.modality, data, found.problems).check(skip_bad)
 
 
-def _only(domains: Domains) -> tuple[str, ...]:
+def only_domain(domains: Domains) -> tuple[str, ...]:
+    """The one domain to learn from where none is named.
+
+    Args:
+        domains: What was read.
+
+    Raises:
+        InjertoError: Where there are several.
+    """
     if len(domains) == 1:
         return tuple(domains)
     raise InjertoError(
@@ -280,6 +291,8 @@ def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbo
     network = load_backbone(recipe.backbone, image_size=recipe.image_size)
     sample = isinstance(data, str) and data in SAMPLES and not Path(data).exists()
     size = network.preprocessing
+    if recipe.max_length and isinstance(size, TextPreprocessing):
+        network.preprocessing = replace(size, max_length=min(recipe.max_length, size.max_length))
     if recipe.image_size is None and sample and network.any_size and isinstance(size, ImagePreprocessing):
         network.preprocessing = replace(size, height=SAMPLE_IMAGE_SIZE, width=SAMPLE_IMAGE_SIZE)
     return network
@@ -364,3 +377,20 @@ def _mean_tokens(prepared: Prepared) -> float:
     assert isinstance(size, TextPreprocessing)
     texts = [str(text) for part in prepared.parts("train").values() for text in part.inputs[:256]][:256]
     return float(np.mean([len(row) for row in tokenize(texts, size)]))
+
+
+def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> None:
+    """Write ``splits.csv``: which content was in which split.
+
+    Args:
+        folder: The run's folder.
+        domains: What was read.
+        sides: ``train``, ``val``, ``test`` or ``""`` for every example of every domain.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("domain", "content", "split"))
+    for name, domain in domains.items():
+        rows = zip(domain.contents, sides[name], strict=True)
+        writer.writerows((name, content, side) for content, side in rows if side)
+    write_text(folder / "splits.csv", text.getvalue())

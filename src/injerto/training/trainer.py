@@ -20,13 +20,15 @@ from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing
 from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
-from injerto.tasks.classification import classification_loss
-from injerto.tasks.model import Model, Outputs
+from injerto.tasks.language import LanguageModel
+from injerto.tasks.model import Model
 from injerto.tasks.probe import Score
 from injerto.training.averages import EVALUATIONS, Ema, Swad
 from injerto.training.checkpoints import Tensors, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from injerto.training.examples import Batch, Examples, embed_by_length
+from injerto.training.examples import Batch, Examples
+from injerto.training.objectives import Objective
 from injerto.training.optimizer import make_optimizer, pull
+from injerto.training.packed import Packed
 from injerto.training.rangetest import TRIES, range_test
 from injerto.training.schedule import rate_factor
 from injerto.training.stepplan import StepPlan, count_steps
@@ -69,14 +71,14 @@ class Trainer:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | LanguageModel,
         recipe: Recipe,
         plan: ComputePlan,
         tuned: Tuned,
-        examples: Examples,
+        examples: Examples | Packed,
+        objective: Objective,
         validate: Callable[[], Score | None],
         folder: Path,
-        class_weights: torch.Tensor | None = None,
         watch: Watch | None = None,
     ) -> None:
         """Set up optimizer and step plan.
@@ -87,15 +89,15 @@ class Trainer:
             plan: How to compute.
             tuned: What the tuning decided.
             examples: The labelled train examples.
+            objective: What is minimized.
             validate: Scores the model on source ``val``; None where there is no ``val``.
             folder: The run's folder.
-            class_weights: Weight of each class.
             watch: Looks out for training that goes wrong.
         """
         from accelerate import Accelerator
 
         self.model, self.recipe, self.plan, self.tuned = model, recipe, plan, tuned
-        self.examples, self.validate, self.folder, self.class_weights = examples, validate, folder, class_weights
+        self.examples, self.objective, self.validate, self.folder = examples, objective, validate, folder
         prepare_trackers(recipe.track, folder)
         self.accelerator = Accelerator(
             mixed_precision="no", cpu=plan.device == "cpu", log_with=list(recipe.track) or None, project_dir=folder
@@ -199,10 +201,7 @@ class Trainer:
             labelled = int(batch.labelled.sum())
             for part in batch.parts(self.recipe.accumulate):
                 with self.frozen_norms:
-                    outputs = self._forward(part)
-                loss = classification_loss(
-                    outputs.logits, part.labels, self.class_weights, self.recipe.label_smoothing
-                ) * (int(part.labelled.sum()) / max(labelled, 1))
+                    loss = self.objective(part) * (int(part.labelled.sum()) / max(labelled, 1))
                 self.accelerator.backward(loss)
                 total += float(loss.detach())
         if not math.isfinite(total):
@@ -239,7 +238,7 @@ class Trainer:
         """Peak rates of what was pretrained and of the new layers, before the factor of ``--lr auto``."""
         lr, head_lr = self.recipe.lr, self.recipe.head_lr
         if lr == "auto":
-            lr = defaults_for(self.model.backbone.modality, self.recipe.tuning_spec.kind).lr
+            lr = defaults_for(self.recipe.kind_of_data(self.model.backbone.modality), self.recipe.tuning_spec.kind).lr
         assert lr is not None and head_lr is not None
         return lr, head_lr
 
@@ -257,11 +256,6 @@ class Trainer:
         lr, head_lr = (rate * self.factor for rate in self._rates())
         rates = f"--lr (now {lr:g}) or --head-lr (now {head_lr:g})"
         raise InjertoError(f"{what} at step {self.progress.step + 1}; lower {rates}, or raise --warmup")
-
-    def _forward(self, batch: Batch) -> Outputs:
-        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            embedding = embed_by_length(batch.cut.embed if batch.cut else self.model.backbone, batch.inputs)
-        return self.model.classify(embedding)
 
     def _evaluate(self, loss: float) -> None:
         state = self.progress
@@ -285,7 +279,7 @@ class Trainer:
             note(f"stopped at step {state.step}: source val has not improved for {state.stale} evaluations")
         entry = {"step": state.step, "loss": loss, "rate": self.optimizer.param_groups[0]["lr"], "time": time.time()}
         if score is not None:
-            entry |= {"val_accuracy": score[0], "val_nll": -score[1]}
+            entry |= {"val_nll": -score[1]} | ({} if self.recipe.task == "causal-lm" else {"val_accuracy": score[0]})
         self._log(entry)  # before the checkpoint: a resumed run drops entries beyond it, but could not add one
         if time.monotonic() - self._saved > SAVE_SECONDS or state.stopped or state.step == self.steps:
             self._save()

@@ -1,0 +1,59 @@
+"""Training batches of a language model: rows into which several examples are packed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from injerto.tasks.language import Encoded, collate, pack
+from injerto.training.examples import Batch
+from injerto.training.stepplan import StepPlan
+from injerto.tuning.base import Span
+
+
+class Packed:
+    """The train examples of every source, packed, and how they become batches."""
+
+    def __init__(self, examples: Mapping[str, Sequence[Encoded]], length: int, filler: int, device: str) -> None:
+        """Pack each source for itself.
+
+        Args:
+            examples: Of each source.
+            length: Tokens of a row, at most.
+            filler: The padding token.
+            device: Where batches go.
+        """
+        self.rows = {name: [[found[i] for i in row] for row in pack(found, length)] for name, found in examples.items()}
+        self.filler, self.device = filler, device
+
+    def sizes(self) -> dict[str, int]:
+        """Rows of each source."""
+        return {name: len(rows) for name, rows in self.rows.items()}
+
+    def lengths(self, spans: Sequence[Span]) -> dict[str, np.ndarray] | None:
+        """None: packed rows are of one length as nearly as makes no difference.
+
+        Args:
+            spans: The run's.
+        """
+        return None
+
+    def batches(self, plan: StepPlan, spans: Sequence[Span], first: int = 0) -> Iterator[Batch]:
+        """The batches of a run.
+
+        Args:
+            plan: Which rows each step sees.
+            spans: What is frozen when.
+            first: The first step that is still to be done.
+        """
+        names = list(self.rows)
+        for step in range(first, spans[-1].stop):
+            draws = plan.draw(step)
+            rows = [self.rows[name][i] for name, draw in draws.items() for i in draw.positions]
+            inputs, targets = collate(rows, self.filler)
+            domain = np.concatenate([np.full(len(d.positions), names.index(n)) for n, d in draws.items()])
+            yield Batch(
+                {name: value.to(self.device) for name, value in inputs.items()},
+                targets.to(self.device),
+                torch.from_numpy(domain).to(self.device),
+            )
