@@ -27,11 +27,15 @@ GRIDS: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
     },
     "sentiment-domains": {
-        "common": {"backbone": "packaged:minilm-l6", "shots": 200},
-        "tuning": ("lora", "lora:last:2"),
-        "lr": (5e-4, 1e-3, 2e-3, 4e-3),
+        "common": {
+            "source": ["movies", "news", "products", "tweets"],
+            "backbone": "packaged:minilm-l6",
+            "shots": 200,
+        },
+        "tuning": ("lora",),
+        "lr": (1e-3, 2e-3, 4e-3),
         "head_lr": (1e-3,),
-        "seeds": (0, 1),
+        "seeds": (0,),
     },
 }
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from injerto.backbones.load import load_backbone
     from injerto.basics.errors import InjertoError
     from injerto.estimator import Classifier
+    from injerto.studies.combine import combine
     from injerto.studies.soup import soup
 
 _PLACES = {
@@ -18,6 +19,7 @@ _PLACES = {
     "load_domains": "injerto.api",
     "load_backbone": "injerto.backbones.load",
     "soup": "injerto.studies.soup",
+    "combine": "injerto.studies.combine",
     "InjertoError": "injerto.basics.errors",
     "Classifier": "injerto.estimator",
 }
@@ -25,6 +27,7 @@ __all__ = [
     "Classifier",
     "InjertoError",
     "__version__",
+    "combine",
     "evaluate",
     "fit",
     "info",

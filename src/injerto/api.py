@@ -15,6 +15,20 @@ from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
 if TYPE_CHECKING:
     from injerto.evaluation.run import Run
 
+OWN = {
+    "recipe.yaml",
+    "metrics.json",
+    "log.jsonl",
+    "splits.csv",
+    "checkpoints",
+    "adapter",
+    "forgetting.png",
+    "injerto",  # TensorBoard's
+    "wandb",
+    "mlflow.db",
+    "mlruns",
+}
+"""What a run and its trackers write into its folder."""
 __all__ = ["evaluate", "fit", "info", "load", "load_domains", "predict"]
 
 
@@ -75,10 +89,16 @@ def fit(
             return run
     for line in prepared.plan.lines():
         note(line)
-    if overwrite:
-        remove_tree(folder)
+    before = _set_aside(folder) if overwrite else None
     prepared.recipe.save(folder / "recipe.yaml")
-    fit_kind(prepared, folder, clock).run(resume)
+    try:
+        fit_kind(prepared, folder, clock).run(resume)
+    except BaseException:
+        if before is not None:
+            note(f"the earlier run is kept in {before}")
+        raise
+    if before is not None:
+        remove_tree(before)
     return run
 
 
@@ -130,9 +150,11 @@ def evaluate(
     Returns:
         Domain name to its metrics.
     """
-    reading = {key: options.pop(key) for key in ("input", "label", "domain") if key in options}
+    reading: dict[str, Any] = {key: options.pop(key) for key in ("input", "label", "domain") if key in options}
     skip_bad = options.pop("skip_bad", False)
     run = load(path, **options)
+    if not reading:
+        reading.update(_columns_of(run.path, data))
     responses = run.card["task"] == "causal-lm"
     domains = load_domains(data, **reading, responses=responses).check(skip_bad)
     return run.evaluate(domains, [on] if isinstance(on, str) else on)
@@ -158,6 +180,18 @@ def info(subject: str | PathLike[str] | None = None) -> Mapping[str, Any]:
     from injerto.evaluation.info import describe
 
     return describe(str(subject) if subject is not None else None)
+
+
+def _columns_of(run: Path, data: Any) -> dict[str, str]:
+    """The columns that a run was fitted with, where the data is a table that has them."""
+    from injerto.domains.tables import is_table, read_table
+
+    recipe = run / "recipe.yaml"
+    if not recipe.exists() or not isinstance(data, str | PathLike) or not is_table(Path(data)):
+        return {}
+    columns = set(read_table(Path(data))[0]) if Path(data).exists() else set()
+    fields = load_recipe(recipe)
+    return {key: fields[key] for key in ("input", "label", "domain") if fields.get(key) in columns}
 
 
 def _kinds(recipe: Recipe, data: Any, backbone: Any) -> tuple[Any, Any, Any]:
@@ -197,6 +231,21 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     if not (folder / "recipe.yaml").exists():
         flag = "--resume" if resume else "--overwrite"
         raise InjertoError(f"{flag}: {folder} holds other things than a run (no recipe.yaml); name another folder")
+    foreign = sorted({entry.name for entry in folder.iterdir()} - OWN)
+    if overwrite and foreign:
+        raise InjertoError(f"--overwrite: {folder} holds '{foreign[0]}', which no run wrote; move it away first")
+
+
+def _set_aside(folder: Path) -> Path | None:
+    """Keep the earlier run until the new one is finished; one that is not finished itself is removed."""
+    before = folder.with_name(f"{folder.name}.before")
+    if not folder.exists():
+        return None
+    if before.exists() or not (folder / "metrics.json").exists():
+        remove_tree(folder)
+        return before if before.exists() else None
+    folder.rename(before)
+    return before
 
 
 def _check_recipe(folder: Path, recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from injerto.adapters.peft import (
     load_config,
     peft_name,
     peft_tensors,
+    plain_names,
     save_config,
     settle_groups,
 )
@@ -134,13 +135,14 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> int:
 
 
 def shipped_names(folder: Path) -> list[str]:
-    """Names of the network's tensors that an adapter replaces.
+    """Names of the network's tensors that an adapter replaces; low-rank pairs are not among them.
 
     Args:
         folder: The adapter's folder, checked before.
     """
     with safe_open(folder / ADAPTER, framework="pt") as file:
-        return sorted(file.keys())
+        names = sorted(file.keys())
+    return plain_names(names) if (folder / CONFIG).exists() else names
 
 
 def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | None:

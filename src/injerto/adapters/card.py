@@ -9,7 +9,7 @@ from typing import Any
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
-from injerto.recipe.recipe import Recipe
+from injerto.recipe.recipe import WIDEST_NECK, Recipe
 
 CARD = "adapter_card.json"
 FORMAT = 1
@@ -116,12 +116,15 @@ def _check(card: Any, path: Path) -> None:
     if card["task"] not in ("classification", "causal-lm"):
         raise InjertoError(f"{path} is for the task {card['task'][:40]!r}, which this version does not know")
     labels = card["labels"]
+    metrics = card.setdefault("metrics", {})
+    if not isinstance(metrics, dict) or not all(isinstance(entry, dict) for entry in metrics.values()):
+        raise InjertoError(f"{path} is damaged: 'metrics' is of the wrong kind")
     least = 2 if card["task"] == "classification" else 0
     if type(card.setdefault("responses", False)) is not bool:
         raise InjertoError(f"{path} is damaged: 'responses' must be true or false")
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels) or len(labels) < least:
         raise InjertoError(f"{path} is damaged: 'labels' must be two or more different names")
-    neck_ok = card["neck"] == "none" or (card["neck"].isdecimal() and 0 < int(card["neck"]) <= 65536)
+    neck_ok = card["neck"] == "none" or (card["neck"].isdecimal() and 0 < int(card["neck"]) <= WIDEST_NECK)
     if card["head"] not in ("linear", "mlp", "probe", "native") or not neck_ok:
         raise InjertoError(f"{path} is damaged: head '{card['head']}' or neck '{card['neck']}' is unknown")
     for key in ("name", "spec", "fingerprint"):

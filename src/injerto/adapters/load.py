@@ -53,8 +53,7 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any],
     card = load_card(folder)
     if card["task"] != "classification":
         raise InjertoError(f"{path} is a language model's; it predicts no classes")
-    base = _base(path, card, backbone)
-    _check_base(path, card, base)
+    base = load_base(path, backbone)
     neck = None if card["neck"] == "none" else int(card["neck"])
     model = Model(base, tuple(card["labels"]), card["head"], neck)
     line = load_tensors(folder, model, card["head"] == "native")
@@ -76,12 +75,30 @@ def load_language_model(path: Path, backbone: Any = None) -> tuple[LanguageModel
     """
     folder = adapter_folder(path)
     card = load_card(folder)
-    spec = _spec(path, card, backbone)
-    base = spec if isinstance(spec, Backbone) else load_language(spec)
-    _check_base(path, card, base)
+    base = load_base(path, backbone)
     base.preprocessing = _text_preprocessing(path, base, card)
     load_changed(folder, base)
     return LanguageModel(base).eval(), card
+
+
+def load_base(path: Path, backbone: Any = None) -> Backbone:
+    """The plain base model of an adapter.
+
+    Args:
+        path: RUN or RUN/adapter.
+        backbone: The base where the card cannot name it on this machine.
+
+    Raises:
+        InjertoError: Where the base is not the one the adapter was made for.
+    """
+    card = load_card(adapter_folder(path))
+    spec = _spec(path, card, backbone)
+    if card["task"] == "causal-lm":
+        base = spec if isinstance(spec, Backbone) else load_language(spec)
+    else:
+        base = _base(path, card, backbone)
+    _check_base(path, card, base)
+    return base
 
 
 def _check_base(path: Path, card: dict[str, Any], base: Backbone) -> None:

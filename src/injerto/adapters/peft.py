@@ -40,6 +40,16 @@ def peft_name(path: str) -> str:
     return f"{PREFIX}{path}"
 
 
+def plain_names(names: list[str]) -> list[str]:
+    """Of a file's tensors, those that are no low-rank pair's, by their names in the network.
+
+    Args:
+        names: As the file has them.
+    """
+    short = [name.removeprefix(PREFIX) for name in names]
+    return [name for name in short if not _PARTS.fullmatch(name)]
+
+
 def peft_tensors(network: nn.Module) -> dict[str, Tensor]:
     """The pairs of all low-rank layers under PEFT's names, such that PEFT's delta on the untouched base is ours.
 

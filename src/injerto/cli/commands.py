@@ -38,7 +38,8 @@ def _number(text: str, flag: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise typer.BadParameter(f"{flag} '{text}' is neither a number nor auto") from None
+        other = " nor auto" if flag == "--lr" else ""
+        raise typer.BadParameter(f"{flag} '{text}' is no number{other}") from None
 
 
 def _version(show: bool) -> None:
@@ -224,7 +225,31 @@ def soup(
     for entry in found.metrics["soup"]["runs"]:
         print(f"{'in ' if entry['in'] else 'out'}  val {100 * entry['val']:.1f} %  {entry['run']}")
     print(f"soup  val {100 * found.metrics['soup']['val']:.1f} %  {found.path}")
-    print_evaluation(found.metrics["test"])
+    print_evaluation({name: entry["splits"]["test"] for name, entry in found.metrics["domains"].items()})
+
+
+@app.command()
+def combine(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or adapters on one base.", show_default=False)],
+    out: Annotated[Path, _option("The sum's folder.")],
+    weights: Annotated[str | None, _option("One for each, as 0.7,0.3; equal shares where not given.")] = None,
+    data: Annotated[str | None, _option("What to measure the sum on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Add up adapters with the same classes, with weights."""
+    from injerto.cli.show import print_evaluation, print_json
+    from injerto.studies.combine import combine as add_up
+
+    shares = None if weights is None else [_number(part, "--weights") for part in weights.split(",")]
+    found = add_up(runs, out, shares, data)
+    if as_json:
+        print_json({"run": str(found.path), **found.metrics})
+        return
+    for entry in found.metrics["combined"]:
+        print(f"{entry['weight']:+g}  {entry['run']}")
+    print(f"sum: {found.path}")
+    if found.metrics["domains"]:
+        print_evaluation({name: entry["splits"]["test"] for name, entry in found.metrics["domains"].items()})
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Entry point: 0 done, 2 what the user can mend, 130 Ctrl-C, 1 our own fault."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -51,10 +52,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
     except OSError as error:
-        if error.errno == 28:
+        if error.errno == errno.ENOSPC:
             return _fail(
                 f"no space left on the disk ({error.filename or 'while writing'}); free space or choose another folder"
             )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR):
+            return _fail(f"{error.filename or 'a path'}: {error.strerror}; choose another path")
         return _fault(error)
     except Exception as error:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():

@@ -1,6 +1,7 @@
 """A finished run, opened again: predict and evaluate."""
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from injerto.adapters.artifact import shipped_names
+from injerto.adapters.card import CARD
 from injerto.adapters.load import adapter_folder, load_model
 from injerto.adapters.slider import set_strength
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
+from injerto.basics.progress import warn
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.domains import measure
@@ -67,8 +70,10 @@ class Run:
             t: 0 for the pretrained backbone with the probe, 1 for the tuned model.
 
         Raises:
-            InjertoError: When it is used: where the run was fitted without ``slider``, or t is outside 0..1.
+            InjertoError: Where t is no number from 0 to 1; when it is used, where the run has no slider.
         """
+        if isinstance(t, bool) or not isinstance(t, int | float) or not 0 <= t <= 1:
+            raise InjertoError(f"the slider runs from 0 (pretrained) to 1 (tuned), not {t!r}")
         return type(self)(self.path, self._backbone, self._precision, self._threads, t)
 
     @property
@@ -80,6 +85,11 @@ class Run:
     def plan(self) -> ComputePlan:
         """How it computes."""
         return self._opened[2]
+
+    @property
+    def given_backbone(self) -> Any:
+        """The base model as it was given, None where the card names it."""
+        return self._backbone
 
     @property
     def changed(self) -> list[str]:
@@ -163,6 +173,11 @@ class Run:
             part = self.unseen_part(domains.named(name))
             logits = predict_logits(model, plan, part.inputs, part.contents, f"evaluating {name}")
             results[name] = measure(part, logits, model.labels)
+        if results and not any(values["accuracy"] is not None for values in results.values()):
+            raise InjertoError(
+                f"no example of {', '.join(results)} has a label that {self.path} knows; name the column with --label, "
+                "or predict instead"
+            )
         return results
 
     @property
@@ -174,17 +189,35 @@ class Run:
         """
         path = self.path / "metrics.json"
         if not path.exists():
+            if (self.path / CARD).exists():
+                raise InjertoError(f"{self.path} is a bare adapter without metrics.json; its card has the main figures")
             raise InjertoError(f"{self.path} has no metrics.json: the run is not finished; go on with --resume")
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise InjertoError(f"{path} is damaged: not valid JSON; fit again with --overwrite")
+        return found
 
     def recorded_splits(self) -> dict[str, str]:
-        """Content hash to its split in this run; empty for a bare adapter."""
+        """Content hash to its split in this run; empty for a bare adapter.
+
+        Raises:
+            InjertoError: Where the record was lost or changed, so that learned examples could pass for new ones.
+        """
         run = self.path.parent if self.path.name == "adapter" else self.path
         path = run / "splits.csv"
         if not path.exists():
+            if (run / "metrics.json").exists():
+                raise InjertoError(f"{path} is missing: what the run learned from cannot be told from new examples")
             return {}
-        with path.open(encoding="utf-8", newline="") as stream:
-            return {row["content"]: row["split"] for row in csv.DictReader(stream)}
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        noted = Run(run).metrics.get("splits") if (run / "metrics.json").exists() else None
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+        if noted not in (None, sha256(text)) or not rows or rows[0] != ["domain", "content", "split"]:
+            raise InjertoError(f"{path} is damaged: what the run learned from cannot be told from new examples")
+        return {row[1]: row[2] for row in rows[1:] if len(row) == 3}
 
     def unseen_part(self, domain: Domain) -> Domain:
         """What of a domain the run may be tested on: its test split, and what it has never seen.
@@ -196,6 +229,12 @@ class Run:
             InjertoError: Where nothing is left.
         """
         recorded = self.recorded_splits()
+        role = (self.card.get("metrics") or {}).get(domain.name, {}).get("role")
+        if not recorded and role in ("source", "target"):
+            warn(
+                f"the adapter learned from a domain '{domain.name}', and without its run's folder it is not known "
+                "which examples: some of these may be among them"
+            )
         keep = [i for i, content in enumerate(domain.contents) if recorded.get(content, "test") == "test"]
         if not keep:
             raise InjertoError(

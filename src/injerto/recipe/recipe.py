@@ -14,6 +14,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+WIDEST_NECK = 65536
+"""Largest width of a neck."""
 LANGUAGE_TUNINGS = ("lora", "last", "full", "bitfit", "norm")
 """Tunings of a language model."""
 UNUSED_BY_LANGUAGE: dict[str, Any] = {
@@ -123,7 +125,7 @@ class Recipe(BaseModel):
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
     max_length: Annotated[int, Field(ge=8, le=131072)] | None = None
     augment: Literal["auto", "none", "light", "standard"] | None = None
-    views: Annotated[int, Field(ge=0)] | None = None
+    views: Annotated[int, Field(ge=0, le=100)] | None = None
     average: Literal["none", "ema", "swad"] = "none"
     slider: bool = False
     remember: str | None = None
@@ -172,8 +174,8 @@ class Recipe(BaseModel):
     @field_validator("neck")
     @classmethod
     def _neck(cls, value: str) -> str:
-        if value != "none" and not (value.isdecimal() and int(value) > 0):
-            raise InjertoError(f"--neck '{value}' must be none or a width such as 256")
+        if value != "none" and not (value.isdecimal() and 0 < int(value) <= WIDEST_NECK):
+            raise InjertoError(f"--neck '{value}' must be none or a width such as 256, at most {WIDEST_NECK}")
         return value
 
     @model_validator(mode="after")
@@ -189,6 +191,11 @@ class Recipe(BaseModel):
             raise InjertoError(
                 "--slider runs from the probe to a tuned backbone: it needs a --tuning that moves it, "
                 "--head linear and no neck"
+            )
+        if self.tuning_spec.kind == "head" and (self.layer_decay != 1 or self.l2_sp or self.norm == "train"):
+            raise InjertoError(
+                "--tuning head moves nothing of the backbone: --layer-decay, --l2-sp and --norm train have nothing to "
+                "act on; leave them out or choose another --tuning"
             )
         if self.average == "swad" and self.select == "best-source-val":
             raise InjertoError("--average swad chooses its own weights; leave --select out")
@@ -263,6 +270,8 @@ class Recipe(BaseModel):
             "split_seed": self.seed,
         }
         filled = {key: value for key, value in fill.items() if getattr(self, key) is None}
+        if augment == "none" and self.views:
+            filled["views"] = 1  # all versions are the same
         return self.model_copy(update=filled | {"augment": augment})
 
     def save(self, path: Path) -> None:

@@ -301,7 +301,7 @@ class Fit:
     def _report(
         self, domains: dict[str, Any], selection: dict[str, Any], size: int, forgotten: dict[str, Any] | None
     ) -> dict[str, Any]:
-        save_splits(self.folder, self.prepared.domains, self.prepared.sides)
+        splits = save_splits(self.folder, self.prepared.domains, self.prepared.sides)
         parameters = list(self.model.parameters())
         metrics = {
             "domains": domains,
@@ -311,6 +311,7 @@ class Fit:
                 "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             },
             "adapter_bytes": size,
+            "splits": splits,
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
             "forgetting": forgotten,
             "warnings": [text for _, text in sorted(self.watch.said.items())],

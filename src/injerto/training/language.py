@@ -230,6 +230,7 @@ class LanguageFit:
             now = self._say(samples)
         domains = {name: self._compare(name, before[name], after[name]) for name in prepared.domains}
         size = self._ship(domains)
+        splits = save_splits(self.folder, prepared.domains, prepared.sides)
         parameters = list(self.model.parameters())
         metrics = {
             "task": "causal-lm",
@@ -245,10 +246,10 @@ class LanguageFit:
                 "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             },
             "adapter_bytes": size,
+            "splits": splits,
             "seconds": {phase: round(seconds, 4) for phase, seconds in clock.seconds.items()},
             "warnings": [text for _, text in sorted(self.watch.said.items())],
         }
-        save_splits(self.folder, prepared.domains, prepared.sides)
         write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         note(f"done: {self.folder}")
         return metrics

@@ -5,6 +5,7 @@ import csv
 import io
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import write_text
+from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import format_bytes, note, warn
 from injerto.compute.cuts import Cut, make_cut
 from injerto.compute.features import cache_limit, room_for
@@ -36,6 +37,8 @@ from injerto.training.tracking import check_trackers
 from injerto.tuning.base import Span, Tuned, apply_tuning, find_tuning
 from injerto.tuning.norms import check_norm, norm_layers
 
+REMEMBERED = 5
+"""Examples of a class of the data to remember, at least, for a probe to be fitted and tested."""
 WORTH = 1.5
 """How often a value must be used for keeping it to pay."""
 
@@ -181,6 +184,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     if resolved.norm == "recalibrate:target" and not targets:
         raise InjertoError("--norm recalibrate:target needs a --target")
     if resolved.norm == "train" and not norm_layers(network):
+        note(f"--norm train: {network.spec} has no BatchNorm; it changes nothing")
         resolved = resolved.model_copy(update={"norm": "frozen"})
     if resolved.head == "native" and network.native_head is None:
         raise InjertoError(
@@ -217,9 +221,22 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         if resolved.select == "best-source-val":
             note("no source has a val split: the last checkpoint is kept")
     _announce(prepared)
+    _check_measurable(prepared, labelled)
     _plan_caches(prepared)
     prepared.seconds = time.perf_counter() - start
     return prepared
+
+
+def _check_measurable(prepared: Prepared, labelled: int) -> None:
+    """Refuse labels that are no classes, and say where nothing will be measured."""
+    count = len(prepared.classes)
+    if count > 20 and 2 * count > labelled:
+        raise InjertoError(
+            f"{count} classes for {labelled} labelled examples: most are there once; is this the right --label, and a "
+            "class, not a number?"
+        )
+    if not any(len(part) for part in prepared.parts("test").values()):
+        warn("no source has a test example: how good the result is will not be measured; add data or give a split")
 
 
 def _for_few(
@@ -262,8 +279,11 @@ def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
     parts = [found.named(name)] if colon and not Path(data).exists() else list(found.values())
     kept = {part.name: part.subset([i for i, label in enumerate(part.labels) if label is not None]) for part in parts}
     kept = {name: part for name, part in kept.items() if len(part)}
-    if len({label for part in kept.values() for label in part.labels}) < 2:
+    counts = Counter(label for part in kept.values() for label in part.labels)
+    if len(counts) < 2:
         raise InjertoError(f"--remember {data}: a probe needs examples of two or more classes")
+    if sorted(counts.values())[-2] < REMEMBERED:
+        raise InjertoError(f"--remember {data}: a probe needs {REMEMBERED} or more examples of two or more classes")
     return Domains(kept, found.modality, data, found.problems).check(skip_bad)
 
 
@@ -379,18 +399,38 @@ def _mean_tokens(prepared: Prepared) -> float:
     return float(np.mean([len(row) for row in tokenize(texts, size)]))
 
 
-def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> None:
+def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> str:
     """Write ``splits.csv``: which content was in which split.
 
     Args:
         folder: The run's folder.
         domains: What was read.
-        sides: ``train``, ``val``, ``test`` or ``""`` for every example of every domain.
+        sides: ``train``, ``val``, ``test`` or ``""`` (written as ``unused``) for every example of every domain.
+
+    Returns:
+        The SHA-256 of what was written.
+    """
+    rows = [
+        (name, content, side or "unused")
+        for name, domain in domains.items()
+        for content, side in zip(domain.contents, sides[name], strict=True)
+    ]
+    return save_rows(folder, rows)
+
+
+def save_rows(folder: Path, rows: Sequence[tuple[str, str, str]]) -> str:
+    """Write ``splits.csv`` from its rows.
+
+    Args:
+        folder: The run's folder.
+        rows: Domain, content hash and split.
+
+    Returns:
+        The SHA-256 of what was written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("domain", "content", "split"))
-    for name, domain in domains.items():
-        rows = zip(domain.contents, sides[name], strict=True)
-        writer.writerows((name, content, side) for content, side in rows if side)
+    writer.writerows(rows)
     write_text(folder / "splits.csv", text.getvalue())
+    return sha256(text.getvalue())

@@ -159,8 +159,16 @@ class LowRank(Composed):
     @torch.no_grad()
     def settle(self) -> None:
         """Become a layer of the plain class with the sum as its weight."""
-        groups = getattr(self, "groups", None)
         self.merge()
+        self._become_plain()
+
+    def strip(self) -> None:
+        """Become the layer of the plain class that it was, with the pretrained weight."""
+        self.unmerge()
+        self._become_plain()
+
+    def _become_plain(self) -> None:
+        groups = getattr(self, "groups", None)
         for name in [*self.learned(), "lora_magnitude", "lora_mask", "lora_start_A", "lora_start_B"]:
             self._parameters.pop(name, None)
             self._buffers.pop(name, None)

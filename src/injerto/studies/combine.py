@@ -1,0 +1,172 @@
+"""Weighted sums of runs as a run."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from injerto import api
+from injerto.adapters.artifact import save_tensors
+from injerto.adapters.card import save_card
+from injerto.adapters.combine import combine as add_up
+from injerto.adapters.load import load_base
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import write_text
+from injerto.basics.progress import note
+from injerto.evaluation.run import Run
+from injerto.training.prepare import save_rows
+
+SAME = ("task", "labels", "base", "preprocessing", "head", "neck", "responses")
+"""What the cards of combined adapters must agree in."""
+KEPT = {"classification": ("accuracy", "balanced_accuracy", "n"), "causal-lm": ("perplexity", "tokens", "n")}
+
+
+def combine(
+    runs: Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    weights: Sequence[float] | None = None,
+    data: Any = None,
+) -> Run:
+    """A weighted sum of adapters with the same classes on one base.
+
+    Every change of the base is added with its weight; heads are averaged with the same weights.
+
+    Args:
+        runs: Folders of two or more runs or adapters, whatever they learned from.
+        out: The folder of the sum, a run like any other; what any of the runs learned from is no test example of it.
+        weights: One for each run; equal shares of 1 where not given.
+        data: What to measure it on.
+
+    Raises:
+        InjertoError: Where the runs do not fit together, or ``out`` is not empty.
+    """
+    folder = Path(out)
+    check_out(folder)
+    if len(runs) < 2:
+        raise InjertoError("a sum needs two runs or more")
+    shares = [1 / len(runs)] * len(runs) if weights is None else [float(weight) for weight in weights]
+    if len(shares) != len(runs):
+        raise InjertoError(f"{len(runs)} runs need as many weights, not {len(shares)}")
+    if not all(abs(share) < 1e3 for share in shares):
+        raise InjertoError(f"weights {shares} are out of bounds")
+    opened = [api.load(run) for run in runs]
+    check_alike(opened, SAME)
+    domains = None
+    if data is not None:
+        domains = api.load_domains(data, responses=opened[0].card["task"] == "causal-lm").check()
+    result = ship(folder, opened, shares)
+    measured = {} if domains is None else result.evaluate(domains)
+    parts = [{"run": str(run.path), "weight": share} for run, share in zip(opened, shares, strict=True)]
+    write_report(folder, result, opened, measured, ("combined", None), {"combined": parts})
+    return type(result)(folder, result.given_backbone)
+
+
+def check_out(folder: Path) -> None:
+    """Refuse a folder that cannot be the new run's.
+
+    Args:
+        folder: Where it is to go.
+
+    Raises:
+        InjertoError: Where it holds something or cannot be written.
+    """
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InjertoError(f"--out {folder} exists already; name another folder")
+    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InjertoError(f"--out {folder}: {parent} cannot be written; name another folder")
+
+
+def check_alike(runs: Sequence[Run], keys: Sequence[str]) -> None:
+    """Refuse runs that cannot be added up.
+
+    Args:
+        runs: Opened.
+        keys: What their cards must agree in.
+
+    Raises:
+        InjertoError: Where they differ.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for key in keys:
+            if run.card.get(key) != first.card.get(key):
+                raise InjertoError(f"{run.path} and {first.path} differ in {key}: they can't be added up")
+
+
+def ship(folder: Path, runs: Sequence[Run], weights: Sequence[float]) -> Run:
+    """Write a weighted sum of runs as a run without ``metrics.json``.
+
+    Args:
+        folder: Where it goes.
+        runs: What is added up; the recipe of the first is copied.
+        weights: One for each.
+    """
+    best = runs[0]
+    if any((run.path / "metrics.json").exists() and (run.metrics.get("forgetting") or {}).get("path") for run in runs):
+        note("the sliders of the runs do not add up; the sum has none")
+    model = add_up([run.model for run in runs], weights, load_base(best.path, best.given_backbone))
+    changed = sorted({name for run in runs for name in run.changed} & set(model.backbone.model.state_dict()))
+    folder.mkdir(parents=True, exist_ok=True)
+    if (best.path / "recipe.yaml").exists():
+        shutil.copyfile(best.path / "recipe.yaml", folder / "recipe.yaml")
+    rank = {"train": 0, "val": 1, "unused": 2, "test": 3}
+    rows: dict[str, str] = {}
+    for run in runs:
+        for content, side in run.recorded_splits().items():
+            rows[content] = min(side, rows.get(content, side), key=lambda side: rank.get(side, 2))
+    save_rows(folder, [("", content, side) for content, side in sorted(rows.items())])
+    save_tensors(folder / "adapter", model, changed, None, best.card["head"] == "native")
+    save_card(folder / "adapter", best.card | {"metrics": {}})
+    return type(best)(folder, best.given_backbone)
+
+
+def write_report(
+    folder: Path,
+    run: Run,
+    parts: Sequence[Run],
+    measured: Mapping[str, Any],
+    selected: tuple[str, float | None],
+    more: Mapping[str, Any],
+) -> None:
+    """Complete a run's folder: the card's figures and ``metrics.json``.
+
+    Args:
+        folder: The run's.
+        run: It.
+        parts: The runs that were added up.
+        measured: Metrics of the test split, by domain.
+        selected: The rule, and the score it went by.
+        more: What the way it was made adds to ``metrics.json``.
+    """
+    card = run.card
+    told = [(part.card["metrics"].get(name) or {}).get("role") for part in parts for name in measured]
+    roles = {
+        name: next((role for role in ("source", "target") if role in told[i :: len(measured)]), "unseen")
+        for i, name in enumerate(measured)
+    }
+    kept = KEPT[card["task"]]
+    quality = {
+        name: {"role": roles[name], "oracle": roles[name] != "source", "test": {key: values[key] for key in kept}}
+        for name, values in measured.items()
+    }
+    save_card(folder / "adapter", card | {"metrics": quality})
+    parameters = list(run.model.parameters())
+    metrics = {
+        "task": card["task"],
+        "domains": {
+            name: {"role": roles[name], "oracle": roles[name] != "source", "splits": {"test": values}}
+            for name, values in measured.items()
+        },
+        "selection": {"rule": selected[0], "step": None, "steps": None, "score": selected[1]},
+        "parameters": {"total": sum(p.numel() for p in parameters), "trainable": 0},
+        "adapter_bytes": sum(file.stat().st_size for file in (folder / "adapter").iterdir()),
+        "seconds": {},
+        "forgetting": None,
+        "warnings": [],
+        **more,
+    }
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
