@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from injerto.api import evaluate, fit, info, load, load_domains, predict
+    from injerto.api import evaluate, export, fit, info, load, load_domains, predict
     from injerto.backbones.load import load_backbone
     from injerto.basics.errors import InjertoError
     from injerto.estimator import Classifier
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "fit": "injerto.api",
     "evaluate": "injerto.api",
+    "export": "injerto.api",
     "predict": "injerto.api",
     "info": "injerto.api",
     "load": "injerto.api",
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "combine",
     "evaluate",
+    "export",
     "fit",
     "info",
     "load",

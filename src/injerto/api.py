@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import remove_tree
 from injerto.basics.progress import note
 from injerto.domains.load import load_domains
@@ -29,7 +29,7 @@ OWN = {
     "mlruns",
 }
 """What a run and its trackers write into its folder."""
-__all__ = ["evaluate", "fit", "info", "load", "load_domains", "predict"]
+__all__ = ["evaluate", "export", "fit", "info", "load", "load_domains", "predict"]
 
 
 def fit(
@@ -169,6 +169,69 @@ def predict(path: str | PathLike[str], inputs: Any, **options: Any) -> list[str]
         **options: As for :func:`load`.
     """
     return load(path, **options).predict(inputs)
+
+
+def export(
+    path: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    format: str = "merged",
+    data: Any = None,
+    backbone: Any = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Write a run for other tools.
+
+    Args:
+        path: RUN or RUN/adapter.
+        out: The new folder.
+        format: ``peft`` (an adapter that PEFT loads), ``int8`` (an adapter a quarter of the size, for Injerto),
+            ``merged`` (the whole model, for plain transformers or timm) or ``onnx``.
+        data: What to check the result on; what the run's recipe names where not given.
+        backbone: The base model where the card cannot name it on this machine.
+        threads: CPU threads.
+
+    Returns:
+        Bytes written, and what the check found.
+
+    Raises:
+        InjertoError: Where the run has no such form, ``out`` holds something, or the result does not compute the same.
+    """
+    from injerto.adapters.export import FORMATS
+    from injerto.evaluation.export import export as write
+
+    if format not in FORMATS:
+        raise InjertoError(f"unknown --format '{format}'; {suggest(format, list(FORMATS))}")
+    folder = Path(out)
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InjertoError(f"--out {folder} exists already; name another folder")
+    _check_folder(folder, False, False)
+    run = load(path, backbone=backbone, threads=threads)
+    return write(run, folder, format, _real_inputs(run, data))
+
+
+def _real_inputs(run: "Run", data: Any) -> list[Any]:
+    """Up to 64 inputs of the given data, or of the data that a run's recipe names where it is still there."""
+    recipe = run.path / "recipe.yaml"
+    reading: dict[str, Any] = {}
+    if data is None:
+        if not recipe.exists():
+            return []
+        fields = load_recipe(recipe)
+        data = fields["data"]
+        reading = {key: fields[key] for key in ("input", "label", "domain") if fields.get(key)}
+    else:
+        reading = dict(_columns_of(run.path, data))
+    try:
+        domains = load_domains(data, **reading)
+    except InjertoError:
+        if recipe.exists() and data == load_recipe(recipe)["data"]:
+            return []
+        raise
+    if domains.modality != run.model.backbone.modality:
+        raise InjertoError(f"{domains.name} holds {domains.modality}s, {run.path} takes {run.model.backbone.modality}s")
+    share = max(1, 64 // len(domains))
+    return [item for domain in domains.values() for item in domain.inputs[:share]]
 
 
 def info(subject: str | PathLike[str] | None = None) -> Mapping[str, Any]:

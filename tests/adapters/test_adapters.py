@@ -356,7 +356,7 @@ CARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "endless interpolation": (damaged(preprocessing__interpolation="evil"), "interpolation|preprocessing"),
     "preprocessing a list": (damaged(preprocessing=[]), "preprocessing"),
     "no preprocessing inside": (damaged(preprocessing={}), "preprocessing"),
-    "other task": (damaged(task="causal-lm"), "task"),
+    "other task": (damaged(task="regression"), "task"),
 }
 
 

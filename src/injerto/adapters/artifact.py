@@ -14,6 +14,7 @@ from injerto.adapters.card import base_name
 from injerto.adapters.peft import (
     CONFIG,
     install,
+    is_pair,
     load_config,
     peft_name,
     peft_tensors,
@@ -21,6 +22,7 @@ from injerto.adapters.peft import (
     save_config,
     settle_groups,
 )
+from injerto.adapters.quantized import SCALE, dequantize, rank_dim
 from injerto.adapters.slider import Line, linear
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
@@ -32,6 +34,8 @@ from injerto.tuning.lora.tuning import low_rank_layers
 from injerto.tuning.norms import norm_layers
 
 ADAPTER = "adapter_model.safetensors"
+INT8 = "adapter_int8.safetensors"
+"""In place of the former, where pairs are stored as integers: PEFT, which would misread them, does not find it."""
 HEAD = "head.safetensors"
 PROBE = ("probe.weight", "probe.bias")
 """In the head's file: the probe on the pretrained backbone, where the run has a slider."""
@@ -140,9 +144,13 @@ def shipped_names(folder: Path) -> list[str]:
     Args:
         folder: The adapter's folder, checked before.
     """
-    with safe_open(folder / ADAPTER, framework="pt") as file:
-        names = sorted(file.keys())
+    with safe_open(_file(folder), framework="pt") as file:
+        names = sorted(name for name in file.keys() if not name.endswith(SCALE))  # noqa: SIM118
     return plain_names(names) if (folder / CONFIG).exists() else names
+
+
+def _file(folder: Path) -> Path:
+    return folder / (INT8 if (folder / INT8).exists() else ADAPTER)
 
 
 def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | None:
@@ -224,12 +232,22 @@ def load_low_rank(
     Raises:
         InjertoError: Where a file is damaged or does not fit the backbone.
     """
-    path, network, others = folder / ADAPTER, backbone.model, others or {}
+    path, network, others = _file(folder), backbone.model, others or {}
     config = load_config(folder)
     with _opened(path, sum(tensor.numel() for tensor in network.state_dict().values())) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    places = install(network, config, {name: shape for name, shape in shapes.items() if name not in others}, path)
-    found = _read(path, places | others, "", cast=True)
+    scales = {name for name in shapes if name.endswith(SCALE) and is_pair(name.removesuffix(SCALE))}
+    plain = {name: shape for name, shape in shapes.items() if name not in others and name not in scales}
+    places = install(network, config, plain, path)
+    rows = {
+        name: torch.empty(shapes[part][rank_dim(part)])
+        for name in scales
+        if len(shapes.get(part := name.removesuffix(SCALE), ())) > 1
+    }
+    found = _read(path, places | others | rows, "", cast=True)
+    for name in rows:
+        part = name.removesuffix(SCALE)
+        found[part] = dequantize(found[part].to(torch.int8), found[name].float(), rank_dim(part))
     with torch.no_grad():
         for name, place in places.items():
             place.copy_(found[name])
@@ -260,6 +278,8 @@ def _read(path: Path, allowed: dict[str, torch.Tensor], prefix: str, cast: bool 
             _check(path, name, prefix, file, allowed)
         tensors = {prefix + name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, tensor in list(tensors.items()):
+        if cast and f"{name}{SCALE}" in allowed and tensor.dtype == torch.int8:
+            continue
         if cast and tensor.is_floating_point() and allowed[name].is_floating_point():
             tensor = tensors[name] = tensor.to(allowed[name].dtype)
         if tensor.dtype != allowed[name].dtype:

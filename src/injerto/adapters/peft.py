@@ -40,6 +40,16 @@ def peft_name(path: str) -> str:
     return f"{PREFIX}{path}"
 
 
+def is_pair(name: str) -> bool:
+    """Whether a file's tensor is the A or B of a pair.
+
+    Args:
+        name: As the file has it.
+    """
+    found = _PARTS.fullmatch(name.removeprefix(PREFIX))
+    return found is not None and found[2] != MAGNITUDE
+
+
 def plain_names(names: list[str]) -> list[str]:
     """Of a file's tensors, those that are no low-rank pair's, by their names in the network.
 

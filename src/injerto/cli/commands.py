@@ -253,6 +253,27 @@ def combine(
 
 
 @app.command()
+def export(
+    run: RunPath,
+    format: Annotated[str, _option("peft, int8, merged (plain transformers or timm) or onnx.")],
+    out: Annotated[Path, _option("The new folder.")],
+    data: Annotated[str | None, _option("What to check the result on; the run's own data where not given.")] = None,
+    backbone: BackboneName = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run for other tools, and check that the result computes the same."""
+    from injerto import api
+    from injerto.cli.show import print_info, print_json
+
+    found = api.export(run, out, format=format, data=data, backbone=backbone, threads=threads)
+    if as_json:
+        print_json(found)
+    else:
+        print_info(found)
+
+
+@app.command()
 def info(
     subject: Annotated[
         str | None, typer.Argument(help="A backbone or a run; this machine where not given.", show_default=False)

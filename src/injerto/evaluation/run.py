@@ -22,6 +22,7 @@ from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.domains import measure
 from injerto.evaluation.inputs import as_inputs
 from injerto.evaluation.predictor import predict_logits, probabilities
+from injerto.recipe.recipe import load_recipe
 from injerto.tasks.model import Model
 
 
@@ -88,13 +89,17 @@ class Run:
 
     @property
     def given_backbone(self) -> Any:
-        """The base model as it was given, None where the card names it."""
+        """The base model as it was given or as the run's recipe names it; None where only the card does."""
+        recipe = self.path / "recipe.yaml"
+        if self._backbone is None and recipe.exists():
+            return load_recipe(recipe).get("backbone")
         return self._backbone
 
     @property
     def changed(self) -> list[str]:
         """Names of the network's tensors that differ from the base."""
-        return shipped_names(adapter_folder(self.path))
+        known = self.model.backbone.model.state_dict()
+        return [name for name in shipped_names(adapter_folder(self.path)) if name in known]
 
     @property
     def card(self) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def ship(folder: Path, runs: Sequence[Run], weights: Sequence[float]) -> Run:
     if any((run.path / "metrics.json").exists() and (run.metrics.get("forgetting") or {}).get("path") for run in runs):
         note("the sliders of the runs do not add up; the sum has none")
     model = add_up([run.model for run in runs], weights, load_base(best.path, best.given_backbone))
-    changed = sorted({name for run in runs for name in run.changed} & set(model.backbone.model.state_dict()))
+    changed = sorted({name for run in runs for name in run.changed})
     folder.mkdir(parents=True, exist_ok=True)
     if (best.path / "recipe.yaml").exists():
         shutil.copyfile(best.path / "recipe.yaml", folder / "recipe.yaml")
