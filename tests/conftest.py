@@ -150,6 +150,43 @@ WORDS = [
 ]
 
 
+WORDS = "a good bad book film , very the plot of is it was great awful story and end but so funny dull long".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny causal language model (2 layers, width 16, 64 positions) with a chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-lm"
+    words = ["<pad>", "<unk>", "<end>", "<user>", "<model>", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", model_max_length=64
+    )
+    fast.add_special_tokens({"additional_special_tokens": ["<user>", "<model>"]})
+    fast.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<user> {{ m.content }} {% else %}<model> {{ m.content }} <end>"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<model>{% endif %}"
+    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlamaConfig(vocab_size=64, max_position_embeddings=64, tie_word_embeddings=True, **sizes)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny BERT (2 layers, width 16, 40 positions) and its tokenizer as transformers saves them."""

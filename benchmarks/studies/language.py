@@ -35,6 +35,7 @@ def go(work: Path) -> None:
     """Do the runs that are not there yet."""
     found = smaller(injerto.load_domains("sentiment-domains", responses=True), dict.fromkeys(DOMAINS, MOST))
     domains = Domains({name: found[name] for name in DOMAINS}, "text", "sentiment-domains")
+    original = language.LanguageFit._compare
     for seed in SEEDS:
         for source in DOMAINS:
             path = work / f"language-{source}-{seed}.json"
@@ -53,7 +54,6 @@ def go(work: Path) -> None:
                 }
                 return original(self, name, before, after)
 
-            original = language.LanguageFit._compare
             with tempfile.TemporaryDirectory() as place, patch.object(language.LanguageFit, "_compare", compare):
                 run = injerto.fit(domains, source=source, seed=seed, out=Path(place) / "run", threads=1, **SETTINGS)
                 metrics = run.metrics

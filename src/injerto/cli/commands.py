@@ -196,14 +196,15 @@ def predict(
 
     given: dict[str, Any] = {"backbone": backbone, "precision": precision, "threads": threads, "slider": slider}
     opened = api.load(run, **{name: value for name, value in given.items() if value is not None})
-    items = expand(inputs, opened.model.backbone.modality)
     drawing = {"tokens": tokens, "temperature": temperature, "seed": seed}
     drawing = {name: value for name, value in drawing.items() if value is not None}
-    if opened.card["task"] == "causal-lm":
+    speaks = opened.card["task"] == "causal-lm"
+    if drawing and not speaks:
+        raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
+    items = expand(inputs, opened.model.backbone.modality)
+    if speaks:
         print_texts(items, opened.predict(items, **drawing), as_csv, as_json)
         return
-    if drawing:
-        raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
     print_predictions(items, opened.labels, opened.predict_proba(items), as_csv, as_json)
 
 

@@ -239,8 +239,8 @@ class Trainer:
         lr, head_lr = self.recipe.lr, self.recipe.head_lr
         if lr == "auto":
             lr = defaults_for(self.recipe.kind_of_data(self.model.backbone.modality), self.recipe.tuning_spec.kind).lr
-        assert lr is not None and head_lr is not None
-        return lr, head_lr
+        assert lr is not None
+        return lr, head_lr or lr  # a language model has no new layers
 
     def _thaw(self) -> None:
         """Let move what moves from this step on."""
