@@ -341,7 +341,7 @@ def test_load_says_what_is_wrong(tmp_path: Path, image_run: Path) -> None:
     with pytest.raises(InjertoError, match="holds no finished adapter"):
         injerto.load(tmp_path)
     bare = shutil.copytree(image_run / "adapter", tmp_path / "bare")
-    with pytest.raises(InjertoError, match="has no metrics.json"):
+    with pytest.raises(InjertoError, match="without metrics.json"):
         _ = injerto.load(bare, backbone=yaml.safe_load((image_run / "recipe.yaml").read_text())["backbone"]).metrics
 
 

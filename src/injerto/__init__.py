@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from injerto.adapters.load import load_peft
     from injerto.api import evaluate, export, fit, info, load, load_domains, predict
+    from injerto.backbones.language import load_language
     from injerto.backbones.load import load_backbone
     from injerto.basics.errors import InjertoError
     from injerto.estimator import Classifier
@@ -19,6 +21,8 @@ _PLACES = {
     "load": "injerto.api",
     "load_domains": "injerto.api",
     "load_backbone": "injerto.backbones.load",
+    "load_language": "injerto.backbones.language",
+    "load_peft": "injerto.adapters.load",
     "soup": "injerto.studies.soup",
     "combine": "injerto.studies.combine",
     "InjertoError": "injerto.basics.errors",
@@ -36,6 +40,8 @@ __all__ = [
     "load",
     "load_backbone",
     "load_domains",
+    "load_language",
+    "load_peft",
     "predict",
     "soup",
 ]

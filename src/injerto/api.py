@@ -81,7 +81,7 @@ def fit(
     from injerto.training.clock import Clock
 
     clock = Clock(prepared.seconds)
-    run: Run = run_kind(folder, backbone=prepared.backbone if given[1] is not None else None)
+    run: Run = run_kind(folder, backbone=given[1])
     if (folder / "recipe.yaml").exists() and not overwrite:
         _check_recipe(folder, prepared.recipe)
         if (folder / "metrics.json").exists():

@@ -316,3 +316,31 @@ def test_the_configuration_has_what_other_readers_need(fit: Fit) -> None:
     assert config["r"] == 4 and config["lora_alpha"] == 8 and config["peft_type"] == "LORA" and config["inference_mode"]
     assert config["target_modules"] == sorted(config["target_modules"])
     assert not config["rank_pattern"] and not config["alpha_pattern"] and config["bias"] == "none"
+
+
+def test_a_strangers_adapter_becomes_a_base(
+    tiny_bert: Path, reviews: Path, tmp_path: Path, quick: dict[str, Any]
+) -> None:
+    import peft
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=5)
+    config = peft.LoraConfig(r=4, target_modules=["query", "dense"], task_type="SEQ_CLS")
+    theirs = peft.get_peft_model(model, config).eval()
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = injerto.load_peft(tmp_path / "theirs", tiny_bert)
+    inputs = {"input_ids": torch.arange(2, 14).view(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.int64)}
+    with torch.no_grad():
+        hidden = theirs.base_model.model.bert(**inputs).last_hidden_state
+        torch.testing.assert_close(ours(inputs), hidden.mean(1), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(ours(inputs), injerto.load_backbone(tiny_bert)(inputs), atol=1e-3)
+    run = injerto.fit(reviews, source="books", backbone=ours, tuning="lora", steps=2, out=tmp_path / "run", **quick)
+    assert injerto.load(run.path, backbone=ours).predict(["good"]) == run.predict(["good"])
+    with pytest.raises(injerto.InjertoError, match="another|other weights"):
+        injerto.load(run.path, backbone=tiny_bert)
+    with pytest.raises(injerto.InjertoError, match="no adapter_config"):
+        injerto.load_peft(tmp_path, tiny_bert)

@@ -1,7 +1,7 @@
 """The shipped tensors: written byte-identically for equal runs, read with every check before anything is used."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from injerto.adapters.card import base_name
 from injerto.adapters.peft import (
     CONFIG,
+    PREFIX,
     install,
     is_pair,
     load_config,
@@ -25,6 +26,7 @@ from injerto.adapters.peft import (
 from injerto.adapters.quantized import SCALE, dequantize, rank_dim
 from injerto.adapters.slider import Line, linear
 from injerto.backbones.backbone import Backbone
+from injerto.backbones.heads import transformers_head_keys
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path
 from injerto.tasks.language import LanguageModel
@@ -253,6 +255,31 @@ def load_low_rank(
             place.copy_(found[name])
     settle_groups(network)
     return {name: found[name] for name in others if name in found}
+
+
+def whole_layers(folder: Path, backbone: Backbone, config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Room for what a file of PEFT's holds for the classifier, which the backbone does not have.
+
+    Args:
+        folder: The adapter's folder.
+        backbone: Plain.
+        config: Of the adapter.
+    """
+    named = config.get("modules_to_save")
+    named = named if isinstance(named, list) else []
+    network = backbone.model.state_dict()
+    heads = set(named)
+    if backbone.library == "transformers" and not hasattr(backbone.model, "lm_head"):
+        with suppress(ValueError):
+            keys = transformers_head_keys(backbone.model.config, network, backbone.modality)
+            heads |= {key.rpartition(".")[0] for key in keys}
+    with _opened(_file(folder), sum(tensor.numel() for tensor in network.values())) as file:
+        return {
+            name: torch.empty(file.get_slice(name).get_shape())
+            for name in file.keys()  # noqa: SIM118
+            if (short := name.removeprefix(PREFIX)) not in network
+            and any(f".{short}".find(f".{head}.") >= 0 for head in heads)
+        }
 
 
 @contextmanager

@@ -3,19 +3,22 @@
 import copy
 import json
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from injerto.adapters.artifact import load_changed, load_tensors
+from injerto.adapters.artifact import load_changed, load_low_rank, load_tensors, whole_layers
 from injerto.adapters.card import load_card
+from injerto.adapters.peft import CONFIG, load_config
 from injerto.adapters.slider import Line
-from injerto.backbones.backbone import Backbone
+from injerto.backbones.backbone import Backbone, fingerprint
 from injerto.backbones.language import load_language
 from injerto.backbones.load import load_backbone
 from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
+from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.recipe.recipe import load_recipe
 from injerto.tasks.language import LanguageModel
@@ -79,6 +82,39 @@ def load_language_model(path: Path, backbone: Any = None) -> tuple[LanguageModel
     base.preprocessing = _text_preprocessing(path, base, card)
     load_changed(folder, base)
     return LanguageModel(base).eval(), card
+
+
+def load_peft(path: str | PathLike[str], backbone: Any) -> Backbone:
+    """A backbone with an adapter of PEFT's, ours or a stranger's, added to its weights: a base like any other.
+
+    Nothing says which weights a stranger's adapter was made for: names and shapes are checked, the rest is trust. A
+    classifier that the file holds is left out.
+
+    Args:
+        path: The folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        backbone: Its base: a name, a folder, a network or a backbone.
+
+    Returns:
+        To be given to :func:`injerto.fit` as ``backbone``.
+
+    Raises:
+        InjertoError: Where a file is missing, damaged or does not fit the backbone.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).exists():
+        raise InjertoError(f"{folder} has no {CONFIG}; give the folder that PEFT's save_pretrained made")
+    config = load_config(folder)
+    if isinstance(backbone, Backbone):
+        base = copy.deepcopy(backbone)
+    elif config.get("task_type") == "CAUSAL_LM":
+        base = load_language(backbone)
+    else:
+        base = load_backbone(copy.deepcopy(backbone))
+    load_low_rank(folder, base, whole_layers(folder, base, config))
+    base.model = settled(base.model)
+    base.spec, base.hub_id = f"peft:{folder.resolve().name}", None
+    base.fingerprint = fingerprint(base.model.state_dict())
+    return base
 
 
 def load_base(path: Path, backbone: Any = None) -> Backbone:

@@ -1,5 +1,6 @@
 """Perplexity of domains, and a finished run of a language model: generate and evaluate."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -174,6 +175,10 @@ class LanguageRun(Run):
             temperature: 0 takes the likeliest token every time.
             seed: Of the draws.
         """
+        if tokens < 1 or not 0 <= temperature < math.inf:
+            raise InjertoError(
+                f"tokens must be 1 or more and the temperature 0 or more, not {tokens} and {temperature}"
+            )
         model, card, _ = self._opened
         found = []
         with merged(model):
