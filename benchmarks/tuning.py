@@ -83,7 +83,7 @@ def bare(trainer: Trainer, steps: int) -> Callable[[], None]:
         for batch in batches:
             optimizer.zero_grad(set_to_none=True)
             with trainer.frozen_norms:
-                functional.cross_entropy(trainer._forward(batch).logits, batch.labels).backward()
+                trainer.objective(batch).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
 
