@@ -43,6 +43,11 @@ def place(tmp_path_factory):
     return root
 
 
+def trains(command: str) -> bool:
+    """Whether a command trains more than a head."""
+    return any(f"--tuning {name}" in command for name in ("last:", "full", "lora"))
+
+
 def test_the_readme_shows_every_command():
     assert {command.split()[1] for command in COMMANDS} >= {"fit", "predict", "evaluate", "info"}
 
@@ -50,7 +55,7 @@ def test_the_readme_shows_every_command():
 @needs_weights
 def test_quick_commands_run(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    quick = [command for command in COMMANDS if "last:" not in command and "full" not in command]
+    quick = [command for command in COMMANDS if not trains(command)]
     assert len(quick) >= 5
     for command in quick:
         assert run(shlex.split(command)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
@@ -69,7 +74,7 @@ def test_python_block_runs(place, monkeypatch):
 @needs_weights
 def test_training_commands_run(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    trained = [command for command in COMMANDS if "last:" in command or "full" in command]
+    trained = [command for command in COMMANDS if trains(command)]
     assert trained
     for command in trained:
         assert run(shlex.split(command)[1:]) == 0, f"{command}: {capsys.readouterr().err}"

@@ -119,7 +119,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for row, entry in result["rows"].items():
         size = entry["size"]
-        cells = [f"`{row}`", f"{100 * size['trainable'] / size['total']:.2g} %", format_bytes(size["bytes"])]
+        cells = [f"`{row}`", f"{100 * size['trainable'] / size['total']:.1f} %", format_bytes(size["bytes"])]
         for what in ("new", "others"):
             if what not in entry:
                 cells.append("-")

@@ -19,6 +19,7 @@ DATA, SOURCE, BACKBONE = "emoji-styles", "noto", "packaged:efficientnet-lite0"
 ROWS: dict[str, dict[str, Any]] = {
     "head": {"tuning": "head", "head": "probe"},
     "last:2": {"tuning": "last:2"},
+    "lora": {"tuning": "lora"},
     "full": {"tuning": "full"},
 }
 PICTURES = 9
