@@ -300,11 +300,20 @@ def _kind(X: Any) -> Modality | None:
         return "image"
     if not isinstance(X, list | tuple) and getattr(X, "ndim", 0) != 1:
         return None
-    first = next(iter(X), None)
+    first = next((item for item in X if not _missing(item)), None)
+    if isinstance(first, str | Path | bytes | Image.Image):
+        items = list(X)
+        lost = [position for position, item in enumerate(items) if _missing(item)]
+        if lost:
+            raise EstimatorError(f"X[{lost[0]}] is missing ({items[lost[0]]!r}); leave such examples out")
     if isinstance(first, str):
         return "image" if all(is_image_name(str(item)) for item in X) else "text"
     pictures = isinstance(first, Path | bytes | Image.Image) or getattr(first, "ndim", 0) > 1
     return "image" if pictures else None
+
+
+def _missing(item: Any) -> bool:
+    return item is None or (isinstance(item, float) and item != item)
 
 
 def _domains(items: list[Any], kind: Modality, labels: list[str], keys: list[str] | None) -> Domains:

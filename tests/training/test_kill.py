@@ -21,6 +21,8 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {  # data, kills, flags
     "texts, uncached": ("reviews", 3, TEXTS | {"tuning": "full", "epochs": 8}),
     "gradual, swad": ("pictures", 2, PICTURES | {"tuning": "gradual", "augment": "none", "average": "swad", "epochs": 12}),
     "lp-ft, slider": ("pictures", 2, PICTURES | {"tuning": "lp-ft", "slider": True, "average": "ema", "epochs": 8}),
+    "lora": ("reviews", 2, TEXTS | {"tuning": "lora(variant=dora,dropout=0.1,plus=4)", "epochs": 8}),
+    "lora, cached": ("pictures", 2, PICTURES | {"tuning": "lora:last:1", "augment": "light", "views": 2, "epochs": 12}),
     "rate found": ("reviews", 2, TEXTS | {"tuning": "last:1", "lr": "auto", "l2-sp": 0.1, "epochs": 10}),
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ def _texts(inputs: Any) -> list[str]:
     texts = [inputs] if isinstance(inputs, str) else list(inputs) if isinstance(inputs, Iterable) else [inputs]
     for text in texts:
         if not isinstance(text, str):
-            raise InjertoError(f"cannot predict on {type(text).__name__}; this run was trained on texts, give strings")
+            raise InjertoError(f"an input is a {type(text).__name__}, not a text: {str(text)[:40]!r}; give strings")
     return texts
 
 
