@@ -160,3 +160,22 @@ def test_what_is_no_language_model_is_refused(spec: str, says: str) -> None:
 def test_an_encoder_is_refused(tiny_bert: Path) -> None:
     with pytest.raises(InjertoError, match="no causal language model"):
         load_language(tiny_bert)
+
+
+def test_from_the_hubs_cache(tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--someone--tiny"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(tiny_lm, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    (snapshot / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    found = load_language("hf:someone/tiny")
+    assert (found.hub_id, found.licence) == ("someone/tiny", "mit")
+    assert found.fingerprint == load_language(tiny_lm).fingerprint
+    with pytest.raises(InjertoError, match="not in the local cache"):
+        load_language("hf:someone/other")
