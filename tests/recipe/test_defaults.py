@@ -29,6 +29,9 @@ PINNED = {  # lr, head_lr, weight_decay, epochs, batch_size, least_steps, augmen
     ("text", "lora"): (1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 4, "frozen"),
     ("text", "bitfit"): (1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 0, "frozen"),
     ("text", "norm"): (1e-3, 1e-3, 1e-2, 3, 32, 60, "auto", 0, "frozen"),
+    ("language", "full"): (3e-5, 3e-5, 1e-2, 1, 8, 1, "none", 0, "frozen"),
+    ("language", "last"): (1e-4, 1e-4, 1e-2, 1, 8, 1, "none", 0, "frozen"),
+    ("language", "lora"): (1e-3, 1e-3, 1e-2, 1, 8, 1, "none", 0, "frozen"),
 }
 
 
@@ -36,7 +39,11 @@ def test_the_table_is_pinned() -> None:
     assert {key: astuple(row) for key, row in TABLE.items()} == PINNED
     assert DEFAULTS_VERSION == PINNED_VERSION
     assert SAMPLE_IMAGE_SIZE == 128
-    assert BACKBONES == {"image": "packaged:efficientnet-lite0", "text": "packaged:minilm-l6"}
+    assert BACKBONES == {
+        "image": "packaged:efficientnet-lite0",
+        "text": "packaged:minilm-l6",
+        "language": "packaged:smollm2-135m",
+    }
 
 
 def test_augmentation_by_modality_and_size() -> None:

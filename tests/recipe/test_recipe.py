@@ -145,7 +145,8 @@ EVERYTHING = {
     "accumulate": 2, "class_weights": "balanced", "label_smoothing": 0.1, "image_size": 64, "augment": "standard",
     "views": 3, "select": "last", "patience": 4, "precision": "bf16", "threads": 2, "seed": 2**62, "split_seed": 1,
     "skip_bad": True, "defaults_version": DEFAULTS_VERSION, "layer_decay": 0.5, "l2_sp": 0.1, "average": "ema",
-    "slider": False, "remember": "other:day", "track": ("wandb",), "shots": 5,
+    "slider": False, "remember": "other:day", "track": ("wandb",), "shots": 5, "task": "classification",
+    "max_length": 32,
 }  # fmt: skip
 
 

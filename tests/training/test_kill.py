@@ -15,10 +15,10 @@ TINY = {"threads": 1, "precision": "fp32", "batch-size": 8}
 PICTURES = TINY | {"source": "day"}
 TEXTS = TINY | {"source": "films"}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {  # data, kills, flags
-    "images, cached": ("pictures", 4, PICTURES | {"tuning": "last:2", "augment": "light", "views": 2, "epochs": 12}),
-    "images, uncached": ("pictures", 4, PICTURES | {"tuning": "full", "augment": "standard", "norm": "train", "epochs": 10}),
-    "texts, cached": ("reviews", 3, TEXTS | {"tuning": "last:1", "epochs": 12}),
-    "texts, uncached": ("reviews", 3, TEXTS | {"tuning": "full", "epochs": 8}),
+    "images, cached": ("pictures", 3, PICTURES | {"tuning": "last:2", "augment": "light", "views": 2, "epochs": 12}),
+    "images, uncached": ("pictures", 3, PICTURES | {"tuning": "full", "augment": "standard", "norm": "train", "epochs": 10}),
+    "texts, cached": ("reviews", 2, TEXTS | {"tuning": "last:1", "epochs": 12}),
+    "texts, uncached": ("reviews", 2, TEXTS | {"tuning": "full", "epochs": 8}),
     "gradual, swad": ("pictures", 2, PICTURES | {"tuning": "gradual", "augment": "none", "average": "swad", "epochs": 12}),
     "lp-ft, slider": ("pictures", 2, PICTURES | {"tuning": "lp-ft", "slider": True, "average": "ema", "epochs": 8}),
     "lora": ("reviews", 2, TEXTS | {"tuning": "lora(variant=dora,dropout=0.1,plus=4)", "epochs": 8}),

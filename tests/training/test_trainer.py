@@ -20,6 +20,7 @@ from injerto.recipe.recipe import make_recipe
 from injerto.tasks.classification import encode
 from injerto.tasks.model import Model
 from injerto.training.examples import Examples
+from injerto.training.objectives import classification
 from injerto.training.schedule import rate_factor
 from injerto.training.stepplan import StepPlan
 from injerto.training.trainer import Trainer
@@ -47,7 +48,8 @@ def train(make_backbone: Callable[..., Any], pictures: Path, tmp_path: Path) -> 
         examples = Examples(parts, labels, maker, recipe.augment, recipe.views, recipe.seed)
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        return Trainer(model, recipe, PLAN, tuned, examples, validate, folder)
+        objective = classification(model, PLAN, smoothing=recipe.label_smoothing)
+        return Trainer(model, recipe, PLAN, tuned, examples, objective, validate, folder)
 
     return make
 

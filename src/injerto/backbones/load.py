@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from injerto.backbones.backbone import Backbone, pool
-from injerto.backbones.packaged import PACKAGED, load_packaged
+from injerto.backbones.packaged import ENCODERS, load_packaged
 from injerto.backbones.timm_models import embed as timm_embed
 from injerto.backbones.timm_models import image_preprocessing, load_timm, pretrained_cfg
 from injerto.backbones.transformers_models import default_preprocessing, load_transformers, vision_embed
@@ -118,13 +118,13 @@ def _is_path(name: str) -> bool:
 
 def _unknown(spec: str) -> InjertoError:
     prefix, colon, name = spec.partition(":")
-    known = [f"packaged:{entry}" for entry in PACKAGED]
+    known = [f"packaged:{entry}" for entry in ENCODERS]
     if _is_path(spec):
         return InjertoError(f"no folder {spec}; {suggest(spec, known)}, or timm:NAME, hf:NAME")
     if colon:
         kinds = f"{suggest(spec, known)}, or timm:NAME, hf:NAME"
         return InjertoError(f"unknown kind of backbone '{prefix}' in '{spec}'; {kinds}")
-    if spec in PACKAGED:
+    if spec in ENCODERS:
         return InjertoError(f"backbone '{spec}' needs its prefix: write packaged:{spec}")
     import timm
 

@@ -58,6 +58,10 @@ PACKAGED = {
 }
 
 
+ENCODERS = [name for name, entry in PACKAGED.items() if not entry.language]
+"""Packaged models that classify."""
+
+
 def locate(name: str) -> Path:
     """The file or folder of a packaged model, found without importing its package.
 
@@ -71,7 +75,7 @@ def locate(name: str) -> Path:
         InjertoError: For an unknown name, or where the package is not installed.
     """
     if name not in PACKAGED:
-        raise InjertoError(f"no packaged backbone '{name}'; {suggest(name, list(PACKAGED))}")
+        raise InjertoError(f"no packaged backbone '{name}'; {suggest(name, ENCODERS)}")
     entry = PACKAGED[name]
     found = importlib.util.find_spec(entry.package)
     folders = [Path(folder) for folder in (found.submodule_search_locations or [])] if found else []

@@ -153,7 +153,7 @@ class Recipe(BaseModel):
     @classmethod
     def _usual(cls, fields: Any) -> Any:
         """Without a tuning a classifier learns its head, a language model a low-rank pair per layer."""
-        if isinstance(fields, dict) and not fields.get("tuning"):
+        if isinstance(fields, dict) and fields.get("tuning") is None:
             fields = fields | {"tuning": "lora" if fields.get("task") == "causal-lm" else "head"}
         return fields
 
@@ -192,10 +192,10 @@ class Recipe(BaseModel):
                 "--slider runs from the probe to a tuned backbone: it needs a --tuning that moves it, "
                 "--head linear and no neck"
             )
-        if self.tuning_spec.kind == "head" and (self.layer_decay != 1 or self.l2_sp or self.norm == "train"):
+        if self.tuning_spec.kind == "head" and (self.layer_decay != 1 or self.l2_sp):
             raise InjertoError(
-                "--tuning head moves nothing of the backbone: --layer-decay, --l2-sp and --norm train have nothing to "
-                "act on; leave them out or choose another --tuning"
+                "--tuning head moves nothing of the backbone: --layer-decay and --l2-sp have nothing to act on; "
+                "leave them out or choose another --tuning"
             )
         if self.average == "swad" and self.select == "best-source-val":
             raise InjertoError("--average swad chooses its own weights; leave --select out")

@@ -235,7 +235,8 @@ def _check_measurable(prepared: Prepared, labelled: int) -> None:
             f"{count} classes for {labelled} labelled examples: most are there once; is this the right --label, and a "
             "class, not a number?"
         )
-    if not any(len(part) for part in prepared.parts("test").values()):
+    chosen = any(side for name in prepared.sources for side in prepared.domains[name].given)
+    if not chosen and not any(len(part) for part in prepared.parts("test").values()):
         warn("no source has a test example: how good the result is will not be measured; add data or give a split")
 
 
