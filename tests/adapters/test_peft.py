@@ -344,3 +344,51 @@ def test_a_strangers_adapter_becomes_a_base(
         injerto.load(run.path, backbone=tiny_bert)
     with pytest.raises(injerto.InjertoError, match="no adapter_config"):
         injerto.load_peft(tmp_path, tiny_bert)
+
+
+STRANGE: dict[str, tuple[dict[str, Any], str]] = {
+    "pissa": ({"init_lora_weights": "pissa_niter_4"}, "changed its base"),
+    "no boolean": ({"use_rslora": "false"}, "true or false"),
+    "activated": ({"alora_invocation_tokens": [1, 2]}, "not known here"),
+    "parameters": ({"target_parameters": ["x"]}, "not known here"),
+    "pattern": ({"alpha_pattern": {"a\\": 3}}, "pattern"),
+    "modules": ({"modules_to_save": 5}, "must be a list"),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_strangers_settings_are_known_or_refused(tiny_bert: Path, tmp_path: Path, what: str) -> None:
+    _stranger(tiny_bert, tmp_path)
+    changes, says = STRANGE[what]
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InjertoError, match=says):
+        injerto.load_peft(tmp_path, tiny_bert)
+
+
+def _stranger(tiny_bert: Path, folder: Path) -> None:
+    import peft
+    from transformers import AutoModel
+
+    config = peft.LoraConfig(r=4, target_modules="all-linear")
+    peft.get_peft_model(AutoModel.from_pretrained(tiny_bert), config).save_pretrained(folder)
+
+
+def test_a_strangers_tensors_are_asked_for_or_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    _stranger(tiny_bert, tmp_path)
+    path = tmp_path / ADAPTER
+    tensors = load_file(path)
+    assert any("pooler" in name for name in tensors)  # which our backbone has not
+    injerto.load_peft(tmp_path, tiny_bert)
+    table = load_backbone(tiny_bert).model.embeddings.word_embeddings.weight
+    huge = {name: torch.full_like(tensor, 1e38) for name, tensor in tensors.items()}
+    for says, content in {
+        "replaces the base's": tensors | {"base_model.model.embeddings.word_embeddings.weight": table.detach() + 1},
+        "no low-rank pair": {},
+        "not finite": huge,
+    }.items():
+        save_file(content, path)
+        with pytest.raises(InjertoError, match=says):
+            injerto.load_peft(tmp_path, tiny_bert)
+    with pytest.raises(InjertoError, match="not NoneType"):
+        injerto.load_peft(tmp_path, None)

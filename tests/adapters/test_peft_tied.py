@@ -13,7 +13,7 @@ from injerto.adapters.artifact import load_low_rank, save_parts
 from injerto.adapters.peft import load_config, peft_tensors, save_config
 from injerto.compute.fold import settled
 from injerto.tuning.lora.attach import attach, tie
-from injerto.tuning.lora.base import LowRank, Variant
+from injerto.tuning.lora.base import LowRank, Tied, Variant
 
 TOKENS = torch.arange(18).view(2, 9)
 
@@ -79,6 +79,29 @@ def test_peft_reads_what_we_write(tying: bool, tmp_path: Path) -> None:
     save_parts(tmp_path, peft_tensors(model), {})
     theirs = peft.PeftModel.from_pretrained(network(), tmp_path)
     assert torch.allclose(logits(theirs), logits(model), atol=1e-5)
+
+
+def test_a_model_whose_table_has_another_name(tmp_path: Path) -> None:
+    """PEFT's own tying looks for some names only; GPT-2's is another."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    def gpt() -> nn.Module:
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2)).eval()
+
+    model = gpt()
+    table = attach(model.transformer.wte, Variant(4, 8.0))
+    nn.init.normal_(table.lora_A, std=0.3)
+    assert tie(model, table)
+    save_config(tmp_path, model, "tiny", (), "CAUSAL_LM")
+    save_parts(tmp_path, peft_tensors(model), {})
+    theirs = peft.PeftModel.from_pretrained(gpt(), tmp_path)
+    assert torch.allclose(logits(theirs), logits(model), atol=1e-5)
+    ours = _Holder(gpt())
+    load_low_rank(tmp_path, ours)  # type: ignore[arg-type]
+    assert torch.allclose(logits(ours.model), logits(model), atol=1e-5)
+    assert isinstance(ours.model.lm_head, Tied)
+    assert not torch.allclose(logits(gpt()), logits(model), atol=1e-2)
 
 
 @pytest.mark.parametrize("tying", [True, False])

@@ -128,6 +128,14 @@ def test_integers_are_a_quarter_and_nearly_the_same(
     assert injerto.load(tmp_path / "back", backbone=tiny_bert).predict(TEXTS) == small.predict(TEXTS)
 
 
+def test_a_difference_of_pairs_survives_rounding(
+    reviews: Path, tiny_bert: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"backbone": str(tiny_bert), "steps": 4, "lr": 1e-3, "tuning": "lora(variant=pissa)"} | quick
+    run = injerto.fit(reviews, source="books", out=tmp_path / "run", **settings)
+    assert injerto.export(run.path, tmp_path / "out", format="int8")["worst_weight_error"] < 0.02
+
+
 def test_onnx_says_the_same(images: dict[str, Path], texts: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
     cases: list[tuple[Path, list[Any]]] = [(images["lora"], some(pictures)), (texts["lora"], TEXTS)]
     for place, inputs in cases:

@@ -59,8 +59,12 @@ def test_changes_add_up_exactly(
 def test_what_any_part_learned_from_is_no_test_example(runs: list[Path], reviews: Path, tmp_path: Path) -> None:
     found = injerto.combine(runs[:2], tmp_path / "sum", data=reviews)
     learned = {
-        content for run in runs[:2] for content, side in injerto.load(run).recorded_splits().items() if side != "test"
+        content
+        for run in runs[:2]
+        for name, content, side in injerto.load(run).recorded_rows()
+        if side != "test" and injerto.load(run).card["metrics"][name]["role"] == "source"
     }
+    assert learned
     left = {content for content, side in found.recorded_splits().items() if side == "test"}
     assert left and not left & learned
     assert found.metrics["domains"]
@@ -85,3 +89,11 @@ def test_what_does_not_add_up_is_refused(runs: list[Path], tmp_path: Path, refus
     assert "two runs or more" in refused("combine", runs[0], *out)
     assert "no number" in refused("combine", runs[0], runs[1], *out, "--weights", "a,b")
     assert not (tmp_path / "sum").exists()
+
+
+def test_a_sum_that_cannot_be_measured_leaves_nothing_behind(
+    runs: list[Path], pictures: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    out = tmp_path / "sum"
+    assert "holds images" in refused("combine", runs[0], runs[1], "--out", out, "--data", pictures)
+    assert not out.exists()

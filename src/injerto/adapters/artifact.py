@@ -22,6 +22,7 @@ from injerto.adapters.peft import (
     plain_names,
     save_config,
     settle_groups,
+    tied_pair,
 )
 from injerto.adapters.quantized import SCALE, dequantize, rank_dim
 from injerto.adapters.slider import Line, linear
@@ -240,7 +241,7 @@ def load_low_rank(
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     scales = {name for name in shapes if name.endswith(SCALE) and is_pair(name.removesuffix(SCALE))}
     plain = {name: shape for name, shape in shapes.items() if name not in others and name not in scales}
-    places = install(network, config, plain, path)
+    places = install(network, config, plain, path, _shares_pair(path, network, plain))
     rows = {
         name: torch.empty(shapes[part][rank_dim(part)])
         for name in scales
@@ -257,6 +258,15 @@ def load_low_rank(
     return {name: found[name] for name in others if name in found}
 
 
+def _shares_pair(path: Path, network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a file gives a table and the output layer that shares its weight one and the same pair."""
+    found = tied_pair(network, shapes)
+    if found is None or any(shapes[a] != shapes[b][::-1] for a, b in found):
+        return False
+    with safe_open(path, framework="pt") as file:
+        return all(torch.equal(file.get_tensor(a), file.get_tensor(b).T) for a, b in found)
+
+
 def whole_layers(folder: Path, backbone: Backbone, config: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Room for what a file of PEFT's holds for the classifier, which the backbone does not have.
 
@@ -268,7 +278,7 @@ def whole_layers(folder: Path, backbone: Backbone, config: dict[str, Any]) -> di
     named = config.get("modules_to_save")
     named = named if isinstance(named, list) else []
     network = backbone.model.state_dict()
-    heads = set(named)
+    heads = {*named, "pooler"} if backbone.library == "transformers" else set(named)
     if backbone.library == "transformers" and not hasattr(backbone.model, "lm_head"):
         with suppress(ValueError):
             keys = transformers_head_keys(backbone.model.config, network, backbone.modality)

@@ -38,11 +38,14 @@ def combine(models: Sequence[M], weights: Sequence[float], base: Backbone) -> M:
         InjertoError: Where the sum is no low-rank pair: with DoRA, or in grouped convolutions.
     """
     total = sum(weights)
-    if not total:
-        raise InjertoError("the weights add up to 0: no head comes out of that")
     result = copy.deepcopy(models[0])
+    if not total and _new_state(result):
+        raise InjertoError("the weights add up to 0: no head comes out of that")
     pairs = [dict(low_rank_layers(model.backbone.model)) for model in models]
     network = result.backbone.model
+    for module in network.modules():
+        if isinstance(module, Tied):
+            module.strip()
     for _, pair in list(low_rank_layers(network)):
         pair.strip()
     states = [_plain_state(model.backbone.model) for model in models]

@@ -44,13 +44,15 @@ def export_peft(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
         raise InjertoError("there are no low-rank layers that PEFT could read; use --format merged")
     save_tensors(folder, model, changed, None, card["head"] == "native")
     save_card(folder, card)
-    name = base_name(model.backbone)
+    backbone, name = model.backbone, base_name(model.backbone)
+    local = None if backbone.hub_id else "FOLDER_OF_THE_BASE"
     kind = "AutoModelForCausalLM" if isinstance(model, LanguageModel) else "AutoModel"
-    load = f'base = {kind}.from_pretrained("{name}")\n'
+    load = f'base = {kind}.from_pretrained("{local or name}")\n'
     imports = f"from transformers import {kind}"
     if model.backbone.library == "timm":
         classes = len(model.labels) if native_names(model) and card["head"] == "native" else 0  # type: ignore[arg-type]
-        imports, load = "import timm", f'base = timm.create_model("{name}", pretrained=True, num_classes={classes})\n'
+        source = f"local-dir:{local}" if local else f"hf-hub:{name}"
+        imports, load = "import timm", f'base = timm.create_model("{source}", pretrained=True, num_classes={classes})\n'
     text = f'{imports}\nfrom peft import PeftModel\n\n{load}model = PeftModel.from_pretrained(base, "THIS_FOLDER")\n'
     head = f"\nThe classifier on the embedding is in `{HEAD}`.\n" if (folder / HEAD).exists() else ""
     top = f"---\nbase_model: {name}\nlibrary_name: peft\ntags:\n- lora\n---\n\n"
@@ -291,4 +293,7 @@ def export_onnx(folder: Path, model: Model, card: dict[str, Any], example: Input
         first = " ".join(str(error).split())[:200]
         raise InjertoError(f"{model.backbone.spec} has no ONNX form here ({first}); use --format merged") from error
     write_text(folder / "labels.json", json.dumps({"labels": card["labels"], **card["preprocessing"]}) + "\n")
+    size = model.backbone.preprocessing
+    if isinstance(size, TextPreprocessing):
+        size.tokenizer.save_pretrained(folder)
     return path

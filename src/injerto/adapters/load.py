@@ -7,7 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import nn
 
 from injerto.adapters.artifact import load_changed, load_low_rank, load_tensors, whole_layers
 from injerto.adapters.card import load_card
@@ -101,17 +103,23 @@ def load_peft(path: str | PathLike[str], backbone: Any) -> Backbone:
         InjertoError: Where a file is missing, damaged or does not fit the backbone.
     """
     folder = Path(path)
+    if not isinstance(backbone, str | PathLike | nn.Module):
+        raise InjertoError(f"backbone: a name, folder, network or backbone, not {type(backbone).__name__}")
     if not (folder / CONFIG).exists():
         raise InjertoError(f"{folder} has no {CONFIG}; give the folder that PEFT's save_pretrained made")
     config = load_config(folder)
     if isinstance(backbone, Backbone):
         base = copy.deepcopy(backbone)
     elif config.get("task_type") == "CAUSAL_LM":
+        if isinstance(backbone, nn.Module):
+            raise InjertoError("backbone: a language model is given by name or folder, or as load_language returns it")
         base = load_language(backbone)
     else:
         base = load_backbone(copy.deepcopy(backbone))
     load_low_rank(folder, base, whole_layers(folder, base, config))
     base.model = settled(base.model)
+    if not all(torch.isfinite(tensor).all() for tensor in base.model.state_dict().values()):
+        raise InjertoError(f"{folder}: with the adapter the base's weights are not finite; it is not loaded")
     base.spec, base.hub_id = f"peft:{folder.resolve().name}", None
     base.fingerprint = fingerprint(base.model.state_dict())
     return base

@@ -6,6 +6,7 @@ The format as PEFT 0.21 writes it (``peft/utils/save_and_load.py``, ``peft/confi
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,13 @@ PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
 LIMIT = 4_000_000
 """Largest configuration that is read, in bytes."""
-UNKNOWN = ("lora_bias", "use_qalora", "use_bdlora", "layer_replication", "megatron_config", "trainable_token_indices")
+UNKNOWN = (
+    "lora_bias", "use_qalora", "use_bdlora", "layer_replication", "megatron_config", "trainable_token_indices",
+    "alora_invocation_tokens", "arrow_config", "target_parameters", "monteclora_config", "kasa_config", "velora_config",
+)  # fmt: skip
 """Settings that change what the tensors mean in ways not known here."""
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to start after which PEFT takes something off the base's weights again when it loads."""
 _PARTS = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)")
 
 
@@ -79,7 +85,51 @@ def peft_tensors(network: nn.Module) -> dict[str, Tensor]:
             tensors[f"{name}.{part}"] = tensor.detach()
         if layer.lora_magnitude is not None:
             tensors[f"{name}.{MAGNITUDE}"] = layer.lora_magnitude.detach().view(_magnitude_shape(layer))
+    output = _output_path(network)
+    tied = None if output is None else network.get_submodule(output)
+    if isinstance(tied, Tied):  # a pair of its own that is the table's: PEFT ties in some models only
+        a, b = tied.table.pair()
+        tensors[f"{peft_name(str(output))}.lora_A.weight"] = b.detach().T.contiguous()
+        tensors[f"{peft_name(str(output))}.lora_B.weight"] = a.detach().T.contiguous()
     return tensors
+
+
+def tied_pair(network: nn.Module, names: Iterable[str]) -> tuple[tuple[str, str], tuple[str, str]] | None:
+    """A file's tensors that say twice what a table and the output layer that shares its weight have: A as B, B as A.
+
+    Args:
+        network: Plain.
+        names: Of the file's tensors.
+
+    Returns:
+        Pairs of names that hold each other's transpose where the pair is shared; None where the file has no such two.
+    """
+    output = _output_path(network)
+    if output is None:
+        return None
+    layer = network.get_submodule(output)
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        part = _PARTS.fullmatch(name.removeprefix(PREFIX))
+        own = None if part is None else _own_path(network, part[1])
+        if part is not None and own == output:
+            found["output", part[2]] = name
+        elif part is not None and part[2].startswith("lora_embedding"):
+            try:
+                table = network.get_submodule(str(own))
+            except AttributeError:
+                continue
+            if table._parameters.get("weight") is layer._parameters.get("weight"):
+                found["table", part[2]] = name
+    wanted = (
+        ("table", "lora_embedding_A"),
+        ("output", "lora_B.weight"),
+        ("table", "lora_embedding_B"),
+        ("output", "lora_A.weight"),
+    )  # noqa: E501
+    if not all(key in found for key in wanted):
+        return None
+    return (found[wanted[0]], found[wanted[1]]), (found[wanted[2]], found[wanted[3]])
 
 
 def _magnitude_shape(layer: LowRank) -> tuple[int, ...]:
@@ -110,15 +160,18 @@ def save_config(folder: Path, network: nn.Module, base: str, modules: tuple[str,
     """
     layers = dict(low_rank_layers(network))
     paths = [path for path in layers if _nested(network, path) == path]
-    ranks = {path: _rank(layer) for path, layer in layers.items()}
-    alphas = {path: _alpha(layer) for path, layer in layers.items()}
+    output = _output_path(network)
+    if output is not None and isinstance(network.get_submodule(output), Tied):
+        paths.append(output)
+    tables = [layer for layer in layers.values() if isinstance(layer, nn.Embedding)]
+    ranks = {path: _rank(layers.get(path) or tables[0]) for path in {*layers, *paths}}
+    alphas = {path: _alpha(layers.get(path) or tables[0]) for path in {*layers, *paths}}
     rank, alpha = (max(set(values.values()), key=list(values.values()).count) for values in (ranks, alphas))
     variant = next(iter(layers.values())).variant
     config = {
         "alpha_pattern": {path: alphas[path] for path in paths if alphas[path] != alpha},
         "base_model_name_or_path": base,
         "bias": "none",
-        "ensure_weight_tying": any(isinstance(layer, Tied) for layer in network.modules()),
         "exclude_modules": None,
         "fan_in_fan_out": any(isinstance(layer, LowRankConv1D) for layer in layers.values()),
         "inference_mode": True,
@@ -185,6 +238,17 @@ def load_config(folder: Path) -> dict[str, Any]:
             raise InjertoError(f"{path}: '{key}' is not known here; the adapter is not loaded")
     for key in ("r", "lora_alpha"):
         _positive(path, key, config.get(key, 8))
+    for key in ("use_rslora", "use_dora", "ensure_weight_tying", "fan_in_fan_out"):
+        if not isinstance(config.get(key) or False, bool):
+            raise InjertoError(f"{path} is damaged: '{key}' must be true or false, not {str(config[key])[:40]!r}")
+    if not isinstance(config.get("modules_to_save") or [], list):
+        raise InjertoError(f"{path} is damaged: 'modules_to_save' must be a list")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(CHANGES_BASE):
+        raise InjertoError(
+            f"{path}: the adapter changed its base (init_lora_weights '{start[:20]}'); convert it, as PEFT's "
+            "path_initial_model_for_weight_conversion does"
+        )
     for key in ("rank_pattern", "alpha_pattern"):
         pattern = config.setdefault(key, {}) or {}
         if not isinstance(pattern, dict):
@@ -201,12 +265,16 @@ def _positive(path: Path, key: str, value: Any) -> None:
 
 
 def _pattern(path: Path, name: str) -> None:
-    if len(name) > 300 or not re.fullmatch(r"[\w.^$\\-]+", name):
+    try:
+        fine = len(name) <= 300 and re.fullmatch(r"[\w.^$\\-]+", name) and re.compile(name)
+    except re.error:
+        fine = None
+    if not fine:
         raise InjertoError(f"{path}: pattern {name[:60]!r} is not known here; the adapter is not loaded")
 
 
 def install(
-    network: nn.Module, config: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path
+    network: nn.Module, config: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path, tied_up: bool = False
 ) -> dict[str, Tensor]:
     """Give a network the low-rank layers that a file's tensors belong to.
 
@@ -215,6 +283,7 @@ def install(
         config: From :func:`load_config`.
         shapes: Of the file's tensors, by name.
         path: The file, for messages.
+        tied_up: Whether a table's pair is the output layer's too.
 
     Returns:
         The tensors of the network that the file's are to be copied into, by the file's names; what is no pair and no
@@ -226,7 +295,7 @@ def install(
     pairs: dict[str, dict[str, str]] = {}
     plain: dict[str, str] = {}
     places: dict[str, Tensor] = {}
-    tied = _output_path(network) if config.get("ensure_weight_tying") else None
+    tied = _output_path(network) if tied_up or config.get("ensure_weight_tying") else None
     for name in shapes:
         found = _PARTS.fullmatch(name.removeprefix(PREFIX))
         if found and _own_path(network, found[1]) == tied:
@@ -248,8 +317,27 @@ def install(
         if layer.lora_magnitude is not None:
             places[parts[MAGNITUDE]] = layer.lora_magnitude.data.view(_magnitude_shape(layer))
     state = network.state_dict()
-    places |= {name: state[own] for name, own in plain.items() if own in state}
+    for name, own in plain.items():
+        if own in state:
+            _check_whole(path, name, own, {*pairs, tied}, config)
+            places[name] = state[own]
+    if not pairs:
+        raise InjertoError(f"{path} holds no low-rank pair")
     return places
+
+
+def _check_whole(path: Path, name: str, own: str, adapted: set[str | None], config: dict[str, Any]) -> None:
+    """Refuse a tensor that replaces the base's without the configuration saying so."""
+    layer, _, part = own.rpartition(".")
+    parts = own.split(".")
+    named = any(
+        isinstance(module, str)
+        and any(parts[i : i + module.count(".") + 1] == module.split(".") for i in range(len(parts)))
+        for module in config.get("modules_to_save") or []
+    )
+    biased = part.endswith("bias") and config.get("bias", "none") in ("all", "lora_only")
+    if not (named or biased or layer in adapted):
+        raise InjertoError(f"{path}: '{name}' replaces the base's, and no 'modules_to_save' names it; it is not loaded")
 
 
 def _output_path(network: nn.Module) -> str | None:

@@ -44,6 +44,28 @@ def _along(scale: Tensor, ndim: int, dim: int) -> Tensor:
     return scale.view([-1 if i == dim else 1 for i in range(ndim)])
 
 
+def balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product from its singular vectors, each of the two with the root of the singular values.
+
+    A pair that is the difference of two (PiSSA's) would lose that difference in the rounding of each.
+
+    Args:
+        a: (r, ...).
+        b: (out, r, ...).
+
+    Returns:
+        Of the same shapes.
+    """
+    left, right = torch.linalg.qr(b.flatten(1).double()), torch.linalg.qr(a.flatten(1).T.double())
+    u, values, v = torch.linalg.svd(left.R @ right.R.T)
+    root = values.sqrt()
+    rank = len(root)
+    new_b, new_a = torch.zeros_like(b).flatten(1), torch.zeros_like(a).flatten(1)
+    new_b[:, :rank] = (left.Q @ u[:, :rank] * root).to(b.dtype)
+    new_a[:rank] = ((right.Q @ v[:rank].T) * root).T.to(a.dtype)
+    return new_a.view_as(a), new_b.view_as(b)
+
+
 def rank_dim(name: str) -> int:
     """Which dimension of a pair's tensor is r.
 
@@ -61,6 +83,10 @@ def quantize_file(source: Path, out: Path) -> None:
         out: The new one.
     """
     tensors = load_file(source)
+    for name in [name for name in tensors if is_pair(name) and rank_dim(name) == 0]:
+        other = name.replace("lora_A.weight", "lora_B.weight").replace("lora_embedding_A", "lora_embedding_B")
+        if tensors[name].shape[0] == tensors[other].shape[1]:  # no groups
+            tensors[name], tensors[other] = balance(tensors[name], tensors[other])
     for name in [name for name in tensors if is_pair(name)]:
         tensors[name], tensors[f"{name}{SCALE}"] = quantize(tensors[name].float(), rank_dim(name))
     with atomic_path(out) as temporary:

@@ -235,6 +235,7 @@ def combine(
     out: Annotated[Path, _option("The sum's folder.")],
     weights: Annotated[str | None, _option("One for each, as 0.7,0.3; equal shares where not given.")] = None,
     data: Annotated[str | None, _option("What to measure the sum on.")] = None,
+    backbone: BackboneName = None,
     as_json: Json = False,
 ) -> None:
     """Add up adapters with the same classes, with weights."""
@@ -242,7 +243,7 @@ def combine(
     from injerto.studies.combine import combine as add_up
 
     shares = None if weights is None else [_number(part, "--weights") for part in weights.split(",")]
-    found = add_up(runs, out, shares, data)
+    found = add_up(runs, out, shares, data, backbone)
     if as_json:
         print_json({"run": str(found.path), **found.metrics})
         return

@@ -1,6 +1,5 @@
 """Perplexity of domains, and a finished run of a language model: generate and evaluate."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,6 +10,7 @@ import torch
 
 from injerto.adapters.load import load_language_model
 from injerto.adapters.slider import set_strength
+from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import progress
@@ -175,17 +175,23 @@ class LanguageRun(Run):
             temperature: 0 takes the likeliest token every time.
             seed: Of the draws.
         """
-        if tokens < 1 or not 0 <= temperature < math.inf:
+        if tokens < 1 or not (temperature == 0 or 0.01 <= temperature < 1000):
             raise InjertoError(
-                f"tokens must be 1 or more and the temperature 0 or more, not {tokens} and {temperature}"
+                f"tokens must be 1 or more, the temperature 0 or from 0.01 to 1000, not {tokens} and {temperature}"
             )
         model, card, _ = self._opened
+        limit = positions(model.backbone.model)
         found = []
         with merged(model):
             for prompt in [prompts] if isinstance(prompts, str) else prompts:
                 ids = prompt_ids(prompt, self.size) if card["responses"] else self.size.tokenizer(prompt)["input_ids"]
                 if not ids:
                     raise InjertoError("an empty prompt has nothing to go on from")
+                if len(ids) + tokens > limit:
+                    raise InjertoError(
+                        f"the prompt's {len(ids)} tokens and {tokens} new ones are more than the model's {limit:g}; "
+                        "lower --tokens or shorten the prompt"
+                    )
                 found.append(generate(model.backbone, ids, tokens, temperature, seed))
         return found
 
@@ -200,8 +206,8 @@ class LanguageRun(Run):
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         result = np.empty((len(texts), self.model.backbone.embedding_dim), np.float32)
         keys = [sha256(index) for index in range(len(texts))]
-        for positions, values in Embedder(self.model.backbone, self.plan, constant=False).embed(texts, keys):
-            result[positions] = values
+        for rows, values in Embedder(self.model.backbone, self.plan, constant=False).embed(texts, keys):
+            result[rows] = values
         return result
 
     def evaluate(self, domains: Domains, on: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -217,8 +223,7 @@ class LanguageRun(Run):
         if domains.modality != "text":
             raise InjertoError(f"{domains.name} holds pictures, {self.path} is a language model")
         results = {}
-        for name in on or list(domains):
-            part = self.unseen_part(domains.named(name))
+        for name, part in self.unseen_parts(domains, on).items():
             examples = encode_domain(part, self.size)
             results[name] = perplexity(
                 *token_losses(self.model, self.plan, examples, f"evaluating {name}"), part.groups

@@ -16,7 +16,7 @@ from injerto.adapters.load import adapter_folder, load_model
 from injerto.adapters.slider import set_strength
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
-from injerto.basics.progress import warn
+from injerto.basics.progress import note, warn
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.domains import measure
@@ -174,8 +174,7 @@ class Run:
                 f"{domains.name} holds {domains.modality}s, {self.path} was trained on {model.backbone.modality}s"
             )
         results = {}
-        for name in on or list(domains):
-            part = self.unseen_part(domains.named(name))
+        for name, part in self.unseen_parts(domains, on).items():
             logits = predict_logits(model, plan, part.inputs, part.contents, f"evaluating {name}")
             results[name] = measure(part, logits, model.labels)
         if results and not any(values["accuracy"] is not None for values in results.values()):
@@ -206,7 +205,11 @@ class Run:
         return found
 
     def recorded_splits(self) -> dict[str, str]:
-        """Content hash to its split in this run; empty for a bare adapter.
+        """Content hash to its split in this run; empty for a bare adapter."""
+        return {content: side for _, content, side in self.recorded_rows()}
+
+    def recorded_rows(self) -> list[tuple[str, str, str]]:
+        """Domain, content hash and split of every example; empty for a bare adapter.
 
         Raises:
             InjertoError: Where the record was lost or changed, so that learned examples could pass for new ones.
@@ -216,13 +219,13 @@ class Run:
         if not path.exists():
             if (run / "metrics.json").exists():
                 raise InjertoError(f"{path} is missing: what the run learned from cannot be told from new examples")
-            return {}
+            return []
         text = path.read_bytes().decode("utf-8", errors="replace")
         noted = Run(run).metrics.get("splits") if (run / "metrics.json").exists() else None
         rows = list(csv.reader(io.StringIO(text, newline="")))
         if noted not in (None, sha256(text)) or not rows or rows[0] != ["domain", "content", "split"]:
             raise InjertoError(f"{path} is damaged: what the run learned from cannot be told from new examples")
-        return {row[1]: row[2] for row in rows[1:] if len(row) == 3}
+        return [(row[0], row[1], row[2]) for row in rows[1:] if len(row) == 3]
 
     def unseen_part(self, domain: Domain) -> Domain:
         """What of a domain the run may be tested on: its test split, and what it has never seen.
@@ -230,8 +233,6 @@ class Run:
         Args:
             domain: Any.
 
-        Raises:
-            InjertoError: Where nothing is left.
         """
         recorded = self.recorded_splits()
         role = (self.card.get("metrics") or {}).get(domain.name, {}).get("role")
@@ -241,8 +242,24 @@ class Run:
                 "which examples: some of these may be among them"
             )
         keep = [i for i, content in enumerate(domain.contents) if recorded.get(content, "test") == "test"]
-        if not keep:
-            raise InjertoError(
-                f"domain '{domain.name}': every example was in the run's train or val split; nothing to test on"
-            )
         return domain.subset(keep)
+
+    def unseen_parts(self, domains: Domains, on: Sequence[str] | None) -> dict[str, Domain]:
+        """What of each domain the run may be tested on; a domain of which nothing is left is named and left out.
+
+        Args:
+            domains: From :func:`injerto.load_domains`.
+            on: Names of domains; all where not given.
+
+        Raises:
+            InjertoError: Where a domain is not there, or nothing is left of any.
+        """
+        parts = {name: self.unseen_part(domains.named(name)) for name in on or list(domains)}
+        empty = [name for name, part in parts.items() if not len(part)]
+        if len(empty) == len(parts):
+            raise InjertoError(
+                f"domain '{empty[0]}': every example was in the run's train or val split; nothing to test on"
+            )
+        for name in empty:
+            note(f"domain '{name}': every example was in the run's train or val split; it is not measured")
+        return {name: part for name, part in parts.items() if len(part)}

@@ -75,6 +75,8 @@ def _split(text: str, what: str) -> tuple[str, dict[str, str | tuple[str, ...]],
         key, equals, value = pair.partition("=")
         if not (key and equals and value):
             raise InjertoError(f"{what} '{text}': '{pair}' is not key=value")
+        if key in options:
+            raise InjertoError(f"{what} '{text}': '{key}' is given twice")
         options[key] = tuple(value.split("/")) if "/" in value else value
     return name, options, rest.split(":")[1:] if rest else []
 

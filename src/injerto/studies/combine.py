@@ -14,7 +14,7 @@ from injerto.adapters.card import save_card
 from injerto.adapters.combine import combine as add_up
 from injerto.adapters.load import load_base
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import write_text
+from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import note
 from injerto.evaluation.run import Run
 from injerto.training.prepare import save_rows
@@ -29,6 +29,7 @@ def combine(
     out: str | PathLike[str],
     weights: Sequence[float] | None = None,
     data: Any = None,
+    backbone: Any = None,
 ) -> Run:
     """A weighted sum of adapters with the same classes on one base.
 
@@ -39,6 +40,7 @@ def combine(
         out: The folder of the sum, a run like any other; what any of the runs learned from is no test example of it.
         weights: One for each run; equal shares of 1 where not given.
         data: What to measure it on.
+        backbone: The base where the cards cannot name it on this machine.
 
     Raises:
         InjertoError: Where the runs do not fit together, or ``out`` is not empty.
@@ -52,15 +54,22 @@ def combine(
         raise InjertoError(f"{len(runs)} runs need as many weights, not {len(shares)}")
     if not all(abs(share) < 1e3 for share in shares):
         raise InjertoError(f"weights {shares} are out of bounds")
-    opened = [api.load(run) for run in runs]
+    opened = [api.load(run, backbone=backbone) for run in runs]
     check_alike(opened, SAME)
     domains = None
     if data is not None:
         domains = api.load_domains(data, responses=opened[0].card["task"] == "causal-lm").check()
-    result = ship(folder, opened, shares)
-    measured = {} if domains is None else result.evaluate(domains)
-    parts = [{"run": str(run.path), "weight": share} for run, share in zip(opened, shares, strict=True)]
-    write_report(folder, result, opened, measured, ("combined", None), {"combined": parts})
+        modality = opened[0].model.backbone.modality
+        if domains.modality != modality:
+            raise InjertoError(f"{domains.name} holds {domains.modality}s, {opened[0].path} takes {modality}s")
+    try:
+        result = ship(folder, opened, shares)
+        measured = {} if domains is None else result.evaluate(domains)
+        parts = [{"run": str(run.path), "weight": share} for run, share in zip(opened, shares, strict=True)]
+        write_report(folder, result, opened, measured, ("combined", None), {"combined": parts})
+    except BaseException:
+        remove_tree(folder)  # it was not there, or empty
+        raise
     return type(result)(folder, result.given_backbone)
 
 
@@ -116,7 +125,9 @@ def ship(folder: Path, runs: Sequence[Run], weights: Sequence[float]) -> Run:
     rank = {"train": 0, "val": 1, "unused": 2, "test": 3}
     rows: dict[str, str] = {}
     for run in runs:
-        for content, side in run.recorded_splits().items():
+        for name, content, side in run.recorded_rows():
+            role = (run.card["metrics"].get(name) or {}).get("role")
+            side = "test" if role == "unseen" else side  # the run never learned from that domain
             rows[content] = min(side, rows.get(content, side), key=lambda side: rank.get(side, 2))
     save_rows(folder, [("", content, side) for content, side in sorted(rows.items())])
     save_tensors(folder / "adapter", model, changed, None, best.card["head"] == "native")

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.language import body
+from injerto.basics.errors import InjertoError
 from injerto.domains.preprocessing import TextPreprocessing
 
 IGNORED = -1
@@ -65,7 +66,7 @@ def encode_pair(prompt: str, response: str, size: TextPreprocessing) -> Encoded 
     tokenizer = size.tokenizer
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(_chat(tokenizer, messages), add_special_tokens=False)["input_ids"]
         same = next((i for i, (a, b) in enumerate(zip(head, ids, strict=False)) if a != b), min(len(head), len(ids)))
     else:
         ids = [*head, *tokenizer(response, add_special_tokens=False)["input_ids"]]
@@ -85,11 +86,19 @@ def prompt_ids(prompt: str, size: TextPreprocessing) -> list[int]:
     """
     tokenizer = size.tokenizer
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        text = _chat(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return list(tokenizer(f"{prompt}\n", add_special_tokens=True)["input_ids"])
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
+    """A conversation in the model's own template."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except TemplateError as error:
+        raise InjertoError(f"the model's chat template fails ({' '.join(str(error).split())[:100]}); mend it") from None
 
 
 def pack(examples: Sequence[Encoded], length: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ from injerto.adapters.artifact import changed_names, save_tensors
 from injerto.adapters.card import make_card, save_card
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.language import load_language
+from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
 from injerto.basics.progress import note, warn
@@ -125,6 +126,10 @@ def prepare_language(recipe: Recipe, data: Any, backbone: Any = None) -> Prepare
     size = network.preprocessing
     if not isinstance(size, TextPreprocessing):
         raise InjertoError(f"{network.spec} takes pictures; --task causal-lm needs a language model")
+    if resolved.max_length and resolved.max_length > positions(network.model):
+        warn(
+            f"--max-length {resolved.max_length}: {network.spec} has positions for {positions(network.model):g} tokens"
+        )
     if resolved.max_length:
         network.preprocessing = size = replace(size, max_length=min(size.max_length, resolved.max_length))
     tuned = apply_tuning(network, resolved.tuning_spec, resolved.layer_decay, resolved.seed)
@@ -184,7 +189,12 @@ def _announce(prepared: PreparedLanguage, size: TextPreprocessing) -> None:
                 "raise --max-length"
             )
     if not learned:
-        raise InjertoError(f"{', '.join(prepared.sources)}: the train split has no tokens to learn")
+        raise InjertoError(
+            f"{', '.join(prepared.sources)}: the train split has no tokens to learn; splits go by content: give "
+            "more texts, and different ones"
+        )
+    if not any(len(prepared.part(name, "test")[0]) for name in prepared.sources):
+        warn("no source has a test example: how good the result is will not be measured; add data or give a split")
 
 
 class LanguageFit:

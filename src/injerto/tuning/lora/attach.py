@@ -80,6 +80,8 @@ def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: tuple[
     plain = kind in (LowRankLinear, LowRankConv, LowRankConv1D)
     if variant.dora and not plain or start == "pissa" and not (plain and groups == 1):
         raise InjertoError(f"{title} can have a plain low-rank pair only")
+    if variant.dora and rows:
+        raise InjertoError(f"DoRA's magnitudes would change all of {title}, not the chosen slices alone")
     if variant.dropout and kind in (LowRankAttention, LowRankEmbedding):
         raise InjertoError(f"{title} can have a low-rank pair without dropout only")
     rank = variant.rank * max(1, len(rows))

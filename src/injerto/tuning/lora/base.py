@@ -219,9 +219,14 @@ class Tied(Composed):
     _table: tuple[LowRank]
 
     @property
+    def table(self) -> LowRank:
+        """The table."""
+        return self._table[0]
+
+    @property
     def weight(self) -> Tensor:
         """The table's sum."""
-        return self._table[0]._weight()
+        return self.table._weight()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -230,6 +235,10 @@ class Tied(Composed):
         if isinstance(table, LowRank):
             table.settle()
         self._parameters["weight"] = table._parameters["weight"]
+        self.strip()
+
+    def strip(self) -> None:
+        """Become the layer of the plain class that it was."""
         del self.__dict__["_table"]
         self.__class__ = type(self).__bases__[1]  # type: ignore[assignment]
 

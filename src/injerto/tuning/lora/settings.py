@@ -1,5 +1,6 @@
 """What stands inside the parentheses of ``lora(...)``."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -10,7 +11,7 @@ from injerto.tuning.lora.attach import pattern_matches
 from injerto.tuning.lora.base import Variant
 
 OPTIONS = ("r", "alpha", "dropout", "variant", "plus", "targets", "ranks", "alphas")
-VARIANTS = ("rslora", "dora", "pissa")
+VARIANTS = ("plain", "rslora", "dora", "pissa")
 LARGEST_RANK = 4096
 N = TypeVar("N", int, float)
 
@@ -108,5 +109,11 @@ def _pattern(
         pattern, colon, number = item.rpartition(":")
         if not colon:
             raise InjertoError(f"--tuning {spec}: {name} is written as layer:number, several with / between them")
+        try:
+            re.compile(pattern)
+        except re.error:
+            raise InjertoError(f"--tuning {spec}: {name}: '{pattern}' is no layer's name and no pattern") from None
+        if pattern in found:
+            raise InjertoError(f"--tuning {spec}: {name} names '{pattern}' twice")
         found[pattern] = _number(spec, name, number, kind, least, most)
     return found

@@ -8,7 +8,7 @@ from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.recipe.grammar import TuningSpec
 from injerto.tuning.base import Tuned, first_of_last, register_tuning
-from injerto.tuning.lora.attach import attach, tie
+from injerto.tuning.lora.attach import attach, pattern_matches, tie
 from injerto.tuning.lora.base import LowRank
 from injerto.tuning.lora.settings import read_settings
 from injerto.tuning.lora.targets import find_targets
@@ -28,7 +28,11 @@ def lora(backbone: Backbone, spec: TuningSpec) -> Tuned:
     settings = read_settings(spec)
     first = 0 if spec.last is None else first_of_last(backbone, spec)
     rates: dict[str, float] = {}
-    for target in find_targets(backbone, settings.targets, first):
+    targets = find_targets(backbone, settings.targets, first)
+    for pattern in (*settings.ranks, *settings.alphas):
+        if not any(pattern_matches(pattern, target.path) for target in targets):
+            raise InjertoError(f"--tuning {spec}: '{pattern}' is the name of no layer that gets a low-rank pair")
+    for target in targets:
         paths = [target.path]
         layer = backbone.model.get_submodule(target.path)
         if isinstance(layer, nn.MultiheadAttention):
