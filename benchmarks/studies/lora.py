@@ -88,7 +88,7 @@ def collect(study: str, work: Path, data: str, command: str) -> dict[str, Any]:
             entry[key] = None if None in values else float(np.mean(values))
         if "remember" in found[0]["forgetting"]:
             entry["remember"] = float(np.mean([run["forgetting"]["remember"]["difference"] for run in found]))
-        entry["seconds"] = float(np.mean([sum(run["seconds"].values()) for run in found]))
+        entry["seconds"] = float(np.median([sum(run["seconds"].values()) for run in found]))
         table[row] = entry
     return {
         "study": study,
