@@ -193,7 +193,7 @@ def test_a_text_that_is_a_files_name_is_a_text(text_run: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize("given", [3, [3], [None], ["a", float("nan")], b"bytes", [b"a"], Path("x")])
 def test_what_is_no_text(text_run: Path, given: Any) -> None:
-    with pytest.raises(InjertoError, match="trained on texts"):
+    with pytest.raises(InjertoError, match="not a text"):
         injerto.load(text_run, threads=1).predict(given)
 
 
