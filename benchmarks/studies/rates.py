@@ -33,7 +33,7 @@ GRIDS: dict[str, dict[str, Any]] = {
             "shots": 200,
         },
         "tuning": ("lora",),
-        "lr": (1e-3, 2e-3, 4e-3),
+        "lr": (5e-4, 1e-3, 2e-3),
         "head_lr": (1e-3,),
         "seeds": (0,),
     },
