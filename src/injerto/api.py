@@ -1,13 +1,12 @@
 """One function per job: fit, load, evaluate, predict, info."""
 
-import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from injerto.basics.errors import InjertoError, suggest
-from injerto.basics.files import remove_tree
+from injerto.basics.files import check_new, check_writable, remove_tree
 from injerto.basics.progress import note
 from injerto.domains.load import load_domains
 from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
@@ -203,9 +202,7 @@ def export(
     if format not in FORMATS:
         raise InjertoError(f"unknown --format '{format}'; {suggest(format, list(FORMATS))}")
     folder = Path(out)
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InjertoError(f"--out {folder} exists already; name another folder")
-    _check_folder(folder, False, False)
+    check_new(folder)
     run = load(path, backbone=backbone, threads=threads)
     return write(run, folder, format, _real_inputs(run, data))
 
@@ -250,11 +247,12 @@ def _columns_of(run: Path, data: Any) -> dict[str, str]:
     from injerto.domains.tables import is_table, read_table
 
     recipe = run / "recipe.yaml"
-    if not recipe.exists() or not isinstance(data, str | PathLike) or not is_table(Path(data)):
-        return {}
-    columns = set(read_table(Path(data))[0]) if Path(data).exists() else set()
-    fields = load_recipe(recipe)
-    return {key: fields[key] for key in ("input", "label", "domain") if fields.get(key) in columns}
+    fields = load_recipe(recipe) if recipe.exists() else {}
+    named = {key: fields[key] for key in ("input", "label", "domain") if fields.get(key)}
+    if not named or not isinstance(data, str | PathLike) or not (is_table(Path(data)) and Path(data).exists()):
+        return {}  # the table is read only where it is asked for a column
+    columns = set(read_table(Path(data))[0])
+    return {key: column for key, column in named.items() if column in columns}
 
 
 def _kinds(recipe: Recipe, data: Any, backbone: Any) -> tuple[Any, Any, Any]:
@@ -282,9 +280,7 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise InjertoError("--resume and --overwrite exclude each other; give one")
     if folder.is_file():
         raise InjertoError(f"--out {folder} is a file; name a folder")
-    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InjertoError(f"--out {folder}: {parent} cannot be written; name another folder")
+    check_writable(folder)
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (resume or overwrite):

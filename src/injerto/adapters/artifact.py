@@ -85,8 +85,7 @@ def save_tensors(
     network = model.backbone.model
     state = network.state_dict()
     base = {name: state[name] for name in changed}
-    new = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
-    new = {name: tensor for name, tensor in new.items() if name not in ("head.shift", "head.scale")}
+    new = new_tensors(model)
     if line is not None:
         new |= dict(zip(PROBE, line.base_head, strict=True))
     if not any(low_rank_layers(network)):
@@ -101,6 +100,16 @@ def save_tensors(
     whole = [*norms, *([model.backbone.native_head or ""] if own else [])]
     task = "CAUSAL_LM" if language else None
     return save_config(folder, network, base_name(model.backbone), tuple(whole), task) + save_parts(folder, base, new)
+
+
+def new_tensors(model: Model | LanguageModel) -> dict[str, torch.Tensor]:
+    """What ships of neck and head: a folded head needs no standardization.
+
+    Args:
+        model: Finished, its head folded.
+    """
+    skipped = ("head.shift", "head.scale")
+    return {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.") and n not in skipped}
 
 
 def native_names(model: Model) -> dict[str, str]:
@@ -187,9 +196,7 @@ def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | Non
     if isinstance(model.neck, nn.Identity) and len(model.head.layers) == 1:
         allowed |= dict(zip(PROBE, linear(model).parameters(), strict=True))
     new = head | (_read(folder / HEAD, allowed, "") if not head or (folder / HEAD).exists() else {})
-    missing = {
-        n for n in expected if not n.startswith("backbone.") and n not in ("head.shift", "head.scale")
-    } - new.keys()
+    missing = new_tensors(model).keys() - new.keys()
     if missing:
         raise InjertoError(f"{folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
     line = None

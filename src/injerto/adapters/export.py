@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from injerto.adapters.artifact import ADAPTER, HEAD, INT8, native_names, save_tensors
+from injerto.adapters.artifact import ADAPTER, HEAD, INT8, native_names, new_tensors, save_tensors
 from injerto.adapters.card import base_name, save_card
 from injerto.adapters.quantized import quantize_file
 from injerto.backbones.backbone import Backbone
@@ -40,10 +40,7 @@ def export_peft(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
     Raises:
         InjertoError: Where there are no low-rank layers.
     """
-    if not any(low_rank_layers(model.backbone.model)):
-        raise InjertoError("there are no low-rank layers that PEFT could read; use --format merged")
-    save_tensors(folder, model, changed, None, card["head"] == "native")
-    save_card(folder, card)
+    _save_low_rank(folder, model, card, changed, "that PEFT could read")
     backbone, name = model.backbone, base_name(model.backbone)
     local = None if backbone.hub_id else "FOLDER_OF_THE_BASE"
     kind = "AutoModelForCausalLM" if isinstance(model, LanguageModel) else "AutoModel"
@@ -71,11 +68,18 @@ def export_int8(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
     Raises:
         InjertoError: Where there are no low-rank layers.
     """
-    if not any(low_rank_layers(model.backbone.model)):
-        raise InjertoError("there are no low-rank layers to store as 8-bit integers; use --format merged")
-    save_tensors(folder, model, changed, None, card["head"] == "native")
+    _save_low_rank(folder, model, card, changed, "to store as 8-bit integers")
     quantize_file(folder / ADAPTER, folder / INT8)
     (folder / ADAPTER).unlink()
+
+
+def _save_low_rank(
+    folder: Path, model: Model | LanguageModel, card: dict[str, Any], changed: Sequence[str], use: str
+) -> None:
+    """Write an adapter's files anew, or say that there is no low-rank layer for this use."""
+    if not any(low_rank_layers(model.backbone.model)):
+        raise InjertoError(f"there are no low-rank layers {use}; use --format merged")
+    save_tensors(folder, model, changed, None, card["head"] == "native")
     save_card(folder, card)
 
 
@@ -108,8 +112,7 @@ def export_merged(folder: Path, model: Model | LanguageModel, card: dict[str, An
             _save_timm(folder, network, backbone, None)
         else:
             save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
-        new = {n: t.contiguous() for n, t in model.state_dict().items() if not n.startswith("backbone.")}
-        new = {n: t for n, t in new.items() if n not in ("head.shift", "head.scale")}
+        new = {name: tensor.contiguous() for name, tensor in new_tensors(model).items()}
         save_file(new, folder / HEAD, metadata={"format": "pt"})
         write_text(folder / "README.md", _readme(backbone, _loader(backbone, model)))
     write_text(folder / "labels.json", json.dumps({"labels": card["labels"], **backbone.preprocessing.card()}) + "\n")

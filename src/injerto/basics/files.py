@@ -93,6 +93,34 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written.
+
+    Args:
+        folder: It need not be there yet.
+
+    Raises:
+        InjertoError: Where the nearest folder above it that exists cannot be written.
+    """
+    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InjertoError(f"--out {folder}: {parent} cannot be written; name another folder")
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something or cannot be written.
+
+    Args:
+        folder: Where something new is to go.
+
+    Raises:
+        InjertoError: Where it holds something, is a file, or cannot be written.
+    """
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InjertoError(f"--out {folder} exists already; name another folder")
+    check_writable(folder)
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success it becomes ``path``, on any failure it is removed.

@@ -1,7 +1,6 @@
 """Weighted sums of runs as a run."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -14,7 +13,7 @@ from injerto.adapters.card import save_card
 from injerto.adapters.combine import combine as add_up
 from injerto.adapters.load import load_base
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import remove_tree, write_text
+from injerto.basics.files import check_new, remove_tree, write_text
 from injerto.basics.progress import note
 from injerto.evaluation.run import Run
 from injerto.training.prepare import save_rows
@@ -46,7 +45,7 @@ def combine(
         InjertoError: Where the runs do not fit together, or ``out`` is not empty.
     """
     folder = Path(out)
-    check_out(folder)
+    check_new(folder)
     if len(runs) < 2:
         raise InjertoError("a sum needs two runs or more")
     shares = [1 / len(runs)] * len(runs) if weights is None else [float(weight) for weight in weights]
@@ -71,22 +70,6 @@ def combine(
         remove_tree(folder)  # it was not there, or empty
         raise
     return type(result)(folder, result.given_backbone)
-
-
-def check_out(folder: Path) -> None:
-    """Refuse a folder that cannot be the new run's.
-
-    Args:
-        folder: Where it is to go.
-
-    Raises:
-        InjertoError: Where it holds something or cannot be written.
-    """
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InjertoError(f"--out {folder} exists already; name another folder")
-    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InjertoError(f"--out {folder}: {parent} cannot be written; name another folder")
 
 
 def check_alike(runs: Sequence[Run], keys: Sequence[str]) -> None:
@@ -154,11 +137,7 @@ def write_report(
         more: What the way it was made adds to ``metrics.json``.
     """
     card = run.card
-    told = [(part.card["metrics"].get(name) or {}).get("role") for part in parts for name in measured]
-    roles = {
-        name: next((role for role in ("source", "target") if role in told[i :: len(measured)]), "unseen")
-        for i, name in enumerate(measured)
-    }
+    roles = {name: _role(parts, name) for name in measured}
     kept = KEPT[card["task"]]
     quality = {
         name: {"role": roles[name], "oracle": roles[name] != "source", "test": {key: values[key] for key in kept}}
@@ -181,3 +160,9 @@ def write_report(
         **more,
     }
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+
+
+def _role(parts: Sequence[Run], name: str) -> str:
+    """What a domain was to any of the runs, a source before a target."""
+    told = {(part.card["metrics"].get(name) or {}).get("role") for part in parts}
+    return next((role for role in ("source", "target") if role in told), "unseen")

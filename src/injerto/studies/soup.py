@@ -11,13 +11,14 @@ from torch import nn
 
 from injerto import api
 from injerto.basics.errors import InjertoError
+from injerto.basics.files import check_new
 from injerto.basics.progress import note
 from injerto.compute.fold import settled
 from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.predictor import predict_logits
 from injerto.evaluation.run import Run
 from injerto.recipe.recipe import load_recipe, make_recipe
-from injerto.studies.combine import check_alike, check_out, ship, write_report
+from injerto.studies.combine import check_alike, ship, write_report
 from injerto.tasks.classification import encode
 from injerto.tasks.model import Model
 from injerto.tasks.probe import Score, quick_score
@@ -44,7 +45,7 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
         InjertoError: Where the runs do not fit together, or ``out`` is not empty.
     """
     folder = Path(out)
-    check_out(folder)
+    check_new(folder)
     if len(runs) < 2:
         raise InjertoError("a soup needs two runs or more")
     for run in runs:
