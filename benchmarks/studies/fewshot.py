@@ -33,6 +33,7 @@ from injerto.training import fit
 
 HERE = Path(__file__).parent
 SHOTS = (1, 5, 10, 30, None)
+PARTS = ("new", "others")
 TUNINGS: dict[str, dict[str, Any]] = {
     "head": {"tuning": "head", "head": "probe"},
     "last:2": {"tuning": "last:2"},
@@ -148,7 +149,7 @@ def collect(name: str, work: Path, command: str) -> dict[str, Any]:
         runs = {row: [json.loads(found[seed].read_text()) for seed in seeds] for row, found in files.items()}
         result[str(shots or "all")] = {
             "seeds": seeds,
-            "rows": {row: _row(runs, row, plan["source"]) for row in TUNINGS},
+            "rows": {row: row_of(runs, row, plan["source"]) for row in TUNINGS},
         }
     return {
         "study": name,
@@ -162,15 +163,18 @@ def collect(name: str, work: Path, command: str) -> dict[str, Any]:
     }
 
 
-def _row(runs: dict[str, list[dict[str, Any]]], row: str, source: str) -> dict[str, Any]:
+def row_of(
+    runs: dict[str, list[dict[str, Any]]], row: str, source: str, base: str = "head", parts: Sequence[str] = PARTS
+) -> dict[str, Any]:
+    """One row's figures, its gains being paired differences to the row `base`."""
     entry: dict[str, Any] = {}
-    for what in ("new", "others"):
+    for what in parts:
         scores, groups = zip(*(_scores(run, source, what) for run in runs[row]), strict=True)
         mean, low, high = nested_interval(scores, groups)
         entry[what] = {"accuracy": mean, "low": low, "high": high}
-        if row != "head":
-            base = [_scores(run, source, what)[0] for run in runs["head"]]
-            gain, low, high = nested_interval(scores, groups, base)
+        if row != base:
+            others = [_scores(run, source, what)[0] for run in runs[base]]
+            gain, low, high = nested_interval(scores, groups, others)
             entry[what] |= {"gain": gain, "gain_low": low, "gain_high": high}
     for key in ("agreement", "cka"):
         values = [run["forgetting"][key] for run in runs[row]]

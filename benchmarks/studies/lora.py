@@ -18,13 +18,12 @@ from typing import Any
 
 import fewshot
 import numpy as np
-from fewshot import HERE, STUDIES, _finished, _scores, smaller, topics
+from fewshot import HERE, PARTS, STUDIES, _finished, row_of, smaller, topics
 
 import injerto
 from injerto.basics.files import write_text
 from injerto.basics.progress import format_bytes
 from injerto.compute.machine import machine
-from injerto.statistics.bootstrap import nested_interval
 
 ROWS: dict[str, dict[str, Any]] = {
     "head": {"tuning": "head", "head": "probe"},
@@ -71,23 +70,10 @@ def collect(study: str, work: Path, data: str, command: str) -> dict[str, Any]:
     runs = {row: [json.loads(found[seed].read_text()) for seed in seeds] for row, found in files.items()}
     table: dict[str, Any] = {}
     for row, found in runs.items():
-        entry: dict[str, Any] = {"size": sizes(study, row, work, data)}
-        for what in ("new", "others"):
-            if study == ALL and what == "others":
-                continue
-            source = plan["source"] if study != ALL else None
-            scores, groups = zip(*(_pooled(run, source, what) for run in found), strict=True)
-            mean, low, high = nested_interval(scores, groups)
-            entry[what] = {"accuracy": mean, "low": low, "high": high}
-            if row != "full":
-                base = [_pooled(run, source, what)[0] for run in runs["full"]]
-                gain, low, high = nested_interval(scores, groups, base)
-                entry[what] |= {"gain": gain, "gain_low": low, "gain_high": high}
-        for key in ("agreement", "cka"):
-            values = [run["forgetting"][key] for run in found]
-            entry[key] = None if None in values else float(np.mean(values))
-        if "remember" in found[0]["forgetting"]:
-            entry["remember"] = float(np.mean([run["forgetting"]["remember"]["difference"] for run in found]))
+        parts, source = (("others",), "") if study == ALL else (PARTS, plan["source"])  # all: no single source
+        entry = {"size": sizes(study, row, work, data)} | row_of(runs, row, source, "full", parts)
+        if study == ALL:
+            entry["new"] = entry.pop("others")
         entry["seconds"] = float(np.median([sum(run["seconds"].values()) for run in found]))
         table[row] = entry
     return {
@@ -100,13 +86,6 @@ def collect(study: str, work: Path, data: str, command: str) -> dict[str, Any]:
         "machine": str(machine()),
         "versions": {package: fewshot.version(package) for package in ("injerto", "torch", "timm", "transformers")},
     }
-
-
-def _pooled(run: dict[str, Any], source: str | None, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """As in the few-shot study; without a single source all domains, each of the same weight."""
-    if source is not None:
-        return _scores(run, source, what)
-    return _scores({"domains": {**run["domains"]}}, "", "others")
 
 
 def markdown(result: dict[str, Any]) -> str:

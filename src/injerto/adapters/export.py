@@ -1,5 +1,6 @@
 """Finished models in the formats of others: PEFT, plain transformers and timm folders, ONNX, int8 adapters."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,7 +133,7 @@ def _save_timm(folder: Path, network: Any, backbone: Backbone, model: Model | No
 
     size = backbone.preprocessing
     assert isinstance(size, ImagePreprocessing)
-    network = network if network is not backbone.model else _twin(network)
+    network = network if network is not backbone.model else copy.deepcopy(network)
     if model is not None:
         assert backbone.native_head is not None
         network.reset_classifier(len(model.labels))
@@ -150,12 +151,6 @@ def _save_timm(folder: Path, network: Any, backbone: Backbone, model: Model | No
     network.pretrained_cfg = dict(network.pretrained_cfg) | facts
     labels = {"label_names": list(model.labels)} if model is not None else {}
     save_for_hf(network, str(folder), model_config=labels or None, safe_serialization=True)
-
-
-def _twin(network: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(network)
 
 
 LANGUAGE_LOADER = """from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -18,6 +18,7 @@ from injerto.domains.texts import tokenize
 from injerto.evaluation.language import LanguageRun, token_losses
 from injerto.evaluation.predictor import predict_logits
 from injerto.evaluation.run import Run
+from injerto.tasks.language import encode_text
 from injerto.tuning.lora.tuning import low_rank_layers
 
 TOLERANCE = 1e-3
@@ -84,8 +85,6 @@ def _check_int8(run: Run, small: Run, inputs: Sequence[Any]) -> dict[str, Any]:
 
 def _nats(run: Run, inputs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     assert isinstance(run, LanguageRun)
-    from injerto.tasks.language import encode_text
-
     return token_losses(run.model, run.plan, [encode_text(str(item), run.size) for item in inputs], "checking")
 
 

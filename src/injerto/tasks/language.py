@@ -1,6 +1,6 @@
 """Causal language modelling: examples as tokens of which some are learned, packing, loss, generation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,13 +214,10 @@ class LanguageModel(nn.Module):
 
         if len(wanted) <= CHUNK:
             return losses(hidden, wanted)
-        parts: Callable[..., Tensor] = losses
+        chunks = zip(hidden.split(CHUNK), wanted.split(CHUNK), strict=True)
         if torch.is_grad_enabled():
-
-            def parts(hidden: Tensor, wanted: Tensor) -> Tensor:
-                return checkpoint(losses, hidden, wanted, use_reentrant=False)  # type: ignore[no-any-return]
-
-        return torch.cat([parts(h, w) for h, w in zip(hidden.split(CHUNK), wanted.split(CHUNK), strict=True)])
+            return torch.cat([checkpoint(losses, h, w, use_reentrant=False) for h, w in chunks])
+        return torch.cat([losses(h, w) for h, w in chunks])
 
 
 def block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
