@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from injerto.basics.errors import InjertoError
     from injerto.estimator import Classifier
     from injerto.studies.combine import combine
+    from injerto.studies.compare import compare
     from injerto.studies.soup import soup
 
 _PLACES = {
@@ -25,6 +26,7 @@ _PLACES = {
     "load_peft": "injerto.adapters.load",
     "soup": "injerto.studies.soup",
     "combine": "injerto.studies.combine",
+    "compare": "injerto.studies.compare",
     "InjertoError": "injerto.basics.errors",
     "Classifier": "injerto.estimator",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "InjertoError",
     "__version__",
     "combine",
+    "compare",
     "evaluate",
     "export",
     "fit",

@@ -19,6 +19,7 @@ OWN = {
     "metrics.json",
     "log.jsonl",
     "splits.csv",
+    "predictions.csv",
     "checkpoints",
     "adapter",
     "forgetting.png",

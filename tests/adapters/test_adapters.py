@@ -107,7 +107,7 @@ def test_only_what_changed_ships(
     linear = {"head.layers.0.weight", "head.layers.0.bias"}
     if name == "mlp with neck":
         linear |= {"head.layers.2.weight", "head.layers.2.bias"} | {
-            f"neck.{i}.{k}" for i in (0, 1) for k in ("weight", "bias")
+            f"neck.layers.{i}.{k}" for i in (0, 1) for k in ("weight", "bias")
         }
     assert set(head) == linear
 
@@ -169,8 +169,10 @@ def test_the_shipped_tensors_are_the_function(
     with torch.no_grad():
         h = network(x)
         if name == "mlp with neck":
-            h = functional.linear(h, head["neck.0.weight"], head["neck.0.bias"])
-            h = functional.relu(functional.layer_norm(h, (8,), head["neck.1.weight"], head["neck.1.bias"]))
+            h = functional.linear(h, head["neck.layers.0.weight"], head["neck.layers.0.bias"])
+            h = functional.relu(
+                functional.layer_norm(h, (8,), head["neck.layers.1.weight"], head["neck.layers.1.bias"])
+            )
         h = functional.linear(h, head["head.layers.0.weight"], head["head.layers.0.bias"])
         if name == "mlp with neck":
             h = functional.linear(functional.gelu(h), head["head.layers.2.weight"], head["head.layers.2.bias"])

@@ -146,7 +146,7 @@ EVERYTHING = {
     "views": 3, "select": "last", "patience": 4, "precision": "bf16", "threads": 2, "seed": 2**62, "split_seed": 1,
     "skip_bad": True, "defaults_version": DEFAULTS_VERSION, "layer_decay": 0.5, "l2_sp": 0.1, "average": "ema",
     "slider": False, "remember": "other:day", "track": ("wandb",), "shots": 5, "task": "classification",
-    "max_length": 32,
+    "max_length": 32, "objective": "vrex(penalty=2)", "target_labels": "2",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from injerto.tasks.heads import Head, solve_probe
+from injerto.tasks.heads import Head, Neck, solve_probe
 
 
 def embeddings(count: int = 200, width: int = 10, seed: int = 0) -> torch.Tensor:
@@ -142,11 +142,9 @@ def test_the_probe_converges_without_a_warning() -> None:
 
 
 def test_neck_is_linear_layernorm_relu() -> None:
-    from injerto.tasks.model import make_neck
-
-    neck = make_neck(6, 4)
+    neck = Neck(6, 4)
     x = torch.randn(3, 6)
-    linear, norm = neck[0], neck[1]
+    linear, norm = neck.layers[0], neck.layers[1]
     assert isinstance(linear, nn.Linear) and isinstance(norm, nn.LayerNorm)
     expected = torch.relu(nn.functional.layer_norm(x @ linear.weight.T + linear.bias, (4,)))
     torch.testing.assert_close(neck(x), expected)

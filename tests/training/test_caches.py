@@ -10,7 +10,7 @@ import torch
 
 import injerto
 from injerto.compute.inference import Embedder
-from injerto.training import prepare
+from injerto.training import cacheplan
 from injerto.training.trainer import Trainer
 
 IMAGES: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[di
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "_step", step)
             if not keep:
-                patch.setattr(prepare, "make_cut", lambda *_: None)
+                patch.setattr(cacheplan, "make_cut", lambda *_: None)
             return injerto.fit(*args, **settings), weights, cut
 
     return run

@@ -16,7 +16,7 @@ from injerto.domains.domain import Domain
 from injerto.domains.images import augment_image, read_image
 from injerto.domains.load import load_domains
 from injerto.tasks.classification import encode
-from injerto.training.examples import Batch, Examples, Kept
+from injerto.training.examples import Batch, Examples, Kept, Stream
 from injerto.training.stepplan import StepPlan
 from injerto.tuning.base import Span
 
@@ -29,13 +29,18 @@ def parts(pictures: Path) -> dict[str, Domain]:
     return {"dusk": domains["dusk"].subset(range(7)), "day": domains["day"].subset(range(12))}
 
 
-def labels_of(parts: dict[str, Domain]) -> dict[str, np.ndarray]:
-    return {name: encode(part.labels, CLASSES) for name, part in parts.items()}
+def streams_of(
+    parts: dict[str, Domain], augment: str = "none", classes: tuple[str, ...] = CLASSES
+) -> dict[str, Stream]:
+    return {
+        name: Stream(part, encode(part.labels, classes), index, augment)
+        for index, (name, part) in enumerate(parts.items())
+    }
 
 
 def test_labels_and_domains_go_with_their_pictures(parts: dict[str, Domain], make_backbone: Callable[..., Any]) -> None:
     maker = BatchMaker(make_backbone().preprocessing, "cpu")
-    examples = Examples(parts, labels_of(parts), maker, "none", 1, 0)
+    examples = Examples(streams_of(parts), maker, 1, 0)
     plan = StepPlan(examples.sizes(), 9, 0)
     batches = list(examples.batches(plan, [Span(0, 6, 0)]))
     assert len(batches) == 6
@@ -53,7 +58,7 @@ def test_labels_and_domains_go_with_their_pictures(parts: dict[str, Domain], mak
 
 def test_starting_late_gives_the_same_batches(parts: dict[str, Domain], make_backbone: Callable[..., Any]) -> None:
     maker = BatchMaker(make_backbone().preprocessing, "cpu")
-    examples = Examples(parts, labels_of(parts), maker, "standard", 0, 5)
+    examples = Examples(streams_of(parts, "standard"), maker, 0, 5)
     plan = StepPlan(examples.sizes(), 4, 0)
     straight = list(examples.batches(plan, [Span(0, 8, 0)]))
     late = list(examples.batches(plan, [Span(0, 2, 1), Span(2, 8, 0)], 5))
@@ -65,7 +70,7 @@ def test_augmentation_follows_seed_example_and_view(
     parts: dict[str, Domain], make_backbone: Callable[..., Any], views: int
 ) -> None:
     looks = make_backbone().preprocessing
-    examples = Examples(parts, labels_of(parts), BatchMaker(looks, "cpu"), "light", views, 5)
+    examples = Examples(streams_of(parts, "light"), BatchMaker(looks, "cpu"), views, 5)
     for cycle in range(5):
         expected = augment_image(
             read_image(parts["day"].inputs[2]),
@@ -81,7 +86,7 @@ def test_augmentation_follows_seed_example_and_view(
 def test_cached_views_are_the_views(parts: dict[str, Domain], make_backbone: Callable[..., Any]) -> None:
     backbone = make_backbone()
     maker = BatchMaker(backbone.preprocessing, "cpu")
-    plain = Examples(parts, labels_of(parts), maker, "light", 3, 0)
+    plain = Examples(streams_of(parts, "light"), maker, 3, 0)
     rows, first = [], {}
     for name, part in parts.items():
         first[name] = len(rows)
@@ -91,7 +96,7 @@ def test_cached_views_are_the_views(parts: dict[str, Domain], make_backbone: Cal
     where = np.stack([np.zeros(len(rows)), np.arange(len(rows)), np.ones(len(rows))], axis=1).astype(np.int64)
     whole = make_cut(backbone, 4)
     assert whole is not None
-    stored = Examples(parts, labels_of(parts), maker, "light", 3, 0, {4: whole})
+    stored = Examples(streams_of(parts, "light"), maker, 3, 0, {4: whole})
     stored.kept[4] = Kept(whole, Features([np.concatenate(rows)], where, 12), first, 3, {})
     plan = StepPlan(plain.sizes(), 10, 0)  # several cycles: every view comes up
     spans = [Span(0, 12, 4)]
@@ -106,7 +111,7 @@ def test_texts_are_batched_by_length(reviews: Path, tiny_bert: Path) -> None:
     domains = load_domains(reviews)
     maker = BatchMaker(load_backbone(f"hf:{tiny_bert}").preprocessing, "cpu")
     parts = {"films": domains["films"]}
-    examples = Examples(parts, {"films": encode(domains["films"].labels, ("bad", "good"))}, maker, "none", 1, 0)
+    examples = Examples(streams_of(parts, classes=("bad", "good")), maker, 1, 0)
     spans = [Span(0, 5, 0)]
     lengths = examples.lengths(spans)
     assert lengths is not None
@@ -121,9 +126,13 @@ def test_texts_are_batched_by_length(reviews: Path, tiny_bert: Path) -> None:
 def test_the_parts_of_a_batch_are_the_batch(count: int) -> None:
     inputs = {"input_ids": torch.arange(14).view(7, 2), "attention_mask": torch.ones(7, 2)}
     labels = torch.tensor([0, -1, 2, 1, -1, 0, 0])
-    parts = list(Batch(inputs, labels, torch.arange(7)).parts(count))
+    domain = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    parts = list(Batch(inputs, labels, domain, torch.arange(7)).parts(count))
     assert len(parts) == min(count, 7)
-    assert torch.equal(torch.cat([part.labels for part in parts]), labels)
-    assert torch.equal(torch.cat([part.domain for part in parts]), torch.arange(7))
-    assert torch.equal(torch.cat([part.inputs["input_ids"] for part in parts]), inputs["input_ids"])
+    order = torch.cat([part.view for part in parts])  # stands for the position here
+    assert sorted(order.tolist()) == list(range(7))
+    assert torch.equal(torch.cat([part.labels for part in parts]), labels[order])
+    assert torch.equal(torch.cat([part.inputs["input_ids"] for part in parts]), inputs["input_ids"][order])
+    shares = [int((part.domain == 1).sum()) for part in parts]
+    assert max(shares) - min(shares) <= 1  # every part has its share of every domain
     assert torch.equal(parts[0].labelled, parts[0].labels >= 0)

@@ -19,8 +19,8 @@ from injerto.domains.load import load_domains
 from injerto.recipe.recipe import make_recipe
 from injerto.tasks.classification import encode
 from injerto.tasks.model import Model
-from injerto.training.examples import Examples
-from injerto.training.objectives import classification
+from injerto.training.examples import Examples, Stream
+from injerto.training.objectives import Classification
 from injerto.training.schedule import rate_factor
 from injerto.training.stepplan import StepPlan
 from injerto.training.trainer import Trainer
@@ -44,11 +44,14 @@ def train(make_backbone: Callable[..., Any], pictures: Path, tmp_path: Path) -> 
         model = Model(make_backbone(dropout=dropout), CLASSES, recipe.head, recipe.neck_width)
         tuned = apply_tuning(model.backbone, recipe.tuning_spec)
         maker = BatchMaker(model.backbone.preprocessing, "cpu")
-        labels = {name: encode(part.labels, CLASSES) for name, part in parts.items()}
-        examples = Examples(parts, labels, maker, recipe.augment, recipe.views, recipe.seed)
+        streams = {
+            name: Stream(part, encode(part.labels, CLASSES), index, recipe.policy)
+            for index, (name, part) in enumerate(parts.items())
+        }
+        examples = Examples(streams, maker, recipe.views, recipe.seed)
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        objective = classification(model, PLAN, smoothing=recipe.label_smoothing)
+        objective = Classification(model, PLAN, smoothing=recipe.label_smoothing)
         return Trainer(model, recipe, PLAN, tuned, examples, objective, validate, folder)
 
     return make
@@ -66,7 +69,7 @@ def pixels(trainer: Trainer, step: int, plan: StepPlan) -> tuple[torch.Tensor, t
     looks = trainer.model.backbone.preprocessing
     rows, labels = [], []
     for name, draw in plan.draw(step).items():
-        domain = trainer.examples.domains[name]
+        domain = trainer.examples.streams[name].part
         for position in draw.positions:
             with Image.open(domain.inputs[position]) as image:
                 rows.append(vision.normalize(vision.to_tensor(image.convert("RGB")), looks.mean, looks.std))

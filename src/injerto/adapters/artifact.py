@@ -108,7 +108,7 @@ def new_tensors(model: Model | LanguageModel) -> dict[str, torch.Tensor]:
     Args:
         model: Finished, its head folded.
     """
-    skipped = ("head.shift", "head.scale")
+    skipped = ("head.shift", "head.scale", "neck.shift", "neck.scale")
     return {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.") and n not in skipped}
 
 

@@ -60,7 +60,7 @@ def make_card(
         "tuning": recipe.tuning,
         "alignment": recipe.alignment,
         "head": recipe.head,
-        "neck": recipe.neck,
+        "neck": recipe.neck or "none",
         "norm": recipe.norm,
         "selection": recipe.select,
         "metrics": quality,

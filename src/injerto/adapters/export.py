@@ -213,9 +213,10 @@ def _loader(backbone: Backbone, model: Model) -> str:
         lines.append("x = encoder(IMAGES)  # (B, D), or averaged over space to that")
     lines.append("linear = torch.nn.functional.linear")
     if not isinstance(model.neck, nn.Identity):
-        lines.append('x = linear(x, head["neck.0.weight"], head["neck.0.bias"])')
+        lines.append('x = linear(x, head["neck.layers.0.weight"], head["neck.layers.0.bias"])')
         lines.append(
-            'x = torch.relu(torch.nn.functional.layer_norm(x, x.shape[1:], head["neck.1.weight"], head["neck.1.bias"]))'
+            'x = torch.nn.functional.layer_norm(x, x.shape[1:], head["neck.layers.1.weight"], '
+            'head["neck.layers.1.bias"]).relu()'
         )
     if len(model.head.layers) == 1:
         lines.append('logits = linear(x, head["head.layers.0.weight"], head["head.layers.0.bias"])')

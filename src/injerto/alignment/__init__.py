@@ -1,1 +1,1 @@
-"""Dial 2, what must match across domains: none for now."""
+"""Dial 2, what must match across domains: terms of the loss, each about thirty lines."""

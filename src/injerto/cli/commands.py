@@ -74,7 +74,11 @@ def fit(
     tuning: Annotated[
         str | None, _option("What may move: head, last:K, full, gradual, lp-ft, lora, lora:last:K, bitfit or norm.")
     ] = None,
-    alignment: Annotated[str | None, _option("What must match across domains: none.")] = None,
+    alignment: Annotated[
+        str | None, _option("What must match across domains: none, or mmd, dann, mcc:0.5+coral.")
+    ] = None,
+    objective: Annotated[str | None, _option("How sources' losses become one: erm, group-dro, vrex or irm.")] = None,
+    target_labels: Annotated[str | None, _option("Labelled target examples a class, or a CSV path,label.")] = None,
     head: Annotated[str | None, _option("linear, mlp, probe (converged) or native.")] = None,
     neck: Annotated[str | None, _option("none, or the width of a projection before the head.")] = None,
     norm: Annotated[str | None, _option("frozen, train or recalibrate[:source|:target].")] = None,
@@ -94,7 +98,7 @@ def fit(
     label_smoothing: Annotated[float | None, _option("Share of the probability spread over all classes.")] = None,
     image_size: Annotated[int | None, _option("Pixels a side.")] = None,
     max_length: Annotated[int | None, _option("Longest text in tokens.")] = None,
-    augment: Annotated[str | None, _option("none, light, standard, or auto by size of the data.")] = None,
+    augment: Annotated[str | None, _option("none, light, standard or auto, and +mixup or +mixstyle.")] = None,
     views: Annotated[int | None, _option("Augmented versions of each example; 0 for new ones every epoch.")] = None,
     average: Annotated[str | None, _option("Keep an average of the weights: none, ema or swad.")] = None,
     slider: Annotated[bool, _option("Keep the probe too, to scale back towards the base.", "--slider")] = False,

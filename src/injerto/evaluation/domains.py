@@ -1,10 +1,14 @@
 """Metrics of every domain by role and split: the block of ``metrics.json`` that people read first."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from injerto.basics.files import write_text
 from injerto.basics.progress import warn
 from injerto.domains.domain import Domain
 from injerto.evaluation.metrics import classification_metrics, empty_metrics
@@ -51,6 +55,39 @@ def measure(domain: Domain, logits: np.ndarray, classes: tuple[str, ...]) -> dic
             "they are left out of its metrics and can never be predicted"
         )
     return result
+
+
+def prediction_rows(
+    domain: Domain, role: str, side: str, logits: np.ndarray, classes: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Rows of ``predictions.csv``: what the model says of each example of one split of one domain.
+
+    Args:
+        domain: The examples.
+        role: ``source``, ``target`` or ``unseen``.
+        side: The split.
+        logits: Theirs, (N, C).
+        classes: The class map.
+    """
+    said = logits.argmax(axis=1).tolist()
+    columns = zip(domain.contents, domain.groups, domain.labels, said, strict=True)
+    return [
+        (domain.name, role, side, content, group, label or "", classes[best]) for content, group, label, best in columns
+    ]
+
+
+def save_predictions(folder: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    """Write ``predictions.csv``. No number of a run is computed from it: the labels of targets stand in it.
+
+    Args:
+        folder: The run's folder.
+        rows: From :func:`prediction_rows`.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("domain", "role", "split", "content", "group", "label", "predicted"))
+    writer.writerows(rows)
+    write_text(folder / "predictions.csv", text.getvalue())
 
 
 def summary(domains: Mapping[str, Any]) -> list[tuple[str, str, str, dict[str, Any]]]:

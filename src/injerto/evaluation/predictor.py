@@ -14,7 +14,12 @@ from injerto.tasks.model import Model
 
 
 def predict_logits(
-    model: Model, plan: ComputePlan, inputs: Sequence[Any], keys: Sequence[str], title: str = "predicting"
+    model: Model,
+    plan: ComputePlan,
+    inputs: Sequence[Any],
+    keys: Sequence[str],
+    title: str = "predicting",
+    what: str = "logits",
 ) -> np.ndarray:
     """Logits of raw inputs, float32 (N, C).
 
@@ -24,14 +29,15 @@ def predict_logits(
         inputs: Pictures or texts.
         keys: Their content hashes.
         title: What the progress line says.
+        what: ``embedding`` for what the head sees instead, (N, D).
     """
-    result = np.empty((len(inputs), len(model.labels)), np.float32)
+    result = np.empty((len(inputs), _width(model, what)), np.float32)
     for positions, values in Embedder(model.backbone, plan, constant=False).embed(inputs, keys, title):
-        result[positions] = _classify(model, plan, torch.from_numpy(values))
+        result[positions] = _classify(model, plan, torch.from_numpy(values), what)
     return result
 
 
-def classify_kept(model: Model, plan: ComputePlan, cut: Cut, features: Features) -> np.ndarray:
+def classify_kept(model: Model, plan: ComputePlan, cut: Cut, features: Features, what: str = "logits") -> np.ndarray:
     """Logits of inputs whose way through the frozen stages is kept, float32 (N, C).
 
     Args:
@@ -39,22 +45,27 @@ def classify_kept(model: Model, plan: ComputePlan, cut: Cut, features: Features)
         plan: How to compute.
         cut: Where the frozen stages end.
         features: What they computed.
+        what: ``embedding`` for what the head sees instead, (N, D).
     """
-    result = np.empty((len(features), len(model.labels)), np.float32)
+    result = np.empty((len(features), _width(model, what)), np.float32)
     for positions, values in Continuer(cut, plan).embed(features):
-        result[positions] = _classify(model, plan, torch.from_numpy(values))
+        result[positions] = _classify(model, plan, torch.from_numpy(values), what)
     return result
 
 
-def _classify(model: Model, plan: ComputePlan, embeddings: torch.Tensor) -> np.ndarray:
+def _width(model: Model, what: str) -> int:
+    return len(model.labels) if what == "logits" else model.head.shift.numel()
+
+
+def _classify(model: Model, plan: ComputePlan, embeddings: torch.Tensor, what: str) -> np.ndarray:
     modes = model.neck.training, model.head.training
     model.neck.eval()
     model.head.eval()
     with torch.no_grad():
-        logits = model.classify(embeddings.to(plan.device)).logits
+        found = getattr(model.classify(embeddings.to(plan.device)), what)
     model.neck.train(modes[0])
     model.head.train(modes[1])
-    return logits.cpu().numpy()
+    return found.cpu().numpy()
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

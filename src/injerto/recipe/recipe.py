@@ -16,6 +16,10 @@ Count = Annotated[int, Field(ge=1)]
 
 WIDEST_NECK = 65536
 """Largest width of a neck."""
+NECK = 256
+"""Width of the neck that an alignment acts on where the backbone does not move."""
+POLICIES = ("auto", "none", "light", "standard")
+MIXING = ("mixup", "mixstyle")
 LANGUAGE_TUNINGS = ("lora", "last", "full", "bitfit", "norm")
 """Tunings of a language model."""
 UNUSED_BY_LANGUAGE: dict[str, Any] = {
@@ -23,7 +27,9 @@ UNUSED_BY_LANGUAGE: dict[str, Any] = {
     "shots": None,
     "alignment": "none",
     "head": "linear",
-    "neck": "none",
+    "neck": None,
+    "objective": "erm",
+    "target_labels": None,
     "norm": None,
     "head_lr": None,
     "class_weights": "none",
@@ -54,9 +60,12 @@ class Recipe(BaseModel):
         shots: Train and val examples a class; all where not given.
         backbone: The pretrained model, ``timm:...``, ``hf:...``, ``packaged:...`` or a folder.
         tuning: What may move.
+        target_labels: Target examples a class whose labels may be used, or a CSV ``path,label``; none where not given.
         alignment: What must match across domains.
+        objective: How the sources' losses become one: ``erm``, ``group-dro``, ``vrex`` or ``irm``.
         head: ``linear``, ``mlp``, ``probe`` (converged logistic regression) or ``native`` (the model's own kind).
-        neck: ``none`` or the width of a trainable projection before the head.
+        neck: ``none`` or the width of a trainable projection before the head; 256 where a frozen embedding is to be
+            aligned.
         norm: ``frozen``, ``train`` or ``recalibrate[:source|:target]``.
         epochs: Passes over the source's train split (excludes ``steps``).
         steps: Optimizer steps (excludes ``epochs``).
@@ -74,7 +83,8 @@ class Recipe(BaseModel):
         label_smoothing: Share of the target probability spread over all classes.
         image_size: Pixels a side.
         max_length: Longest text in tokens.
-        augment: ``none``, ``light``, ``standard``, or ``auto`` by modality and size of the data.
+        augment: ``none``, ``light``, ``standard``, or ``auto`` by modality and size of the data; ``+mixup`` or
+            ``+mixstyle`` mixes examples besides (``mixup`` alone is ``auto+mixup``).
         views: Augmented versions of each example; 0 means a new one every epoch.
         average: ``none``, ``ema`` or ``swad``: which average of the weights is evaluated and kept.
         slider: Keep the probe on the pretrained backbone too, so that the run can be scaled back to it.
@@ -104,9 +114,11 @@ class Recipe(BaseModel):
     shots: Count | None = None
     backbone: str | None = None
     tuning: str = ""
+    target_labels: str | None = None
     alignment: str = "none"
+    objective: str = "erm"
     head: Literal["linear", "mlp", "probe", "native"] = "linear"
-    neck: str = "none"
+    neck: str | None = None
     norm: str | None = None
     epochs: Positive | None = None
     steps: Count | None = None
@@ -124,7 +136,7 @@ class Recipe(BaseModel):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
     max_length: Annotated[int, Field(ge=8, le=131072)] | None = None
-    augment: Literal["auto", "none", "light", "standard"] | None = None
+    augment: str | None = None
     views: Annotated[int, Field(ge=0, le=100)] | None = None
     average: Literal["none", "ema", "swad"] = "none"
     slider: bool = False
@@ -171,10 +183,34 @@ class Recipe(BaseModel):
             raise InjertoError(f"unknown --norm '{value}'; {suggest(value, known)}")
         return "recalibrate:source" if value == "recalibrate" else value
 
+    @field_validator("objective")
+    @classmethod
+    def _objective(cls, value: str) -> str:
+        parse_alignment(value)
+        return "".join(value.split())
+
+    @field_validator("target_labels", mode="before")
+    @classmethod
+    def _target_labels(cls, value: Any) -> Any:
+        if isinstance(value, int | str) and str(value).lstrip("-").isdecimal() and int(value) < 1:
+            raise InjertoError(f"--target-labels {value} must be 1 or more, or a CSV path,label")
+        return str(value) if isinstance(value, int) else value
+
+    @field_validator("augment")
+    @classmethod
+    def _augment(cls, value: str | None) -> str | None:
+        parts = [] if value is None else "".join(value.split()).split("+")
+        for part in parts:
+            if part not in (*POLICIES, *MIXING):
+                raise InjertoError(f"unknown --augment '{part}'; {suggest(part, [*POLICIES, *MIXING])}")
+        if len([part for part in parts if part in POLICIES]) > 1 or len(set(parts)) < len(parts):
+            raise InjertoError(f"--augment '{value}' must be one policy and mixings, such as light+mixup")
+        return "+".join(sorted(parts, key=lambda part: part in MIXING)) if parts else None
+
     @field_validator("neck")
     @classmethod
-    def _neck(cls, value: str) -> str:
-        if value != "none" and not (value.isdecimal() and 0 < int(value) <= WIDEST_NECK):
+    def _neck(cls, value: str | None) -> str | None:
+        if value not in (None, "none") and not (value.isdecimal() and 0 < int(value) <= WIDEST_NECK):
             raise InjertoError(f"--neck '{value}' must be none or a width such as 256, at most {WIDEST_NECK}")
         return value
 
@@ -182,9 +218,9 @@ class Recipe(BaseModel):
     def _agree(self) -> "Recipe":
         if self.epochs is not None and self.steps is not None:
             raise InjertoError("--epochs and --steps exclude each other; give one")
-        if self.head == "probe" and (self.tuning_spec.kind != "head" or self.neck != "none"):
+        if self.head == "probe" and (self.tuning_spec.kind != "head" or self.neck_width):
             raise InjertoError("--head probe is solved, not trained: it goes with --tuning head and no neck")
-        linear = self.head in ("linear", "native") and self.neck == "none"
+        linear = self.head in ("linear", "native") and not self.neck_width
         if self.tuning_spec.kind == "lp-ft" and not linear:
             raise InjertoError("--tuning lp-ft starts from a linear probe: it goes with --head linear and no neck")
         if self.slider and (self.tuning_spec.kind == "head" or not linear):
@@ -201,8 +237,10 @@ class Recipe(BaseModel):
             raise InjertoError("--average swad chooses its own weights; leave --select out")
         if self.head == "probe" and (self.average != "none" or self.lr == "auto"):
             raise InjertoError("--head probe is solved, not trained: --average and --lr auto have nothing to act on")
-        if self.head == "probe" and self.alignment != "none":
-            raise InjertoError("--head probe cannot be aligned; use --head linear")
+        if self.head == "probe" and (self.alignment != "none" or self.objective != "erm" or self.mixing):
+            raise InjertoError("--head probe is solved, not trained: it cannot be aligned; use --head linear")
+        if self.target_labels is not None and not self.target:
+            raise InjertoError("--target-labels needs a --target whose labels these are")
         if self.task == "causal-lm":
             self._language()
         return self
@@ -239,7 +277,18 @@ class Recipe(BaseModel):
     @property
     def neck_width(self) -> int | None:
         """The neck's width, None without a neck."""
-        return None if self.neck == "none" else int(self.neck)
+        return None if self.neck in (None, "none") else int(self.neck)
+
+    @property
+    def policy(self) -> str:
+        """The augmentation of single examples, of a resolved recipe."""
+        first = (self.augment or "none").split("+")[0]
+        return first if first in POLICIES else "none"
+
+    @property
+    def mixing(self) -> tuple[str, ...]:
+        """The augmentations that mix examples."""
+        return tuple(part for part in (self.augment or "").split("+") if part in MIXING)
 
     def resolved(self, modality: str, examples: int = 0) -> "Recipe":
         """The recipe with every open field filled from the table of defaults.
@@ -254,7 +303,10 @@ class Recipe(BaseModel):
         modality = self.kind_of_data(modality)
         row = defaults_for(modality, self.tuning_spec.kind)
         frozen = self.tuning_spec.kind == "head"
-        augment = self.augment if self.augment is not None else row.augment
+        mixing = self.mixing
+        augment = self.augment.split("+")[0] if self.augment is not None else row.augment
+        if augment in MIXING:
+            augment = row.augment
         if augment == "auto":
             augment = augmentation_for(modality, examples)
         fill: dict[str, Any] = {
@@ -268,13 +320,14 @@ class Recipe(BaseModel):
             "views": 1 if augment == "none" else row.views if row.augment != "none" else 4,
             "select": "last" if self.alignment != "none" or self.average == "swad" else "best-source-val",
             "split_seed": self.seed,
+            "neck": str(NECK) if frozen and self.alignment != "none" else "none",
         }
         filled = {key: value for key, value in fill.items() if getattr(self, key) is None}
         if self.task == "causal-lm":
             return self.model_copy(update={k: v for k, v in filled.items() if k not in UNUSED_BY_LANGUAGE})
-        if augment == "none" and self.views:
+        if augment == "none" and self.views and not self.alignment_terms:
             filled["views"] = 1  # all versions are the same
-        return self.model_copy(update=filled | {"augment": augment})
+        return self.model_copy(update=filled | {"augment": "+".join([augment, *mixing])})
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML.

@@ -1,1 +1,1 @@
-"""Pure functions on arrays: resampling intervals now; kernels, distances and tests as they come."""
+"""Pure functions on arrays: resampling intervals, kernels, distances between samples, tests."""

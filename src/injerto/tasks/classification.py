@@ -40,25 +40,41 @@ def encode(labels: Sequence[str | None], classes: Sequence[str]) -> np.ndarray:
     return np.asarray([-1 if label is None else index.get(label, -2) for label in labels], np.int64)
 
 
-def classification_loss(
+def classification_losses(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
-) -> torch.Tensor:
-    """Cross-entropy, averaged over the labelled examples.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of each labelled example.
 
     Args:
         logits: (B, C).
-        labels: Class indices (B,), -1 for unlabelled.
+        labels: Class indices (B,), -1 for unlabelled; or weights of the classes (B, C), all 0 for unlabelled.
         weights: Weight of each class (C,), mean 1 over the train examples, None for equal ones.
         smoothing: Share of the probability spread over all classes (Szegedy et al. 2016, section 7).
 
     Returns:
-        A scalar. With class weights each example counts with its own and the divisor is the number of examples, so
-        that the loss does not depend on which classes a batch happens to hold.
+        Losses (n,) of the labelled examples, each times its class's weight, and which these are, (B,). Their mean does
+        not depend on which classes a batch happens to hold.
     """
-    labelled = labels >= 0
-    each = functional.cross_entropy(logits[labelled], labels[labelled], reduction="none", label_smoothing=smoothing)
+    labelled = labels >= 0 if labels.ndim == 1 else labels.sum(1) > 0
+    known = labels[labelled]
+    each = functional.cross_entropy(logits[labelled], known, reduction="none", label_smoothing=smoothing)
     if weights is not None:
-        each = each * weights[labels[labelled]]
+        each = each * (weights[known] if known.ndim == 1 else known @ weights)
+    return each, labelled
+
+
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
+) -> torch.Tensor:
+    """The mean of :func:`classification_losses`, a scalar.
+
+    Args:
+        logits: (B, C).
+        labels: Class indices (B,), -1 for unlabelled.
+        weights: Weight of each class (C,), None for equal ones.
+        smoothing: Share of the probability spread over all classes.
+    """
+    each, labelled = classification_losses(logits, labels, weights, smoothing)
     return each.sum() / labelled.sum().clamp_min(1)
 
 

@@ -9,46 +9,43 @@ from torch import nn
 MLP_WIDTH = 512
 
 
-class Head(nn.Module):
-    """Standardizes the embedding, then classifies it.
+class Standardized(nn.Module):
+    """Layers whose input is standardized: ``shift`` and ``scale`` are estimated once, on the source's train split.
 
-    Embeddings of different backbones differ in scale by orders of magnitude; with ``shift`` and ``scale`` estimated
-    once on the source's train split, one learning rate serves all of them. Under a frozen backbone every dimension has
-    a scale of its own; where the backbone moves all share one, for a dimension that hardly varies now may soon vary
-    much, and its own scale would blow that up. :meth:`fold` puts the two into the first
-    linear layer in the end, so that what ships is a plain ``nn.Linear`` (or two with a GELU between).
+    :meth:`fold` puts the two into the first linear layer in the end, so that what ships needs neither.
     """
 
     shift: torch.Tensor
     scale: torch.Tensor
+    layers: nn.Sequential
 
-    def __init__(self, width: int, classes: int, kind: str = "linear") -> None:
-        """Build the layers; a linear head starts at zero, so that the first step is the same for every seed.
+    def __init__(self, width: int, layers: nn.Sequential) -> None:
+        """Begin without a standardization.
 
         Args:
             width: Numbers in an embedding.
-            classes: Number of classes.
-            kind: ``linear`` or ``mlp``.
+            layers: The first is linear.
         """
         super().__init__()
         self.register_buffer("shift", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        if kind == "mlp":
-            self.layers = nn.Sequential(nn.Linear(width, MLP_WIDTH), nn.GELU(), nn.Linear(MLP_WIDTH, classes))
-        else:
-            self.layers = nn.Sequential(nn.Linear(width, classes))
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.layers = layers
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Logits, float32 (B, C).
+        """What the layers make of the standardized embedding, float32.
 
         Args:
             embedding: (B, D).
         """
-        return self.layers((embedding.float() - self.shift) * self.scale)
+        return self.layers(self.standardized(embedding))
+
+    def standardized(self, embedding: torch.Tensor) -> torch.Tensor:
+        """The embedding with mean 0 and deviation about 1 over the source, float32 (B, D).
+
+        Args:
+            embedding: (B, D).
+        """
+        return (embedding.float() - self.shift) * self.scale
 
     @torch.no_grad()
     def standardize(self, embeddings: torch.Tensor, moving: bool = False) -> None:
@@ -80,6 +77,44 @@ class Head(nn.Module):
         first.bias.copy_(bias)
         self.shift.zero_()
         self.scale.fill_(1)
+
+
+class Neck(Standardized):
+    """A trainable projection before the head: Linear, LayerNorm, ReLU."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        """Build the layers.
+
+        Args:
+            width_in: Numbers in the backbone's embedding.
+            width: Numbers it is projected to.
+        """
+        super().__init__(width_in, nn.Sequential(nn.Linear(width_in, width), nn.LayerNorm(width), nn.ReLU()))
+
+
+class Head(Standardized):
+    """Standardizes the embedding, then classifies it.
+
+    Embeddings of different backbones differ in scale by orders of magnitude; with ``shift`` and ``scale`` estimated
+    once on the source's train split, one learning rate serves all of them. Under a frozen backbone every dimension has
+    a scale of its own; where the backbone moves all share one, for a dimension that hardly varies now may soon vary
+    much, and its own scale would blow that up. What ships is a plain ``nn.Linear`` (or two with a GELU between).
+    """
+
+    def __init__(self, width: int, classes: int, kind: str = "linear") -> None:
+        """Build the layers; a linear head starts at zero, so that the first step is the same for every seed.
+
+        Args:
+            width: Numbers in an embedding.
+            classes: Number of classes.
+            kind: ``linear`` or ``mlp``.
+        """
+        hidden = [nn.Linear(width, MLP_WIDTH), nn.GELU()] if kind == "mlp" else []
+        super().__init__(width, nn.Sequential(*hidden, nn.Linear(MLP_WIDTH if hidden else width, classes)))
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
 
 def solve_probe(

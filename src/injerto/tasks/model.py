@@ -7,7 +7,7 @@ from torch import nn
 
 from injerto.backbones.backbone import Backbone
 from injerto.compute.batches import Inputs
-from injerto.tasks.heads import Head
+from injerto.tasks.heads import Head, Neck, Standardized
 
 
 @dataclass(frozen=True)
@@ -15,22 +15,12 @@ class Outputs:
     """What a forward pass yields.
 
     Attributes:
-        embedding: What the head sees and alignments act on, (B, D).
+        embedding: What the head's layers see and alignments act on: after the neck, standardized, (B, D).
         logits: (B, C).
     """
 
     embedding: torch.Tensor
     logits: torch.Tensor
-
-
-def make_neck(width_in: int, width: int) -> nn.Module:
-    """A trainable projection: Linear, LayerNorm, ReLU.
-
-    Args:
-        width_in: Numbers in the backbone's embedding.
-        width: Numbers it is projected to.
-    """
-    return nn.Sequential(nn.Linear(width_in, width), nn.LayerNorm(width), nn.ReLU())
 
 
 class Model(nn.Module):
@@ -52,7 +42,7 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.labels = labels
-        self.neck = make_neck(backbone.embedding_dim, neck) if neck else nn.Identity()
+        self.neck = Neck(backbone.embedding_dim, neck) if neck else nn.Identity()
         self.head = Head(neck or backbone.embedding_dim, len(labels), "mlp" if head == "mlp" else "linear")
 
     def forward(self, inputs: Inputs) -> Outputs:
@@ -69,8 +59,24 @@ class Model(nn.Module):
         Args:
             embedding: (B, D).
         """
-        projected = self.neck(embedding.float())
-        return Outputs(projected, self.head(projected))
+        seen = self.head.standardized(self.neck(embedding.float()))
+        return Outputs(seen, self.head.layers(seen))
+
+    def standardize(self, embeddings: torch.Tensor, moving: bool) -> None:
+        """Estimate the standardization of whatever sees the backbone's embedding: the neck, or else the head.
+
+        Args:
+            embeddings: Embeddings of source train examples, float32 (n, D).
+            moving: Whether training will change the embeddings.
+        """
+        first = self.neck if isinstance(self.neck, Standardized) else self.head
+        first.standardize(embeddings, moving)
+
+    def fold(self) -> None:
+        """Put the standardization into the layers, so that what ships needs none."""
+        for module in (self.neck, self.head):
+            if isinstance(module, Standardized):
+                module.fold()
 
     def new_layers(self) -> dict[str, nn.Parameter]:
         """Parameters of neck and head by name."""

@@ -11,7 +11,7 @@ from injerto.compute.cuts import Cut, make_cut
 from injerto.compute.features import Chunk, Features, FeatureStore, cached, room_for, space_key, trim
 from injerto.compute.inference import Continuer, Embedder
 from injerto.domains.domain import Domain
-from injerto.training.examples import Kept
+from injerto.training.examples import Kept, Stream
 from injerto.training.prepare import Prepared
 from injerto.tuning.norms import norm_layers
 
@@ -44,35 +44,37 @@ class Caches:
         """
         whole = make_cut(self.prepared.backbone, len(self.prepared.backbone.stages))
         assert whole is not None
-        features = self._fill(whole, parts, None, None, title)
+        features = self._fill(whole, parts, None, "none", 0, title)
         return Continuer(whole, self.prepared.plan).all(features)
 
-    def keep(self, cut: Cut, train: Mapping[str, Domain], drawn: Mapping[str, list[np.ndarray]], plain: Parts) -> Kept:
+    def keep(
+        self, cut: Cut, streams: Mapping[str, Stream], drawn: Mapping[str, list[np.ndarray]], plain: Parts
+    ) -> Kept:
         """Compute what the run will look at; what the cache holds already is read.
 
         Args:
             cut: Where the frozen stages end.
-            train: Train examples of each source.
-            drawn: Positions of them that will be used, by version.
+            streams: What the steps draw from.
+            drawn: Positions that will be used, by version, of each stream with draws of its own.
             plain: Unaugmented examples that are evaluated.
         """
-        recipe = self.prepared.recipe
-        views = max(1, recipe.views or 0)
+        views = max(1, self.prepared.recipe.views or 0)
         stages = cut.stage if cut.suffix is not None else 0
         what = f"stages 0-{stages - 1}" if stages > 1 else "stage 0" if stages else "embedding"
-        unaugmented = recipe.augment == "none"
-        parts = list(train.values())
-        found: list[Features] = []
-        for view in range(views):
-            wanted = [drawn[name][view] for name in train]
-            title = what if views == 1 else f"{what}, view {view + 1} of {views}"
-            found.append(self._fill(cut, parts, wanted, None if unaugmented else view, title))
-        pieces, first, place = [], {}, 0
-        for name, start in zip(train, np.cumsum([0, *map(len, parts)])[:-1].tolist(), strict=True):
-            first[name] = place
-            pieces += [version.slice(start, start + len(train[name])) for version in found]
-            place += views * len(train[name])
-        everything = self._fill(cut, list(plain.values()), None, None, f"{what}, for evaluation")
+        versions: dict[str, list[Features]] = {name: [] for name in streams}
+        for policy in dict.fromkeys(stream.augment for stream in streams.values()):
+            names = [name for name, stream in streams.items() if stream.augment == policy]
+            parts = [streams[name].part for name in names]
+            for view in range(views):
+                wanted = [drawn[streams[name].follows or name][view] for name in names]
+                title = what if views == 1 else f"{what}, view {view + 1} of {views}"
+                found = self._fill(cut, parts, wanted, policy, view, title)
+                for name, start in zip(names, np.cumsum([0, *map(len, parts)])[:-1].tolist(), strict=True):
+                    versions[name].append(found.slice(start, start + len(streams[name].part)))
+        ends = np.cumsum([views * len(stream.part) for stream in streams.values()]).tolist()
+        first = dict(zip(streams, [0, *ends[:-1]], strict=True))
+        pieces = [version for name in streams for version in versions[name]]
+        everything = self._fill(cut, list(plain.values()), None, "none", 0, f"{what}, for evaluation")
         evaluated, start = {}, 0
         for where, part in plain.items():
             evaluated[where] = everything.slice(start, start + len(part))
@@ -81,12 +83,18 @@ class Caches:
         return Kept(cut, Features.join(pieces), first, views, evaluated)
 
     def _fill(
-        self, cut: Cut, parts: Sequence[Domain], wanted: Sequence[np.ndarray] | None, view: int | None, title: str
+        self,
+        cut: Cut,
+        parts: Sequence[Domain],
+        wanted: Sequence[np.ndarray] | None,
+        policy: str,
+        view: int,
+        title: str,
     ) -> Features:
         """Values of all inputs of some parts; of the wanted positions only, where these are given."""
         recipe, backbone, plan = self.prepared.recipe, self.prepared.backbone, self.prepared.plan
-        policy = recipe.augment or "none"
-        described = ("plain" if view is None else f"{policy}/{recipe.seed}/{view}") + self._statistics
+        plain = policy == "none"
+        described = ("plain" if plain else f"{policy}/{recipe.seed}/{view}") + self._statistics
         if cut.suffix is not None:
             described += f"/below stage {cut.stage}"
         key = space_key(backbone.fingerprint, backbone.preprocessing.card(), described, plan.precision)
@@ -101,13 +109,13 @@ class Caches:
             embedder = Embedder(backbone, plan, cut)
 
             def load(index: int, item: Any) -> np.ndarray:
-                rng = augmentation_rng(recipe.seed, keys[positions[index]], view or 0)
+                rng = augmentation_rng(recipe.seed, keys[positions[index]], view)
                 maker = embedder.maker
                 return maker.image(item, policy, rng) if is_image else maker.augmented(item, policy, rng)
 
             chosen = [inputs[position] for position in positions]
             names = [keys[position] for position in positions]
-            return embedder.rows(chosen, names, title, load if view is not None else None)
+            return embedder.rows(chosen, names, title, None if plain else load)
 
         if wanted is not None:
             starts = np.cumsum([0, *map(len, parts)])[:-1]

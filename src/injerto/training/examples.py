@@ -44,12 +44,14 @@ class Batch:
         inputs: What the backbone takes, or what was kept below ``cut``.
         labels: Class indices (B,), -1 where there is none.
         domain: Index of each example's domain (B,).
+        view: Which view of it the example is (B,), see :data:`injerto.alignment.base.PLAIN`.
         cut: Where frozen stages ended whose results ``inputs`` are; None where they are raw.
     """
 
     inputs: Inputs
     labels: torch.Tensor
     domain: torch.Tensor
+    view: torch.Tensor
     cut: Cut | None = None
 
     @property
@@ -58,57 +60,85 @@ class Batch:
         return self.labels >= 0
 
     def parts(self, count: int) -> Iterator["Batch"]:
-        """The batch in up to ``count`` nearly equal parts.
+        """The batch in up to ``count`` nearly equal parts, each with its share of every domain.
 
         Args:
             count: How many.
         """
-        for rows in torch.arange(len(self.labels)).tensor_split(min(count, len(self.labels))):
+        count = min(count, len(self.labels))
+        for first in range(count):
+            rows = torch.arange(first, len(self.labels), count)
             inputs = (
                 self.inputs[rows]
                 if isinstance(self.inputs, torch.Tensor)
                 else {name: value[rows] for name, value in self.inputs.items()}
             )
-            yield Batch(inputs, self.labels[rows], self.domain[rows], self.cut)
+            yield Batch(inputs, self.labels[rows], self.domain[rows], self.view[rows], self.cut)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Train examples that steps draw from.
+
+    Attributes:
+        part: The examples.
+        labels: Class indices, -1 where there is none or where it must not be seen.
+        domain: Index of their domain.
+        augment: Augmentation policy.
+        target: Whether it adds to the batch instead of sharing it.
+        view: Which view the examples are, see :data:`injerto.alignment.base.PLAIN`.
+        follows: The stream whose draws it repeats; None for draws of its own.
+    """
+
+    part: Domain
+    labels: np.ndarray
+    domain: int
+    augment: str = "none"
+    target: bool = False
+    view: int = 0
+    follows: str | None = None
 
 
 class Examples:
-    """The labelled train examples of every source, and how they become batches."""
+    """The train examples, stream by stream, and how they become batches."""
 
     def __init__(
         self,
-        domains: Mapping[str, Domain],
-        labels: Mapping[str, np.ndarray],
+        streams: Mapping[str, Stream],
         maker: BatchMaker,
-        augment: str,
         views: int,
         seed: int,
         cuts: Mapping[int, Cut] | None = None,
+        by_length: bool = True,
     ) -> None:
         """Remember what batches are made from.
 
         Args:
-            domains: Train examples of each source.
-            labels: Their class indices.
+            streams: What steps draw from, by name.
             maker: Decodes, augments and collates.
-            augment: Augmentation policy.
             views: Augmented versions of each example; 0 means a new one every epoch.
             seed: The run's seed.
             cuts: Where what frozen stages compute is kept, by their number; :attr:`kept` is to hold it.
+            by_length: Whether texts of similar length are drawn together; an alignment would compare lengths.
         """
-        self.domains, self.labels, self.maker = domains, labels, maker
-        self.augment, self.views, self.seed = augment, views, seed
+        self.by_length = by_length
+        self.streams, self.maker, self.views, self.seed = dict(streams), maker, views, seed
         self.cuts, self.kept = dict(cuts or {}), dict[int, Kept]()
         self.is_image = isinstance(maker.preprocessing, ImagePreprocessing)
 
     @cached_property
     def tokens(self) -> dict[str, list[np.ndarray]]:
         """Token ids of every text."""
-        return {name: self.maker.tokens(part) for name, part in self.domains.items()}
+        return {name: self.maker.tokens(stream.part) for name, stream in self.streams.items()}
 
-    def sizes(self) -> dict[str, int]:
-        """Train examples of each source."""
-        return {name: len(part) for name, part in self.domains.items()}
+    def sizes(self, target: bool = False) -> dict[str, int]:
+        """Examples of each stream that shares the batch.
+
+        Args:
+            target: Of those that add to it instead.
+        """
+        own = {name: stream for name, stream in self.streams.items() if stream.follows is None}
+        return {name: len(stream.part) for name, stream in own.items() if stream.target == target}
 
     def lengths(self, spans: Sequence[Span]) -> dict[str, np.ndarray] | None:
         """Tokens of every text; None where nothing depends on them: pictures, and embeddings all the way.
@@ -117,7 +147,7 @@ class Examples:
             spans: The run's.
         """
         embedded = all(span.frozen in self.cuts and self.cuts[span.frozen].suffix is None for span in spans)
-        if self.is_image or embedded:
+        if self.is_image or embedded or not self.by_length:
             return None
         return {name: np.asarray([len(row) for row in rows]) for name, rows in self.tokens.items()}
 
@@ -125,17 +155,17 @@ class Examples:
         """Decode and augment one picture, or the token ids of one text.
 
         Args:
-            name: The source.
-            position: Which of its train examples.
-            cycle: How often the source had been gone through before.
+            name: The stream.
+            position: Which of its examples.
+            cycle: How often the stream had been gone through before.
         """
-        part = self.domains[name]
-        if not self.is_image and self.augment == "none":
+        stream = self.streams[name]
+        if not self.is_image and stream.augment == "none":
             return self.tokens[name][position]
-        rng = augmentation_rng(self.seed, part.contents[position], cycle % self.views if self.views else cycle)
+        rng = augmentation_rng(self.seed, stream.part.contents[position], cycle % self.views if self.views else cycle)
         if not self.is_image:
-            return self.maker.augmented(self.tokens[name][position], self.augment, rng)
-        return self.maker.image(part.inputs[position], self.augment, rng)
+            return self.maker.augmented(self.tokens[name][position], stream.augment, rng)
+        return self.maker.image(stream.part.inputs[position], stream.augment, rng)
 
     def batches(self, plan: StepPlan, spans: Sequence[Span], first: int = 0) -> Iterator[Batch]:
         """The batches of a run.
@@ -146,13 +176,18 @@ class Examples:
             first: The first step that is still to be done.
         """
         for span in spans:
-            draws = (plan.draw(step) for step in range(max(first, span.first), span.stop))
+            draws = (self._followed(plan.draw(step)) for step in range(max(first, span.first), span.stop))
             kept = self.kept.get(span.frozen)
             if kept is None and self.is_image:
                 yield from self._pictures(draws)
                 continue
             for draw in draws:
                 yield self._batch(draw, self._texts(draw) if kept is None else self._read(kept, draw), kept)
+
+    def _followed(self, draw: dict[str, Draw]) -> dict[str, Draw]:
+        """The draws of all streams: those that follow another see the same examples."""
+        more = {name: draw[s.follows] for name, s in self.streams.items() if s.follows is not None}
+        return draw | more
 
     def _pictures(self, draws: Iterator[dict[str, Draw]]) -> Iterator[Batch]:
         pending: list[dict[str, Draw]] = []
@@ -180,18 +215,21 @@ class Examples:
 
     def _read(self, kept: Kept, draw: dict[str, Draw]) -> Inputs:
         places = [
-            kept.first[name] + part.cycles % kept.views * len(self.domains[name]) + part.positions
+            kept.first[name] + part.cycles % kept.views * len(self.streams[name].part) + part.positions
             for name, part in draw.items()
         ]
         return kept.cut.batch(kept.train, np.concatenate(places), self.maker.device)
 
     def _batch(self, draw: dict[str, Draw], inputs: Inputs, kept: Kept | None = None) -> Batch:
-        names = list(self.domains)
-        labels = np.concatenate([self.labels[name][part.positions] for name, part in draw.items()])
-        domain = np.concatenate([np.full(len(part.positions), names.index(name)) for name, part in draw.items()])
+        drawn = [(self.streams[name], part.positions) for name, part in draw.items()]
+        labels = np.concatenate([stream.labels[positions] for stream, positions in drawn])
+        domain, view = (
+            np.concatenate([np.full(len(positions), getattr(stream, name)) for stream, positions in drawn])
+            for name in ("domain", "view")
+        )
         device: Any = self.maker.device
-        cut = kept.cut if kept else None
-        return Batch(inputs, torch.from_numpy(labels).to(device), torch.from_numpy(domain).to(device), cut)
+        known, index, seen = (torch.from_numpy(array).to(device) for array in (labels, domain, view))
+        return Batch(inputs, known, index, seen, kept.cut if kept else None)
 
 
 def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:

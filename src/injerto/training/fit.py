@@ -11,12 +11,13 @@ import torch
 from injerto.adapters.artifact import changed_names, save_tensors
 from injerto.adapters.card import make_card, save_card
 from injerto.adapters.slider import Line, linear
+from injerto.alignment.base import Setting, make_alignment
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker, Inputs, prefetch
 from injerto.domains.domain import Domain
-from injerto.evaluation.domains import measure, role_of
+from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions
 from injerto.evaluation.predictor import classify_kept, predict_logits
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.model import Model
@@ -24,10 +25,13 @@ from injerto.tasks.probe import Probe, Score, fit_probe, quick_score
 from injerto.training.caches import Caches
 from injerto.training.clock import Clock
 from injerto.training.examples import Examples, Kept
+from injerto.training.health import Health, label_shift, report, warn_about
 from injerto.training.memory import Memory, snapshot
-from injerto.training.objectives import classification
+from injerto.training.objectives import Classification
 from injerto.training.prepare import Prepared, save_splits
+from injerto.training.robust import make_objective
 from injerto.training.stepplan import StepPlan
+from injerto.training.taps import stage_widths
 from injerto.training.trainer import Trainer
 from injerto.training.watch import Watch
 from injerto.tuning.norms import norm_layers, recalibrate
@@ -59,16 +63,16 @@ class Fit:
         self.labels = prepared.labels(self.train)
         self.caches = Caches(prepared)
         self.examples = Examples(
-            self.train,
-            self.labels,
+            prepared.streams,
             BatchMaker(prepared.backbone.preprocessing, self.plan.device),
-            self.recipe.augment or "none",
             self.recipe.views or 0,
             self.recipe.seed,
             prepared.cuts,
+            by_length=not self.recipe.alignment_terms,
         )
         self.trainer: Trainer | None = None
         self.watch = Watch()
+        self.health = Health(prepared.held_out(), self.recipe.seed) if self.recipe.alignment_terms else None
         self.memory = Memory(prepared, self.caches, lambda: self._kept)
 
     def run(self, resume: bool) -> dict[str, Any]:
@@ -89,25 +93,26 @@ class Fit:
             if self._recalibrate(trained=False):
                 self.caches.statistics_changed()
             self._cache()
-            if recipe.neck_width is None:
-                sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
-                self.model.head.standardize(sample, moving=bool(prepared.tuned.rates))
+            sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
+            self.model.standardize(sample, moving=bool(prepared.tuned.rates))
+            apart = self._domains_before()
             if probe is not None and prepared.tuned.probe_first:
                 probe.install(self.model.head)
         with clock.measure("train"):
             selection = self._solve() if recipe.head == "probe" else self._train(resume)
             self._recalibrate(trained=True)
             self.model.eval()
-            self.model.head.fold()
+            self.model.fold()
         line = None
         if recipe.slider:
             assert probe is not None
             line = self._line(base, probe)
         with clock.measure("evaluate"):
             domains = self._measure()
+            aligned = self._aligned(apart)
             forgotten = self.memory.after(before, self.model, line, self._accuracy)
         size = self._ship(domains, line)
-        return self._report(domains, selection, size, forgotten)
+        return self._report(domains, selection, size, forgotten, aligned)
 
     # --- caches ---------------------------------------------------------------------------------------------------
 
@@ -115,7 +120,9 @@ class Fit:
         """Compute everything that frozen stages will be asked for, once; what the cache holds already is read."""
         prepared, examples, views = self.prepared, self.examples, max(1, self.recipe.views or 0)
         assert self.recipe.batch_size is not None
-        plan = StepPlan(examples.sizes(), self.recipe.batch_size, self.recipe.seed, examples.lengths(prepared.spans))
+        lengths = examples.lengths(prepared.spans)
+        sizes = examples.sizes(), examples.sizes(target=True)
+        plan = StepPlan(sizes[0], self.recipe.batch_size, self.recipe.seed, lengths, sizes[1])
         for span in prepared.spans:
             if span.frozen in prepared.cuts:
                 last = span is prepared.spans[-1]
@@ -125,10 +132,14 @@ class Fit:
                     for side, part in sides.items()
                     if last or (side == "val" and name in self.train)
                 }
+                if last and self.health:
+                    plain |= {(name, prepared.held_out_side(name)): part for name, part in prepared.held_out().items()}
                 drawn = plan.drawn(span.first, span.stop, views)
                 if self.recipe.head == "probe":
-                    drawn = {name: [np.arange(size)] * views for name, size in examples.sizes().items()}
-                examples.kept[span.frozen] = self.caches.keep(prepared.cuts[span.frozen], self.train, drawn, plain)
+                    drawn = {name: [np.arange(size)] * views for name, size in sizes[0].items()}
+                examples.kept[span.frozen] = self.caches.keep(
+                    prepared.cuts[span.frozen], prepared.streams, drawn, plain
+                )
 
     @property
     def _kept(self) -> Kept | None:
@@ -211,12 +222,39 @@ class Fit:
             self.plan,
             prepared.tuned,
             self.examples,
-            classification(self.model, self.plan, weights, recipe.label_smoothing),
+            self._objective(weights),
             self._validate,
             self.folder,
             self.watch,
         )
         return self.trainer.run(resume)
+
+    def _objective(self, weights: torch.Tensor | None) -> Classification:
+        """The labelled loss and the alignments; their layers are drawn from the run's seed."""
+        recipe, prepared = self.recipe, self.prepared
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(sha256(recipe.seed, "alignment")[:15], 16))
+            terms = [(term.name, make_alignment(term, self._setting())) for term in recipe.alignment_terms]
+            return Classification(
+                self.model,
+                self.plan,
+                weights,
+                recipe.label_smoothing,
+                terms=terms,
+                roles=prepared.roles,
+                labelled=make_objective(recipe.objective, len(prepared.roles)),
+                mixing=recipe.mixing,
+            ).to(self.plan.device)
+
+    def _setting(self) -> Setting:
+        first = self.prepared.tuned.frozen_stages
+        stages = any("stages" in term.options for term in self.recipe.alignment_terms)
+        return Setting(
+            self.model.head.shift.numel(),
+            len(self.prepared.classes),
+            self.prepared.roles,
+            stage_widths(self.model.backbone, first) if stages else {},
+        )
 
     def _validate(self) -> Score | None:
         """Accuracy and minus NLL on source ``val``, averaged over the sources."""
@@ -230,13 +268,15 @@ class Fit:
                 predicted |= set(logits.argmax(axis=1).tolist())
                 present |= set(labels.tolist())
         self.watch.predictions(len(predicted), len(present))
+        if scores:
+            self.watch.accuracies.append(float(np.mean([s[0] for s in scores])))
         return None if not scores else (float(np.mean([s[0] for s in scores])), float(np.mean([s[1] for s in scores])))
 
-    def _logits(self, name: str, side: str, part: Domain) -> np.ndarray:
+    def _logits(self, name: str, side: str, part: Domain, what: str = "logits") -> np.ndarray:
         kept = self._kept
         if kept and (name, side) in kept.plain:
-            return classify_kept(self.model, self.plan, kept.cut, kept.plain[name, side])
-        return predict_logits(self.model, self.plan, part.inputs, part.contents, f"checking {name} {side}")
+            return classify_kept(self.model, self.plan, kept.cut, kept.plain[name, side], what)
+        return predict_logits(self.model, self.plan, part.inputs, part.contents, f"checking {name} {side}", what)
 
     def _solve(self) -> dict[str, Any]:
         """The converged probe: logistic regression, its regularization chosen on source ``val``."""
@@ -255,17 +295,56 @@ class Fit:
         found = probe.score[0] if probe.score else None
         return {"rule": "converged", "step": None, "steps": None, "score": found, "C": probe.strength}
 
+    # --- what an alignment did ------------------------------------------------------------------------------------
+
+    def _domains_before(self) -> dict[str, Any] | None:
+        """How far apart the domains are in the pretrained embedding."""
+        if not (self.health and self.health.enough):
+            return None
+        parts = self.health.parts
+        values = self.caches.embeddings(list(parts.values()), "held-out inputs of every domain")
+        split = np.split(values, np.cumsum([len(part) for part in parts.values()])[:-1])
+        return self.health.measure(dict(zip(parts, split, strict=True)))
+
+    def _aligned(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The block ``alignment``: the domains' distance now, and what to worry about."""
+        if not self.health or self.trainer is None:
+            return None
+        after = None
+        if self.health.enough:
+            found = {}
+            for name, part in self.prepared.held_out().items():
+                values = self._logits(name, self.prepared.held_out_side(name), part, "embedding")
+                found[name] = values[: len(self.health.parts[name])]
+            after = self.health.measure(found)
+        prepared = self.prepared
+
+        def logits(name: str, side: str) -> tuple[np.ndarray, np.ndarray]:
+            part = prepared.part(name, side)
+            return self._logits(name, side, part), prepared.labels({name: part})[name]
+
+        shift = label_shift(logits, prepared.sources, prepared.targets, len(prepared.classes))
+        objective = self.trainer.objective
+        block = report(before, after, objective.seen, shift, len(prepared.roles))
+        assert isinstance(objective, Classification)
+        scores = self.watch.accuracies or [0.0]
+        warn_about(block, objective.weights_of_terms(), self.watch, max(scores), scores[-1])
+        return block
+
     # --- results --------------------------------------------------------------------------------------------------
 
     def _measure(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        rows: list[tuple[str, ...]] = []
         for name, sides in self.prepared.reported().items():
             role = role_of(name, self.prepared.sources, self.prepared.targets)
-            splits = {
-                side: measure(part, self._logits(name, side, part), self.prepared.classes)
-                for side, part in sides.items()
-            }
+            splits = {}
+            for side, part in sides.items():
+                logits = self._logits(name, side, part)
+                splits[side] = measure(part, logits, self.prepared.classes)
+                rows += prediction_rows(part, role, side, logits, self.prepared.classes)
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}
+        save_predictions(self.folder, rows)
         return found
 
     def _accuracy(self) -> dict[str, float]:
@@ -299,7 +378,12 @@ class Fit:
         return size + (folder / "adapter_card.json").stat().st_size
 
     def _report(
-        self, domains: dict[str, Any], selection: dict[str, Any], size: int, forgotten: dict[str, Any] | None
+        self,
+        domains: dict[str, Any],
+        selection: dict[str, Any],
+        size: int,
+        forgotten: dict[str, Any] | None,
+        aligned: dict[str, Any] | None,
     ) -> dict[str, Any]:
         splits = save_splits(self.folder, self.prepared.domains, self.prepared.sides)
         parameters = list(self.model.parameters())
@@ -314,6 +398,7 @@ class Fit:
             "splits": splits,
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
             "forgetting": forgotten,
+            "alignment": aligned,
             "warnings": [text for _, text in sorted(self.watch.said.items())],
             "skipped": [
                 {"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems

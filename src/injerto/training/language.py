@@ -29,7 +29,7 @@ from injerto.statistics.bootstrap import ratio_interval
 from injerto.tasks.language import Encoded, LanguageModel, generate
 from injerto.tasks.probe import Score
 from injerto.training.clock import Clock
-from injerto.training.objectives import language_modelling
+from injerto.training.objectives import LanguageModelling
 from injerto.training.packed import Packed
 from injerto.training.prepare import import_libraries, only_domain, save_splits
 from injerto.training.stepplan import count_steps
@@ -276,7 +276,7 @@ class LanguageFit:
             self.plan,
             self.prepared.tuned,
             self.packed,
-            language_modelling(self.model, self.plan),
+            LanguageModelling(self.model, self.plan),
             self._validate,
             self.folder,
             self.watch,

@@ -1,5 +1,7 @@
 """The optimizer: every parameter with its own rate; what was pretrained may be pulled back to where it started."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -10,7 +12,12 @@ from injerto.tuning.base import Tuned
 
 
 def make_optimizer(
-    model: Model | LanguageModel, tuned: Tuned, recipe: Recipe, lr: float, head_lr: float
+    model: Model | LanguageModel,
+    tuned: Tuned,
+    recipe: Recipe,
+    lr: float,
+    head_lr: float,
+    own: Iterable[tuple[nn.Parameter, float]] = (),
 ) -> torch.optim.Optimizer:
     """AdamW or SGD with one group per rate; no weight decay on vectors (biases, norms).
 
@@ -20,6 +27,7 @@ def make_optimizer(
         recipe: Resolved.
         lr: Peak rate of what was pretrained.
         head_lr: Peak rate of the new layers.
+        own: Parameters of the objective (discriminators), with their factors on ``head_lr``.
 
     Returns:
         The optimizer. A group knows its rate without schedule (``peak``), and under L2-SP where its parameters started
@@ -29,6 +37,7 @@ def make_optimizer(
     pulled = recipe.l2_sp > 0
     rated = [(backbone[name], lr * rate, not pulled) for name, rate in tuned.rates.items()]
     rated += [(parameter, head_lr, True) for parameter in model.new_layers().values()]
+    rated += [(parameter, head_lr * factor, True) for parameter, factor in own]
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for parameter, rate, free in rated:
         groups.setdefault((rate, free and parameter.ndim > 1, free), []).append(parameter)

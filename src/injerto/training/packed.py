@@ -26,9 +26,13 @@ class Packed:
         self.rows = {name: [[found[i] for i in row] for row in pack(found, length)] for name, found in examples.items()}
         self.filler, self.device = filler, device
 
-    def sizes(self) -> dict[str, int]:
-        """Rows of each source."""
-        return {name: len(rows) for name, rows in self.rows.items()}
+    def sizes(self, target: bool = False) -> dict[str, int]:
+        """Rows of each source.
+
+        Args:
+            target: Of the targets, which a language model does not have.
+        """
+        return {} if target else {name: len(rows) for name, rows in self.rows.items()}
 
     def lengths(self, spans: Sequence[Span]) -> dict[str, np.ndarray] | None:
         """None: packed rows are of one length as nearly as makes no difference.
@@ -56,4 +60,5 @@ class Packed:
                 {name: value.to(self.device) for name, value in inputs.items()},
                 targets.to(self.device),
                 torch.from_numpy(domain).to(self.device),
+                torch.zeros(len(rows), dtype=torch.int64, device=self.device),
             )

@@ -3,7 +3,6 @@
 import copy
 import csv
 import io
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,30 +16,30 @@ from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_text
-from injerto.basics.progress import format_bytes, note, warn
-from injerto.compute.cuts import Cut, make_cut
-from injerto.compute.features import cache_limit, room_for
-from injerto.compute.inference import Embedder
+from injerto.basics.progress import note, warn
+from injerto.compute.cuts import Cut
+from injerto.compute.features import cache_limit
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.load import load_domains
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.samples import SAMPLES
 from injerto.domains.splits import keep_shots, split_domains
-from injerto.domains.texts import tokenize
 from injerto.evaluation.domains import REPORTED, role_of
 from injerto.recipe.defaults import SAMPLE_IMAGE_SIZE, defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
+from injerto.training.cacheplan import plan_caches
+from injerto.training.examples import Stream
+from injerto.training.settings import check_mixing, check_roles, check_terms
 from injerto.training.stepplan import count_steps
+from injerto.training.streams import few_labels, make_streams
 from injerto.training.tracking import check_trackers
 from injerto.tuning.base import Span, Tuned, apply_tuning, find_tuning
 from injerto.tuning.norms import check_norm, norm_layers
 
 REMEMBERED = 5
 """Examples of a class of the data to remember, at least, for a probe to be fitted and tested."""
-WORTH = 1.5
-"""How often a value must be used for keeping it to pay."""
 
 
 @dataclass
@@ -61,6 +60,7 @@ class Prepared:
         remember: Labelled examples whose classes the backbone should still tell apart, None for none.
         spans: The run's steps by what is frozen in them.
         cuts: Where what frozen stages compute is kept, by their number.
+        streams: What the steps draw from, by name.
     """
 
     recipe: Recipe
@@ -76,6 +76,7 @@ class Prepared:
     remember: Domains | None = None
     spans: tuple[Span, ...] = ()
     cuts: dict[int, Cut] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
 
     def part(self, name: str, side: str) -> Domain:
         """One split of one domain; a source's without its unlabelled examples.
@@ -90,13 +91,31 @@ class Prepared:
             keep &= np.asarray([label is not None for label in domain.labels])
         return domain.subset([int(index) for index in np.flatnonzero(keep)])
 
-    def parts(self, side: str) -> dict[str, Domain]:
+    def parts(self, side: str, targets: bool = False) -> dict[str, Domain]:
         """One split of every source.
 
         Args:
             side: ``train``, ``val`` or ``test``.
+            targets: Of every target instead.
         """
-        return {name: self.part(name, side) for name in self.sources}
+        return {name: self.part(name, side) for name in (self.targets if targets else self.sources)}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """``source`` or ``target`` of every domain that is trained on: first the sources, then the targets."""
+        return ("source",) * len(self.sources) + ("target",) * len(self.targets)
+
+    def held_out_side(self, name: str) -> str:
+        """The split on which the domains' distance is measured: ``val``, or ``test`` where there is none.
+
+        Args:
+            name: The domain.
+        """
+        return "val" if len(self.part(name, "val")) else "test"
+
+    def held_out(self) -> dict[str, Domain]:
+        """Examples of every domain that is trained on, from which nothing is learned."""
+        return {name: self.part(name, self.held_out_side(name)) for name in (*self.sources, *self.targets)}
 
     def labels(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:
         """Class indices of labelled parts.
@@ -134,10 +153,8 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     Raises:
         InjertoError: Where anything does not fit together.
     """
-    if recipe.alignment_terms:
-        names = "+".join(term.name for term in recipe.alignment_terms)
-        raise InjertoError(f"unknown alignment '{names}'; available: none")
     find_tuning(recipe.tuning_spec)
+    check_terms(recipe)
     check_trackers(recipe.track)
     cache_limit()
     start = time.perf_counter()
@@ -159,6 +176,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         raise InjertoError(f"domain '{name}' is given as --source and as --target; choose one")
     if len(set(sources)) < len(sources):
         raise InjertoError("a --source is named twice; name each domain once")
+    check_roles(recipe, len(sources), len(targets))
     classes = class_map(domains, sources)
     domains = domains.check(recipe.skip_bad)
     for name in sources:
@@ -178,6 +196,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         )
     if backbone is not None:
         resolved = resolved.model_copy(update={"backbone": network.spec})
+    check_mixing(resolved, network)
     tuned = apply_tuning(network, resolved.tuning_spec, resolved.layer_decay, resolved.seed)
     assert resolved.norm is not None and resolved.split_seed is not None
     check_norm(network, resolved.norm)
@@ -213,6 +232,19 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
             raise InjertoError(
                 f"source '{name}' has no labelled train examples; check the split column, list or labels"
             )
+    for name, part in prepared.parts("train", targets=True).items():
+        if len(part) < 2 and resolved.alignment_terms:
+            raise InjertoError(f"target '{name}' has fewer than two train examples to align with; add more")
+    assert resolved.split_seed is not None
+    few = few_labels(resolved.target_labels, prepared.parts("train", targets=True), classes, resolved.split_seed)
+    prepared.streams = make_streams(
+        prepared.parts("train"),
+        prepared.parts("train", targets=True),
+        classes,
+        resolved.policy,
+        resolved.alignment_terms,
+        few,
+    )
     if not any(len(part) for part in prepared.parts("val").values()):
         if resolved.average == "swad":
             raise InjertoError(
@@ -222,7 +254,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
             note("no source has a val split: the last checkpoint is kept")
     _announce(prepared)
     _check_measurable(prepared, labelled)
-    _plan_caches(prepared)
+    plan_caches(prepared)
     prepared.seconds = time.perf_counter() - start
     return prepared
 
@@ -341,63 +373,6 @@ def _announce(prepared: Prepared) -> None:
         if present and absent:
             shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             note(f"data: no source has a {side} example of {len(absent)} of {len(prepared.classes)} classes ({shown})")
-
-
-def _plan_caches(prepared: Prepared) -> None:
-    """Decide what is cached and how long the run will take; put both into the plan."""
-    recipe, backbone = prepared.recipe, prepared.backbone
-    assert recipe.batch_size is not None
-    train = sum(len(part) for part in prepared.parts("train").values())
-    vals = sum(len(part) for part in prepared.parts("val").values())
-    reported = sum(len(part) for sides in prepared.reported().values() for part in sides.values())
-    prepared.spans = prepared.tuned.spans(count_steps(train, recipe.batch_size, recipe.steps, recipe.epochs))
-    each = Embedder(backbone, prepared.plan).seconds_per_input()
-    texts, seconds = [], 0.0
-    for span in prepared.spans:
-        epochs = (span.stop - span.first) * recipe.batch_size / max(train, 1)
-        pairs = round(train * min(recipe.views or 1, epochs))
-        count = pairs + (reported if span is prepared.spans[-1] else vals)
-        cut, text = _plan_cache(prepared, span, epochs, count)
-        texts.append(text)
-        evaluated = vals * math.ceil(epochs) + (reported if span is prepared.spans[-1] else 0)
-        moving = 1 - span.frozen / len(backbone.stages)
-        if cut is None:
-            seconds += each * (train * epochs * (2 + 2 * moving if moving else 1) + evaluated)
-            continue
-        prepared.cuts[span.frozen] = cut
-        below = each if cut.suffix is None else Embedder(backbone, prepared.plan, cut).seconds_per_input()
-        seconds += below * count + max(0.0, each - below) * (3 * train * epochs + evaluated)
-    prepared.plan = replace(prepared.plan, cache="; then ".join(dict.fromkeys(texts)), seconds=seconds)
-
-
-def _plan_cache(prepared: Prepared, span: Span, epochs: float, count: int) -> tuple[Cut | None, str]:
-    """Where the frozen stages of some steps end, if what they compute is to be kept; and what the plan says of it."""
-    recipe, backbone = prepared.recipe, prepared.backbone
-    embeddings = span.frozen >= len(backbone.stages)
-    if not span.frozen:
-        return None, f"nothing (--tuning {recipe.tuning} freezes no stage)"
-    if not recipe.views:
-        return None, "nothing (every epoch augments anew; --views 4 keeps four versions)"
-    if not embeddings and epochs < WORTH * min(recipe.views, math.ceil(epochs)):
-        return None, f"nothing (no example is used {WORTH} times in the same version)"
-    cut = make_cut(backbone, span.frozen)
-    if cut is None:
-        return None, f"nothing ({backbone.spec} can't be cut below stage {span.frozen})"
-    what = "embeddings" if embeddings else f"stages 0-{span.frozen - 1}" if span.frozen > 1 else "stage 0"
-    rows = count * (_mean_tokens(prepared) if cut.ragged else 1)
-    reason = room_for(round(rows), cut.width)
-    if reason and not embeddings:
-        return None, f"nothing ({what} of {count} inputs: {reason})"
-    size = format_bytes(round(rows) * cut.width * 4)
-    return cut, f"{what} of {count} inputs ({size}{f', in memory only: {reason}' if reason else ''})"
-
-
-def _mean_tokens(prepared: Prepared) -> float:
-    """Tokens of a train example, from up to 256 of them."""
-    size = prepared.backbone.preprocessing
-    assert isinstance(size, TextPreprocessing)
-    texts = [str(text) for part in prepared.parts("train").values() for text in part.inputs[:256]][:256]
-    return float(np.mean([len(row) for row in tokenize(texts, size)]))
 
 
 def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> str:

@@ -39,13 +39,19 @@ def count_steps(examples: int, batch_size: int, steps: int | None, epochs: float
 
 
 class StepPlan:
-    """Every source runs through its own endless sequence of shuffled cycles.
+    """Every source and target runs through its own endless sequence of shuffled cycles.
 
-    A batch is split equally over the sources; the remainder rotates, so that no source is favoured.
+    A batch is split equally over the sources; the remainder rotates, so that no source is favoured. Each target adds as
+    many examples again.
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], batch_size: int, seed: int, lengths: Mapping[str, np.ndarray] | None = None
+        self,
+        sizes: Mapping[str, int],
+        batch_size: int,
+        seed: int,
+        lengths: Mapping[str, np.ndarray] | None = None,
+        targets: Mapping[str, int] | None = None,
     ) -> None:
         """Describe the data.
 
@@ -54,14 +60,16 @@ class StepPlan:
             batch_size: Labelled source examples per step.
             seed: The run's seed.
             lengths: Length of every example in tokens, where batches should hold similar lengths.
+            targets: Train examples of each target, in order.
         """
-        self.sizes, self.batch_size, self.seed, self.lengths = dict(sizes), batch_size, seed, lengths
+        self.sources, self.batch_size, self.seed, self.lengths = dict(sizes), batch_size, seed, lengths
+        self.sizes = self.sources | dict(targets or {})
         self._cycle = lru_cache(maxsize=2 * len(self.sizes) + 2)(self._shuffled)
 
     @property
     def steps_per_epoch(self) -> float:
         """Source train size divided by the batch size."""
-        return sum(self.sizes.values()) / self.batch_size
+        return sum(self.sources.values()) / self.batch_size
 
     def drawn(self, first: int, stop: int, views: int) -> dict[str, list[np.ndarray]]:
         """Which examples some steps use, and in which augmented version.
@@ -72,7 +80,7 @@ class StepPlan:
             views: Versions of each example; cycle c uses version c mod ``views``.
 
         Returns:
-            Source name to the sorted positions (n,) of each version.
+            Domain name to the sorted positions (n,) of each version.
         """
         found: dict[str, list[np.ndarray]] = {}
         for name, size in self.sizes.items():
@@ -86,15 +94,17 @@ class StepPlan:
         return found
 
     def drawn_before(self, name: str, step: int) -> int:
-        """How many examples of a source all steps before ``step`` have used.
+        """How many examples of a source or target all steps before ``step`` have used.
 
         Args:
-            name: The source.
+            name: The domain.
             step: A step, from 0.
         """
-        count = len(self.sizes)
+        if name not in self.sources:
+            return step * self.batch_size
+        count = len(self.sources)
         share, rest = divmod(self.batch_size, count)
-        place = list(self.sizes).index(name)
+        place = list(self.sources).index(name)
         full, tail = divmod(step, count)
         extra = full * rest + sum((place - early) % count < rest for early in range(tail))
         return step * share + extra
@@ -106,7 +116,7 @@ class StepPlan:
             step: From 0.
 
         Returns:
-            Source name to its examples; a source without any in this step is absent.
+            Domain name to its examples; a source without any in this step is absent.
         """
         draws = {}
         for name, size in self.sizes.items():

@@ -106,7 +106,9 @@ class Trainer:
         sizes = examples.sizes()
         self.steps = count_steps(sum(sizes.values()), recipe.batch_size, recipe.steps, recipe.epochs)
         self.spans = tuned.spans(self.steps)
-        self.steps_plan = StepPlan(sizes, recipe.batch_size, recipe.seed, examples.lengths(self.spans))
+        self.steps_plan = StepPlan(
+            sizes, recipe.batch_size, recipe.seed, examples.lengths(self.spans), examples.sizes(target=True)
+        )
         rarely = max(math.ceil(self.steps_plan.steps_per_epoch), math.ceil(self.steps / MOST_EVALUATIONS))
         self.evaluate_every = max(1, min(self.steps, rarely))
         self.average: Ema | Swad | None = None
@@ -116,7 +118,13 @@ class Trainer:
             self.average = Swad()
             self.evaluate_every = max(1, min(self.evaluate_every, self.steps // EVALUATIONS))
         self.optimizer = self._optimizer()
+        own = {id(parameter) for parameter in objective.parameters()}
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self._clipped = [  # a discriminator's gradient must not shrink the model's
+            part for of in (False, True) if (part := [p for p in trained if (id(p) in own) == of])
+        ]
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.names |= {id(parameter): f"objective.{name}" for name, parameter in objective.named_parameters()}
         self.frozen_norms = self._frozen_norms()
         self.span = self.spans[0]
         self._modes: list[tuple[nn.Module, bool]] = []
@@ -136,7 +144,9 @@ class Trainer:
         return FrozenNorms(backbone, probe.to(self.plan.device))
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.model, self.tuned, self.recipe, *self._rates())
+        rates = self.objective.rates()
+        own = [(parameter, rates[name]) for name, parameter in self.objective.named_parameters()]
+        return make_optimizer(self.model, self.tuned, self.recipe, *self._rates(), own)
 
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Train to the end and leave the selected weights in the model.
@@ -162,10 +172,12 @@ class Trainer:
             batches = self.examples.batches(self.steps_plan, self.spans, self.progress.step)
             try:
                 while self.progress.step < self.steps and not self.progress.stopped:
+                    due = (self.progress.step + 1) % self.evaluate_every == 0 or self.progress.step + 1 == self.steps
+                    self.objective.watching = due
                     loss = self._step(next(batches))
                     self.progress.step += 1
-                    bar.advance(1, f"loss {loss:.3f}")
-                    if self.progress.step % self.evaluate_every == 0 or self.progress.step == self.steps:
+                    bar.advance(1, f"loss {loss:.3f}{self.objective.live()}")
+                    if due:
                         self._evaluate(loss)
             finally:
                 batches.close()  # type: ignore[attr-defined]  # stops the decoding threads
@@ -198,24 +210,24 @@ class Trainer:
                 torch.default_generator.manual_seed(number)  # torch.manual_seed costs a millisecond more
             else:
                 torch.manual_seed(number)
-            labelled = int(batch.labelled.sum())
+            labelled, done = int(batch.labelled.sum()), self.progress.step / self.steps
             for part in batch.parts(self.recipe.accumulate):
                 with self.frozen_norms:
-                    loss = self.objective(part) * (int(part.labelled.sum()) / max(labelled, 1))
+                    loss = self.objective(part, done) * (int(part.labelled.sum()) / max(labelled, 1))
                 self.accelerator.backward(loss)
                 total += float(loss.detach())
         if not math.isfinite(total):
             return total
         if self.recipe.clip:
-            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
+            for trained in self._clipped:
+                torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
         pull(self.optimizer, self.recipe.l2_sp)
         self.optimizer.step()
         return total
 
     def _find_rate(self) -> None:
         """Sweep the rate over the first steps' batches, choose its factor, and put everything back."""
-        before = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+        before = {name: tensor.detach().clone() for name, tensor in (self._weights() | self._own()).items()}
         batches = self.examples.batches(self.steps_plan, self.spans)
 
         with progress("looking for a learning rate", TRIES, "steps") as bar:
@@ -278,6 +290,7 @@ class Trainer:
             state.stopped = True
             note(f"stopped at step {state.step}: source val has not improved for {state.stale} evaluations")
         entry = {"step": state.step, "loss": loss, "rate": self.optimizer.param_groups[0]["lr"], "time": time.time()}
+        entry |= self.objective.seen
         if score is not None:
             entry |= {"val_nll": -score[1]} | ({} if self.recipe.task == "causal-lm" else {"val_accuracy": score[0]})
         self._log(entry)  # before the checkpoint: a resumed run drops entries beyond it, but could not add one
@@ -290,7 +303,7 @@ class Trainer:
         if self._best is not None:
             save_checkpoint(folder / "best.safetensors", self._best, {"step": self.progress.best_step})
             self._best = None
-        tensors, state = self._weights() | pack_optimizer(self.optimizer, self.names), self._state()
+        tensors, state = self._weights() | self._own() | pack_optimizer(self.optimizer, self.names), self._state()
         if self.average:
             means, state["average"] = self.average.state()
             tensors |= {f"average.{name}": tensor for name, tensor in means.items()}
@@ -315,16 +328,25 @@ class Trainer:
         trained = {f"backbone.model.{name}" for name in self.tuned.rates} | set(self.model.new_layers())
         tensors: Tensors = {name: p for name, p in self.model.named_parameters() if name in trained}
         for name, buffer in self.model.named_buffers():
-            if name.startswith("head."):
+            if name.startswith(("head.", "neck.")):
                 tensors[name] = buffer
         for name, layer in norm_layers(self.model.backbone).items():
             for buffer_name, buffer in layer.named_buffers():
                 tensors[f"backbone.model.{name}.{buffer_name}"] = buffer
         return tensors
 
+    def _own(self) -> Tensors:
+        """The objective's state: discriminators, weights of groups."""
+        return {f"objective.{name}": tensor for name, tensor in self.objective.state_dict(keep_vars=True).items()}
+
     def _load(self, tensors: Tensors) -> None:
-        state = {name: value for name, value in tensors.items() if not name.startswith(("optimizer.", "average."))}
+        elsewhere = ("optimizer.", "average.", "objective.")
+        state = {name: value for name, value in tensors.items() if not name.startswith(elsewhere)}
         self.model.load_state_dict(state, strict=False)
+        prefix = "objective."
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        if own:
+            self.objective.load_state_dict(own)
 
     @contextmanager
     def _averaged(self, wanted: bool) -> Iterator[None]:

@@ -17,6 +17,7 @@ class Watch:
     Attributes:
         steps: Of the whole run.
         said: The warnings so far, by kind; part of ``metrics.json``.
+        accuracies: On source ``val``, one per evaluation.
     """
 
     steps: int = 0
@@ -26,6 +27,7 @@ class Watch:
     rising: int = 0
     losses: list[float] = field(default_factory=list)
     predicted: tuple[int, int] | None = None
+    accuracies: list[float] = field(default_factory=list)
 
     def step(self, loss: float) -> None:
         """Note a step's loss.
@@ -56,7 +58,7 @@ class Watch:
         if self.first_loss is None:
             self.first_loss = loss
         elif step >= max(EARLY, self.steps / 2) and loss > 0.98 * self.first_loss:
-            self._say(
+            self.say(
                 "not learning",
                 f"the loss has not fallen by step {step} ({self.first_loss:.3f} to {loss:.3f}): the head is not "
                 "learning; raise --head-lr or --lr, or check that the labels belong to their inputs",
@@ -65,19 +67,25 @@ class Watch:
             self.rising = self.rising + 1 if nll > self.best_nll else 0
             self.best_nll = min(self.best_nll, nll)
             if self.rising >= 3 and nll > 1.2 * self.best_nll and loss < 0.5 * nll:
-                self._say(
+                self.say(
                     "over-fitting",
                     f"over-fitting: the NLL on source val rose from {self.best_nll:.3f} to {nll:.3f} while the loss on "
                     f"train is {loss:.3f}; use fewer --epochs, --patience 3, stronger --augment or a smaller --tuning",
                 )
         if self.predicted and self.predicted[0] == 1 < self.predicted[1] and step >= max(EARLY, self.steps / 4):
-            self._say(
+            self.say(
                 "collapsed",
                 f"every source val example gets the same class at step {step}; lower --lr, or use "
                 "--class-weights balanced where one class is most of the data",
             )
 
-    def _say(self, kind: str, text: str) -> None:
+    def say(self, kind: str, text: str) -> None:
+        """Warn once.
+
+        Args:
+            kind: What about; a kind is warned about once.
+            text: The warning.
+        """
         if kind not in self.said:
             self.said[kind] = text
             warn(text)
@@ -85,7 +93,8 @@ class Watch:
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
         best = None if math.isinf(self.best_nll) else self.best_nll
-        return {"said": self.said, "first_loss": self.first_loss, "best_nll": best, "rising": self.rising}
+        state = {"said": self.said, "first_loss": self.first_loss, "best_nll": best, "rising": self.rising}
+        return state | {"accuracies": self.accuracies}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from there.
@@ -94,4 +103,5 @@ class Watch:
             state: From :meth:`state`.
         """
         self.said, self.first_loss, self.rising = dict(state["said"]), state["first_loss"], state["rising"]
+        self.accuracies = list(state["accuracies"])
         self.best_nll = math.inf if state["best_nll"] is None else state["best_nll"]

@@ -1,0 +1,272 @@
+"""Compare: every combination of some settings, several seeds each, under one protocol, with paired intervals."""
+
+import gc
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from injerto import api
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import check_writable, remove_tree, write_text
+from injerto.basics.progress import format_seconds, note, quiet, warn
+from injerto.recipe.recipe import Recipe, load_recipe
+from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, list_seeds, plan_rows, text_of
+from injerto.studies.results import Results
+
+OWN = {"runs", "results.json", "results.csv", "results.md"}
+"""What a comparison writes into its folder."""
+PACKAGES = ("injerto", "torch", "timm", "transformers")
+
+
+def compare(
+    data: str | PathLike[str],
+    *,
+    source: str | Sequence[str] = (),
+    target: str | Sequence[str] = (),
+    grid: Mapping[str, Sequence[Any]],
+    seeds: int | Sequence[int] = 3,
+    out: str | PathLike[str],
+    config: str | PathLike[str] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Fit every combination of the axes' values with every seed, and say which row is better by how much.
+
+    Rows share splits, steps and the rule that a step is chosen by. What is in ``out`` already is not computed again:
+    called once more after an interruption, with another seed or with another value on an axis, only what is missing is
+    done. A run that fails does not stop the others, and is tried again by the next call.
+
+    Args:
+        data: A path or the name of a sample, as for :func:`injerto.fit`.
+        source: Domains that are labelled and trained on.
+        target: Domains that are trained on without labels.
+        grid: Any of the recipe's fields to the values it is to have: ``{"tuning": ["head", "lora"]}``.
+        seeds: How many (0, 1, ...), or which; each is the seed of the splits too.
+        out: The comparison's folder: ``results.json``, ``results.csv``, ``results.md`` and the runs.
+        config: A YAML file with settings; those given here win.
+        **settings: Fields of the recipe that are the same for all rows.
+
+    Returns:
+        The content of ``results.json``. ``rows`` has every run that was done, in the order of the grid. ``summary`` has
+        for every row, domain and split the mean accuracy over the seeds, and the paired difference to ``baseline``
+        (the same row with alignment ``none`` where alignment is an axis, else the first row), with 95 % intervals
+        over seeds and test groups (:func:`injerto.statistics.bootstrap.nested_interval`).
+
+    Raises:
+        InjertoError: Where a row's recipe or the data does not fit, or ``out`` holds something else; before the first
+            run starts.
+
+    Example:
+        >>> grid = {"tuning": ["head", "lora"], "lr": [3e-4, 1e-3]}
+        >>> found = injerto.compare("emoji-styles", source="noto", grid=grid, out="rates")  # doctest: +SKIP
+        >>> found["summary"][1]["domains"]["noto"]["splits"]["test"]["gain"]  # doctest: +SKIP
+    """
+    if not isinstance(data, str | PathLike):
+        raise InjertoError("compare reads its data anew for every run: give a path or the name of a sample")
+    if settings.get("backbone") is not None and not isinstance(settings["backbone"], str | PathLike):
+        raise InjertoError("compare tells rows apart by their settings: give the name or the folder of a backbone")
+    if settings.get("seed") is not None:
+        raise InjertoError("a comparison has several seeds: give --seeds in place of --seed")
+    given = _settings(config, grid, {**settings, "source": source, "target": target})
+    axes, numbers, folder = check_grid(grid, given), list_seeds(seeds), Path(out)
+    planned, fairness = plan_rows(str(data), axes, numbers, given)
+    runs = folder / "runs"
+    _check_folder(folder)
+    _check_records(runs, planned)
+    order = sorted(planned, key=lambda one: numbers.index(one.seed))
+    missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
+    if missing:
+        _check_needs(missing)
+    from injerto.compute.machine import machine
+
+    about = {
+        "data": str(data),
+        "source": given.pop("source", []),
+        "target": given.pop("target", []),
+        "grid": {axis: list({text_of(one.axes[axis]): one.axes[axis] for one in planned}.values()) for axis in axes},
+        "settings": given,
+        "seeds": numbers,
+        "fairness": fairness,
+    }
+    named = {name: about[name] for name in ("source", "target")} | given
+    about["command"] = command_of(str(data), about["grid"], numbers, named, str(out))
+    about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
+    results = Results(folder, about, planned)
+    try:
+        return _work(results, order, missing, runs)
+    except KeyboardInterrupt:
+        note("\ninterrupted; the same comparison goes on where it stopped")
+        raise
+
+
+def _work(results: Results, order: Sequence[Planned], missing: Sequence[Planned], runs: Path) -> dict[str, Any]:
+    """Take in what is there, do what is missing; the results are up to date after every run."""
+    seconds: dict[str, list[float]] = {}
+
+    def take_in(one: Planned, spent: float | None = None) -> None:
+        _take_in(results, one, runs)
+        row = results.row(one)
+        if row and row["status"] == "ok":
+            seconds.setdefault(one.label, []).append(row["seconds"] if spent is None else spent)
+
+    for one in order:
+        take_in(one)
+    content = results.write()
+    if len(missing) < len(order):
+        note(f"{len(order) - len(missing)} of {len(order)} rows are finished already")
+    for line in content["fairness"] if missing else ():
+        note(line)
+    for done, one in enumerate(missing):
+        place = len(order) - len(missing) + done + 1
+        note(f"row {place} of {len(order)}: {one.label} seed {one.seed}{_left(missing[done:], seconds)}")
+        begun = time.monotonic()
+        _run(one, runs)
+        take_in(one, time.monotonic() - begun)
+        content = results.write()
+    return content
+
+
+def _settings(
+    config: str | PathLike[str] | None, grid: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is the same for all rows, ready for JSON: a file's settings, and over them those given by name."""
+    given = {name: value for name, value in settings.items() if value is not None and value != () and value != []}
+    file = load_recipe(Path(config)) if config else {}
+    dropped = {"data", "seed", "split_seed", "defaults_version", *grid}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):  # what is given wins over the file's
+        if one in given or one in grid:
+            dropped.add(other)
+    merged = {name: value for name, value in file.items() if value is not None and name not in dropped} | given
+    for name, value in merged.items():
+        if isinstance(value, PathLike):
+            merged[name] = str(value)
+        elif isinstance(value, tuple) or (name in SEVERAL and isinstance(value, str)):
+            merged[name] = [value] if isinstance(value, str) else list(value)
+    return merged
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise InjertoError(f"--out {folder} is a file; name a folder")
+    check_writable(folder)
+    foreign = sorted({entry.name for entry in folder.iterdir()} - OWN) if folder.exists() else []
+    if foreign and not (folder / "results.json").exists():
+        raise InjertoError(f"--out {folder} holds '{foreign[0]}', which no comparison wrote; name another folder")
+
+
+def _record(runs: Path, name: str) -> Path:
+    """What is known of a run before and beside its own folder: its recipe as planned, and why it failed."""
+    return runs / f"{name}.json"
+
+
+def _load_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"recipe": dict(record["recipe"]), "failed": record["failed"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InjertoError(f"{path} is damaged; remove it and {path.with_suffix('')}") from None
+
+
+def _check_records(runs: Path, planned: Sequence[Planned]) -> None:
+    """Refuse to mix with runs on other data, or of the same row with other settings."""
+    axes = set(planned[0].axes)
+    wanted = {one.name: one.recipe.model_dump(mode="json") for one in planned}
+    some = planned[0].recipe.model_dump(mode="json")
+    for name in wanted:
+        if (runs / name / "recipe.yaml").exists() and not _record(runs, name).exists():
+            raise InjertoError(f"{_record(runs, name)} is missing: remove {runs / name} to do the run again")
+    for path in sorted(runs.glob("*.json")):
+        before = _load_record(path)["recipe"]
+        name = path.name.removesuffix(".json")
+        fields = Recipe.model_fields if name in wanted else ("data", "source", "target")
+        now = wanted.get(name, some)
+        different = [f for f in fields if before.get(f) != now[f] and (name in wanted or f not in axes)]
+        if different:
+            words = ", ".join(
+                f"{field} (was {text_of(before.get(field))}, now {text_of(now[field])})" for field in different[:3]
+            )
+            raise InjertoError(
+                f"--out {runs.parent}: {path.stem} was done with other settings: {words}; repeat them, or name "
+                "another folder"
+            )
+
+
+def _check_needs(planned: Sequence[Planned]) -> None:
+    """Refuse domains, alignments and objectives that the data cannot give, before the first run starts."""
+    from injerto.training.settings import check_roles, check_terms
+
+    first = planned[0].recipe
+    extra = dict(target.split("=", 1) for target in first.target if "=" in target)
+    for name, path in extra.items():
+        if not Path(path).exists():
+            raise InjertoError(f"--target {name}={path}: nothing at '{path}'; write NAME=PATH with an existing path")
+    columns = ("input", "label", "domain", "group", "split_column", "split_file")
+    domains = api.load_domains(first.data, **{name: getattr(first, name) for name in columns}, extra=extra)
+    for recipe in {one.label: one.recipe for one in planned}.values():
+        if not recipe.source and len(domains) - len(extra) > 1:
+            raise InjertoError(f"{domains.name} has {len(domains)} domains; say which to learn from with --source")
+        for name in (*recipe.source, *(target.split("=", 1)[0] for target in recipe.target)):
+            domains.named(name)
+        check_terms(recipe)
+        check_roles(recipe, len(recipe.source) or 1, len(recipe.target))
+
+
+def _run(one: Planned, runs: Path) -> None:
+    """Do one run, or go on with it; keep in its record why it failed."""
+    folder, record = runs / one.name, {"recipe": one.recipe.model_dump(mode="json"), "failed": None}
+    if folder.exists() and not (folder / "recipe.yaml").exists():
+        remove_tree(folder)  # killed before it began
+    _write_record(runs, one, record)
+    fields = one.recipe.model_dump(exclude_none=True, exclude={"data"})
+    try:
+        with quiet():
+            api.fit(one.recipe.data, out=folder, resume=True, **fields)
+    except Exception as error:
+        fault = not isinstance(error, InjertoError)
+        if fault and os.environ.get("INJERTO_DEBUG"):
+            traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split() if fault else str(error).split())[:500]
+        warn(f"{one.label} seed {one.seed} failed: {reason}")
+        _write_record(runs, one, record | {"failed": {"reason": reason, "fault": fault}})
+    finally:
+        gc.collect()
+
+
+def _write_record(runs: Path, one: Planned, record: Mapping[str, Any]) -> None:
+    write_text(_record(runs, one.name), json.dumps(record, indent=1) + "\n")
+
+
+def _take_in(results: Results, one: Planned, runs: Path) -> None:
+    """Add a run that is finished (without its checkpoints, which it needs no more) or failed to the results."""
+    folder, record = runs / one.name, _record(runs, one.name)
+    if (folder / "metrics.json").exists():
+        remove_tree(folder / "checkpoints")
+        results.add(one, folder, None)
+    elif record.exists() and (failed := _load_record(record)["failed"]):
+        results.add(one, folder, failed)
+
+
+def _left(rest: Iterable[Planned], seconds: Mapping[str, Sequence[float]]) -> str:
+    """How long the rest takes, from runs of the same row where there are any."""
+    if not seconds:
+        return ""
+    usual = float(np.mean([np.mean(own) for own in seconds.values()]))
+    total = sum(float(np.mean(seconds[one.label])) if one.label in seconds else usual for one in rest)
+    return f", {format_seconds(total)} left"
+
+
+def exit_code(content: Mapping[str, Any]) -> int:
+    """0 where every run is finished, 2 where the user can mend all that failed, else 1.
+
+    Args:
+        content: Of ``results.json``.
+    """
+    failed = [row["fault"] for row in content["rows"] if row["status"] == "failed"]
+    return 0 if not failed else 1 if any(failed) else 2

@@ -1,0 +1,299 @@
+"""The rows of a comparison: the grammar of its axes, one recipe for every row and seed, and what keeps them fair."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from os import PathLike
+from typing import Any
+
+from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.files import sha256
+from injerto.recipe.recipe import NECK, Recipe, make_recipe
+
+NO_AXIS = {
+    "data": "compare reads one data set; call it once for each",
+    "seed": "give --seeds",
+    "task": "compare measures classifiers",
+    "defaults_version": "it is the table's, not the user's",
+}
+"""Fields of a recipe that cannot be an axis, and why."""
+SEVERAL = ("source", "target", "track")
+"""Fields that hold several names; as values of an axis they have / between them."""
+LONGEST = 100
+"""Characters of the readable part of a run's name."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run that is to be done.
+
+    Attributes:
+        axes: Its value on every axis, as its recipe has it.
+        recipe: What it is fitted with; fields left at None take the table's default.
+        name: Of its folder; no two runs share one.
+    """
+
+    axes: Mapping[str, Any]
+    recipe: Recipe
+    name: str
+
+    @property
+    def label(self) -> str:
+        """The row as people read it: ``tuning=lora alignment=mmd``."""
+        return label_of(self.axes)
+
+    @property
+    def seed(self) -> int:
+        """Its seed, of the splits too."""
+        return self.recipe.seed
+
+
+def label_of(axes: Mapping[str, Any]) -> str:
+    """A row as people read it.
+
+    Args:
+        axes: Axis to value.
+    """
+    return " ".join(f"{axis}={text_of(value)}" for axis, value in axes.items())
+
+
+def text_of(value: Any) -> str:
+    """A setting's value as text.
+
+    Args:
+        value: Of a recipe's field.
+    """
+    if isinstance(value, list | tuple):
+        return "/".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)
+
+
+def split_values(text: str, axis: str) -> list[str]:
+    """``none,mmd(kernel=rbf,stages=5/6):0.5`` -> its two values; commas inside parentheses do not split.
+
+    Args:
+        text: Values with commas between them.
+        axis: Its name, for messages.
+
+    Raises:
+        InjertoError: Where a value is empty or a parenthesis is not closed.
+    """
+    values, depth = [""], 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth < 0:
+            break
+        if letter == "," and not depth:
+            values.append("")
+        else:
+            values[-1] += letter
+    if depth:
+        raise InjertoError(f"--grid {axis}={text}: a parenthesis is open; write for example mmd(stages=5/6)")
+    values = [value.strip() for value in values]
+    if not all(values):
+        raise InjertoError(f"--grid {axis}={text}: a value is empty; write {axis}=a,b")
+    return values
+
+
+def parse_grid(items: Sequence[str]) -> dict[str, list[str]]:
+    """Read the axes of the command line.
+
+    Args:
+        items: Each ``axis=a,b``.
+
+    Returns:
+        Axis to its values as written.
+
+    Raises:
+        InjertoError: Where an axis is not of that form, there twice, or has an empty value.
+    """
+    grid: dict[str, list[str]] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        axis = name.strip().replace("-", "_")
+        if not (axis and equals):
+            raise InjertoError(f"--grid '{item}' cannot be read; write axis=a,b, for example tuning=head,lora")
+        if axis in grid:
+            raise InjertoError(f"--grid names {name.strip()} twice; write all its values once: {name.strip()}=a,b,c")
+        grid[axis] = split_values(text, name.strip())
+    return grid
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """``5`` for five seeds, or the seeds themselves with commas between them.
+
+    Args:
+        text: As the user wrote it.
+
+    Raises:
+        InjertoError: Where it is neither.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InjertoError(f"--seeds '{text}' must be a number of seeds, such as 5, or seeds such as 0,2,7")
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
+
+
+def list_seeds(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds of a comparison.
+
+    Args:
+        seeds: How many (0, 1, ...), or which.
+
+    Raises:
+        InjertoError: Where there is none, or one is there twice.
+    """
+    found = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not found:
+        raise InjertoError("--seeds must be 1 or more")
+    if len(set(found)) < len(found):
+        raise InjertoError("--seeds names a seed twice; name each once")
+    return found
+
+
+def check_grid(grid: Mapping[str, Sequence[Any] | str], settings: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The axes with their values.
+
+    Args:
+        grid: Axis to values (or to their text).
+        settings: What is the same for all rows.
+
+    Raises:
+        InjertoError: Where an axis is unknown, has no value, or is a setting too.
+    """
+    if not grid:
+        raise InjertoError("nothing to compare: give an axis, for example --grid tuning=head,lora")
+    known = [name for name in Recipe.model_fields if name not in NO_AXIS]
+    checked = {}
+    for axis, values in grid.items():
+        flag = axis.replace("_", "-")
+        if axis in NO_AXIS:
+            raise InjertoError(f"--grid {flag}: {flag} is no axis; {NO_AXIS[axis]}")
+        if axis not in known:
+            raise InjertoError(f"--grid {flag}: unknown axis; {suggest(axis, known)}")
+        if settings.get(axis) not in (None, ()):
+            raise InjertoError(f"--{flag} is given as a flag and as an axis of --grid; choose one")
+        checked[axis] = [
+            value.split("/") if axis in SEVERAL and isinstance(value, str) and "=" not in value else value
+            for value in (split_values(values, flag) if isinstance(values, str) else map(_plain, values))
+        ]
+        if not checked[axis]:
+            raise InjertoError(f"--grid {flag} has no value; write {flag}=a,b")
+    return checked
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, PathLike) else value
+
+
+def plan_rows(
+    data: str, grid: Mapping[str, Sequence[Any] | str], seeds: Sequence[int], settings: Mapping[str, Any]
+) -> tuple[list[Planned], list[str]]:
+    """Every run of a comparison, rows in the order of the axes, the seeds of a row together.
+
+    Rows are comparable: where a row is aligned or averaged by SWAD, all keep their last step; where a row with tuning
+    ``head`` is aligned, all rows with tuning ``head`` get the neck that the alignment needs. A ``select`` or ``neck``
+    that is given, as a setting or an axis, stays.
+
+    Args:
+        data: What is compared on.
+        grid: Axis to values.
+        seeds: Of every row.
+        settings: Fields of the recipe that are the same for all rows.
+
+    Returns:
+        The runs, and in words what was done to make them comparable.
+
+    Raises:
+        InjertoError: Where a row's recipe is not valid, or two rows are the same.
+    """
+    axes = check_grid(grid, settings)
+    rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    recipes = [_recipe(data, settings, row, {}) for row in rows]
+    extra, words = _fair(recipes, {*axes, *(name for name, value in settings.items() if value is not None)})
+    planned, seen = [], set()
+    for row, plain, more in zip(rows, recipes, extra, strict=True):
+        own = {axis: plain.model_dump(mode="json")[axis] for axis in axes}
+        if (key := json.dumps(own)) in seen:
+            raise InjertoError(f"--grid gives the row {label_of(own)} twice; name each value once")
+        seen.add(key)
+        slug = slug_of(own)
+        for seed in seeds:
+            recipe = _recipe(data, settings, row, {**more, "seed": seed})
+            planned.append(Planned(own, recipe, f"{slug}-{seed}"))
+    return planned, words
+
+
+def _recipe(data: str, settings: Mapping[str, Any], row: Mapping[str, Any], more: Mapping[str, Any]) -> Recipe:
+    fields = {**settings, **row, **more}
+    try:
+        recipe = make_recipe(data=data, **fields)
+    except InjertoError as error:
+        raise InjertoError(f"row {label_of(row)}: {error}") from None
+    if recipe.task != "classification":
+        raise InjertoError(f"--task {recipe.task}: compare measures classifiers; leave --task out")
+    return recipe
+
+
+def _fair(recipes: Sequence[Recipe], given: set[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What every row's recipe needs besides, so that rows differ in their axes only."""
+    extra: list[dict[str, Any]] = [{} for _ in recipes]
+    words = []
+    if "select" not in given and any(recipe.alignment_terms or recipe.average == "swad" for recipe in recipes):
+        extra = [{"select": "last"} for _ in recipes]
+        words.append("every row keeps its last step, as aligned and SWAD rows do")
+    heads = [recipe.tuning_spec.kind == "head" for recipe in recipes]
+    aligned = any(head and recipe.alignment_terms for head, recipe in zip(heads, recipes, strict=True))
+    if "neck" not in given and aligned:
+        extra = [own | {"neck": str(NECK)} if head else own for head, own in zip(heads, extra, strict=True)]
+        words.append(f"every row with tuning head has a neck of {NECK}, for a frozen embedding cannot be aligned")
+    return extra, words
+
+
+def slug_of(axes: Mapping[str, Any]) -> str:
+    """A row as a file name; rows that differ have names that differ.
+
+    Args:
+        axes: Axis to value.
+    """
+    plain, exact = [], True
+    for axis, value in axes.items():
+        text = text_of(value)
+        exact = exact and isinstance(value, str | int | float) and not re.search(r"[^a-z0-9.+:-]", text)
+        plain.append(f"{axis.replace('_', '-')}={re.sub(r'[^A-Za-z0-9.+-]', '_', text)}")
+    slug = ",".join(plain)
+    if exact and len(slug) <= LONGEST:
+        return slug
+    return f"{slug[:LONGEST]},{sha256(json.dumps(dict(axes), sort_keys=True))[:8]}"
+
+
+def command_of(
+    data: str, grid: Mapping[str, Iterable[Any]], seeds: Sequence[int], settings: Mapping[str, Any], out: str
+) -> str:
+    """The comparison as a user would type it.
+
+    Args:
+        data: What is compared on.
+        grid: Axis to values.
+        seeds: Of every row.
+        settings: What is the same for all rows.
+        out: The folder.
+    """
+    words = ["injerto", "compare", data]
+    for name, value in settings.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif value is not None:
+            for item in value if isinstance(value, list | tuple) else [value]:
+                words += [flag, str(item)]
+    for axis, values in grid.items():
+        words += ["--grid", f"{axis.replace('_', '-')}={','.join(map(text_of, values))}"]
+    counted = list(seeds) == list(range(len(seeds)))
+    words += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds)), "--out", out]
+    return shlex.join(words)

@@ -1,0 +1,86 @@
+"""What is kept of what frozen stages compute, and how long the run will take; both stand in the compute plan."""
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from injerto.basics.progress import format_bytes
+from injerto.compute.cuts import Cut, make_cut
+from injerto.compute.features import room_for
+from injerto.compute.inference import Embedder
+from injerto.domains.preprocessing import TextPreprocessing
+from injerto.domains.texts import tokenize
+from injerto.training.stepplan import count_steps
+from injerto.tuning.base import Span
+
+if TYPE_CHECKING:
+    from injerto.training.prepare import Prepared
+
+WORTH = 1.5
+"""How often a value must be used for keeping it to pay."""
+
+
+def plan_caches(prepared: "Prepared") -> None:
+    """Decide what is cached and how long the run will take; put both into the plan.
+
+    Args:
+        prepared: Its spans, cuts and plan are filled in.
+    """
+    recipe, backbone = prepared.recipe, prepared.backbone
+    assert recipe.batch_size is not None
+    train = sum(len(stream.part) for stream in prepared.streams.values() if not stream.target)
+    added = [len(stream.part) for stream in prepared.streams.values() if stream.target]
+    vals = sum(len(part) for part in prepared.parts("val").values())
+    reported = sum(len(part) for sides in prepared.reported().values() for part in sides.values())
+    prepared.spans = prepared.tuned.spans(count_steps(train, recipe.batch_size, recipe.steps, recipe.epochs))
+    each = Embedder(backbone, prepared.plan).seconds_per_input()
+    texts, seconds = [], 0.0
+    for span in prepared.spans:
+        drawn = (span.stop - span.first) * recipe.batch_size
+        used = drawn * (1 + len(added))
+        pairs = round(sum(size * min(recipe.views or 1, drawn / max(size, 1)) for size in (train, *added)))
+        epochs = drawn / max(train, 1)
+        count = pairs + (reported if span is prepared.spans[-1] else vals)
+        cut, text = _plan_cache(prepared, span, used / max(pairs, 1), count)
+        texts.append(text)
+        evaluated = vals * math.ceil(epochs) + (reported if span is prepared.spans[-1] else 0)
+        moving = 1 - span.frozen / len(backbone.stages)
+        if cut is None:
+            seconds += each * (used * (2 + 2 * moving if moving else 1) + evaluated)
+            continue
+        prepared.cuts[span.frozen] = cut
+        below = each if cut.suffix is None else Embedder(backbone, prepared.plan, cut).seconds_per_input()
+        seconds += below * count + max(0.0, each - below) * (3 * used + evaluated)
+    prepared.plan = replace(prepared.plan, cache="; then ".join(dict.fromkeys(texts)), seconds=seconds)
+
+
+def _plan_cache(prepared: "Prepared", span: Span, uses: float, count: int) -> tuple[Cut | None, str]:
+    """Where the frozen stages of some steps end, if what they compute is to be kept; and what the plan says of it."""
+    recipe, backbone = prepared.recipe, prepared.backbone
+    embeddings = span.frozen >= len(backbone.stages)
+    if not span.frozen:
+        return None, f"nothing (--tuning {recipe.tuning} freezes no stage)"
+    if not recipe.views:
+        return None, "nothing (every epoch augments anew; --views 4 keeps four versions)"
+    if not embeddings and uses < WORTH:
+        return None, f"nothing (no example is used {WORTH} times in the same version)"
+    cut = make_cut(backbone, span.frozen)
+    if cut is None:
+        return None, f"nothing ({backbone.spec} can't be cut below stage {span.frozen})"
+    what = "embeddings" if embeddings else f"stages 0-{span.frozen - 1}" if span.frozen > 1 else "stage 0"
+    rows = count * (_mean_tokens(prepared) if cut.ragged else 1)
+    reason = room_for(round(rows), cut.width)
+    if reason and not embeddings:
+        return None, f"nothing ({what} of {count} inputs: {reason})"
+    size = format_bytes(round(rows) * cut.width * 4)
+    return cut, f"{what} of {count} inputs ({size}{f', in memory only: {reason}' if reason else ''})"
+
+
+def _mean_tokens(prepared: "Prepared") -> float:
+    """Tokens of a train example, from up to 256 of them."""
+    size = prepared.backbone.preprocessing
+    assert isinstance(size, TextPreprocessing)
+    texts = [str(text) for part in prepared.parts("train").values() for text in part.inputs[:256]][:256]
+    return float(np.mean([len(row) for row in tokenize(texts, size)]))

@@ -1,0 +1,190 @@
+"""Did an alignment do what it is for? The domains' distance before and after, seen by judges that had no part in it."""
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+
+from injerto.basics.files import sha256
+from injerto.basics.progress import note
+from injerto.domains.domain import Domain
+from injerto.statistics.labelshift import estimate_label_shift
+from injerto.statistics.mmd import permutation_test
+from injerto.tasks.probe import fit_probe
+from injerto.training.watch import Watch
+
+HELD_OUT = 300
+"""Held-out examples of each domain, at most."""
+LEAST = 10
+"""Held-out examples of each domain below which nothing is measured."""
+PERMUTATIONS = 200
+
+Embeddings = Mapping[str, np.ndarray]
+
+
+class Health:
+    """Looks at held-out embeddings of every domain in the run, before and after; no label of a target is used."""
+
+    def __init__(self, parts: Mapping[str, Domain], seed: int) -> None:
+        """Choose who is looked at.
+
+        Args:
+            parts: Held-out examples of every domain that is trained on.
+            seed: The run's seed.
+        """
+        self.parts = {name: part.subset(range(min(HELD_OUT, len(part)))) for name, part in parts.items()}
+        self.seed = seed
+        self.enough = len(parts) > 1 and min(map(len, self.parts.values())) >= LEAST
+
+    def measure(self, embeddings: Embeddings) -> dict[str, Any] | None:
+        """The distance of every pair of domains, and how well a fresh probe tells all of them apart.
+
+        Args:
+            embeddings: Of the held-out examples, (n, D) by domain.
+
+        Returns:
+            ``mmd``: for each pair the unbiased MMD^2 and its permutation p-value; ``probe``: the balanced accuracy of a
+            probe fitted on one half of the examples and tested on the other; None where there are too few.
+        """
+        if not self.enough:
+            return None
+        pairs = []
+        for one, other in combinations(embeddings, 2):
+            x, y = (torch.from_numpy(np.ascontiguousarray(embeddings[name], np.float32)) for name in (one, other))
+            value, p = permutation_test(x, y, draws=PERMUTATIONS, seed=self.seed)
+            pairs.append({"domains": [one, other], "value": value, "p": p})
+        return {"mmd": pairs, "probe": self._probe(embeddings)}
+
+    def _probe(self, embeddings: Embeddings) -> float:
+        values = np.concatenate(list(embeddings.values())).astype(np.float32)
+        domain = np.concatenate([np.full(len(part), index) for index, part in enumerate(embeddings.values())])
+        groups = [group for name in embeddings for group in self.parts[name].groups]  # a group is on one side
+        fitted = np.asarray([int(sha256(self.seed, "probe", group)[:8], 16) % 2 == 0 for group in groups])
+        count = len(embeddings)
+        if any((fitted & (domain == k)).sum() < 2 or (~fitted & (domain == k)).sum() < 1 for k in range(count)):
+            fitted = np.arange(len(values)) % 2 == 0
+        found = fit_probe(values[fitted], domain[fitted], [], count, True).logits(values[~fitted]).argmax(1)
+        truth = domain[~fitted]
+        return float(np.mean([(found[truth == k] == k).mean() for k in range(count)]))
+
+
+def report(
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+    seen: Mapping[str, float],
+    shift: dict[str, float],
+    domains: int,
+) -> dict[str, Any]:
+    """The block ``alignment`` of ``metrics.json``.
+
+    Args:
+        before: From :meth:`Health.measure`, on the pretrained embeddings.
+        after: On those of the finished model.
+        seen: What the last watched step showed.
+        shift: Estimated label shift of each target.
+        domains: Number of domains that are trained on.
+    """
+    result: dict[str, Any] = {"last_step": dict(seen), "label_shift": shift}
+    if before and after:
+        result["probe"] = {"before": before["probe"], "after": after["probe"], "chance": 1 / domains}
+        result["mmd"] = [
+            {
+                "domains": old["domains"],
+                "before": {"value": old["value"], "p": old["p"]},
+                "after": {"value": new["value"], "p": new["p"]},
+            }
+            for old, new in zip(before["mmd"], after["mmd"], strict=True)
+        ]
+    return result
+
+
+def label_shift(
+    logits: Callable[[str, str], tuple[np.ndarray, np.ndarray]],
+    sources: tuple[str, ...],
+    targets: tuple[str, ...],
+    classes: int,
+) -> dict[str, float]:
+    """Estimated total variation between the classes' frequencies in the sources and in each target, by target.
+
+    Args:
+        logits: Of one domain and split the logits (n, C) and labels (n,).
+        sources: Names of the sources.
+        targets: Names of the targets.
+        classes: Number of classes.
+    """
+    found = [logits(name, "val") for name in sources]
+    guessed = np.concatenate([values.argmax(1) for values, _ in found]) if found else np.zeros(0, np.int64)
+    labels = np.concatenate([truth for _, truth in found]) if found else np.zeros(0, np.int64)
+    result = {}
+    for name in targets:
+        values, _ = logits(name, "train")
+        if len(labels) >= LEAST and len(values) >= LEAST:
+            result[name] = estimate_label_shift(guessed, labels, values.argmax(1), classes)[2]
+    return result
+
+
+LARGE_SHIFT = 0.25
+NEAR = 0.1
+FALL = 0.05
+
+
+def warn_about(block: dict[str, Any], terms: Mapping[str, float], watch: Watch, best: float, last: float) -> None:
+    """Say in plain words what the numbers mean where they mean trouble.
+
+    Args:
+        block: From :func:`report`.
+        terms: Names of the alignments, with the weight of each.
+        watch: Says each warning once.
+        best: Best accuracy on source val during the run.
+        last: The last one.
+    """
+    seen, probe = block["last_step"], block.get("probe")
+    for name in terms:
+        accuracy, chance = seen.get(f"{name}/discriminator"), seen.get(f"{name}/chance", 1.0)
+        if accuracy is None or probe is None:
+            continue
+        tells = probe["after"] - probe["chance"]
+        if accuracy < chance + NEAR and tells > 0.5 * (1 - probe["chance"]):
+            watch.say(
+                f"dead adversary {name}",
+                f"{name}: its discriminator is at chance ({100 * accuracy:.0f} %), yet a fresh probe still tells the "
+                f"domains apart ({100 * probe['after']:.0f} %): the adversary is weak, the embedding is not blind; use "
+                f"more --steps, a higher --head-lr or a lower weight ({name}:{terms[name] / 2:g})",
+            )
+    shifted = {name: value for name, value in block["label_shift"].items() if value > LARGE_SHIFT}
+    matching = [name for name in terms if name in ("mmd", "coral", "dann")]
+    for name, value in shifted.items():
+        if matching:
+            watch.say(
+                f"label shift {name}",
+                f"the classes of target '{name}' seem to be distributed differently (estimated shift {value:.2f} of 1):"
+                f" {', '.join(matching)} would then pull different classes together; lmmd, cdan or mcc assume less",
+            )
+    if best - last > FALL:
+        watch.say(
+            "negative transfer",
+            f"accuracy on source val fell from {100 * best:.0f} % to {100 * last:.0f} % during the alignment: it costs "
+            "what the model knew; lower its weight or use a smaller --tuning",
+        )
+    note(describe(block))
+
+
+def describe(block: dict[str, Any]) -> str:
+    """One line for people.
+
+    Args:
+        block: From :func:`report`.
+    """
+    words = []
+    if "probe" in block:
+        probe = block["probe"]
+        words.append(
+            f"a fresh probe tells the domains apart {100 * probe['before']:.0f} % -> {100 * probe['after']:.0f} % "
+            f"(chance {100 * probe['chance']:.0f} %)"
+        )
+        old, new = (float(np.mean([pair[when]["value"] for pair in block["mmd"]])) for when in ("before", "after"))
+        largest = max(pair["after"]["p"] for pair in block["mmd"])
+        words.append(f"MMD^2 {old:.3f} -> {new:.3f} (p {largest:.3f})")
+    return "alignment: " + (", ".join(words) or "too few held-out examples to measure")

@@ -1,0 +1,172 @@
+"""How the labelled losses of several sources become one: their mean, or one that looks at the worst or the spread."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from injerto.basics.errors import InjertoError, suggest
+from injerto.recipe.grammar import AlignmentTerm, parse_alignment
+from injerto.recipe.options import Option, read_options
+
+
+class Erm(nn.Module):
+    """Empirical risk minimization: the mean over the labelled examples."""
+
+    options: dict[str, Option] = {}
+
+    def forward(self, each: Tensor, logits: Tensor, labels: Tensor, domain: Tensor, known: Tensor, p: float) -> Tensor:
+        """One loss of many.
+
+        Args:
+            each: Loss of each labelled example, (n,).
+            logits: Of all examples, (B, C).
+            labels: Class indices (B,), or soft (B, C).
+            domain: Index of each example's domain, (B,).
+            known: Which examples are labelled, (B,).
+            p: Share of the run that is done.
+
+        Returns:
+            A scalar.
+        """
+        return each.sum() / known.sum().clamp_min(1)
+
+
+class _ByDomain(Erm):
+    """Base of those that look at each source's mean loss."""
+
+    def _means(self, each: Tensor, domain: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the domains that are there, and their mean losses."""
+        names, place = domain.unique(return_inverse=True)
+        sums = torch.zeros(len(names), device=each.device).index_add(0, place, each)
+        return names, sums / torch.bincount(place)
+
+
+class GroupDro(_ByDomain):
+    """Group distributionally robust optimization (Sagawa et al., ICLR 2020, algorithm 1): the worst source weighs most.
+
+    Use it: where one source is small or hard and must not be left behind. Not: where a source's labels are noisy, for
+    it then learns the noise.
+    """
+
+    options = {"eta": Option(0.1, 1e-6, 10.0)}
+    weights: Tensor
+
+    def __init__(self, domains: int, eta: float) -> None:
+        """Start with equal weights.
+
+        Args:
+            domains: Number of domains.
+            eta: Step size of the weights.
+        """
+        super().__init__()
+        self.eta = eta
+        self.register_buffer("weights", torch.full((domains,), 1 / domains))
+
+    def forward(self, each: Tensor, logits: Tensor, labels: Tensor, domain: Tensor, known: Tensor, p: float) -> Tensor:
+        """See :class:`Erm`; the weights take their step first."""
+        names, means = self._means(each, domain[known])
+        with torch.no_grad():
+            self.weights[names] *= (self.eta * means.detach()).exp()
+            self.weights /= self.weights.sum()
+        return (self.weights[names].clone() * means).sum() / self.weights[names].sum()
+
+
+class Vrex(_ByDomain):
+    """Risk extrapolation (Krueger et al., ICML 2021, eq. 8): the mean of the sources' losses plus their variance.
+
+    The penalty begins after a share ``anneal`` of the run, as the authors do.
+
+    Use it: where the sources differ in how strongly a misleading feature goes with the class. Not: with one source.
+    """
+
+    options = {"penalty": Option(10.0, 0.0, 1e5), "anneal": Option(0.2, 0.0, 1.0)}
+
+    def __init__(self, domains: int, penalty: float, anneal: float) -> None:
+        """Keep the settings.
+
+        Args:
+            domains: Not used.
+            penalty: Weight of the variance.
+            anneal: Share of the run without it.
+        """
+        super().__init__()
+        self.penalty, self.anneal = penalty, anneal
+
+    def forward(self, each: Tensor, logits: Tensor, labels: Tensor, domain: Tensor, known: Tensor, p: float) -> Tensor:
+        """See :class:`Erm`."""
+        _, means = self._means(each, domain[known])
+        penalty = self.penalty if p >= self.anneal else 0.0
+        loss = means.mean() + penalty * means.var(correction=0)
+        return loss / max(1.0, penalty)
+
+
+class Irm(_ByDomain):
+    """Invariant risk minimization, IRMv1 (Arjovsky et al. 2019, section 3.1): one head must suit every source best.
+
+    The squared gradient of each source's loss by a scale of 1 on the logits, estimated without bias from two halves of
+    its examples (section 3.2 and appendix D). The penalty begins after a share ``anneal`` of the run.
+
+    Use it: as ``vrex``. Not: with one source, or few examples of each in a step.
+    """
+
+    options = {"penalty": Option(100.0, 0.0, 1e6), "anneal": Option(0.2, 0.0, 1.0)}
+
+    def __init__(self, domains: int, penalty: float, anneal: float) -> None:
+        """Keep the settings.
+
+        Args:
+            domains: Not used.
+            penalty: Weight of the squared gradient.
+            anneal: Share of the run without it.
+        """
+        super().__init__()
+        self.penalty, self.anneal = penalty, anneal
+
+    def forward(self, each: Tensor, logits: Tensor, labels: Tensor, domain: Tensor, known: Tensor, p: float) -> Tensor:
+        """See :class:`Erm`."""
+        names, means = self._means(each, domain[known])
+        if p < self.anneal or self.penalty == 0:
+            return means.mean()
+        penalties = [
+            self._penalty(logits[known & (domain == name)], labels[known & (domain == name)]) for name in names
+        ]
+        return (means.mean() + self.penalty * torch.stack(penalties).mean()) / max(1.0, self.penalty)
+
+    def _penalty(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The product of the gradients on two halves; the square where there is one example."""
+        scale = torch.ones((), device=logits.device, requires_grad=True)
+        losses = functional.cross_entropy(logits * scale, labels, reduction="none")
+        halves = (losses[0::2], losses[1::2]) if len(losses) > 1 else (losses, losses)
+        one, other = (torch.autograd.grad(half.mean(), scale, create_graph=True)[0] for half in halves)
+        return one * other
+
+
+OBJECTIVES: dict[str, Any] = {"erm": Erm, "group-dro": GroupDro, "vrex": Vrex, "irm": Irm}
+
+
+def read_objective(text: str) -> tuple[AlignmentTerm, dict[str, Any]]:
+    """Read ``erm``, ``group-dro(eta=0.1)``, ``vrex(penalty=10,anneal=0.2)`` or ``irm(...)``.
+
+    Args:
+        text: As the user wrote it.
+
+    Raises:
+        InjertoError: Where it is none of these.
+    """
+    terms = parse_alignment(text)
+    if len(terms) != 1 or terms[0].weight is not None or terms[0].name not in OBJECTIVES:
+        raise InjertoError(f"unknown --objective '{text}'; {suggest(text, list(OBJECTIVES))}")
+    return terms[0], read_options(f"--objective {terms[0].name}", terms[0].options, OBJECTIVES[terms[0].name].options)
+
+
+def make_objective(text: str, domains: int) -> Erm:
+    """Build what ``--objective`` names.
+
+    Args:
+        text: As the user wrote it.
+        domains: Number of domains in a batch.
+    """
+    term, options = read_objective(text)
+    return Erm() if term.name == "erm" else OBJECTIVES[term.name](domains, **options)

@@ -1,0 +1,72 @@
+"""Settings of the second dial that must fit the data and the backbone; checked before compute is spent."""
+
+from injerto.alignment.base import check_needs, find_alignment
+from injerto.backbones.backbone import Backbone
+from injerto.basics.errors import InjertoError
+from injerto.recipe.recipe import Recipe
+from injerto.training.mixing import has_maps
+from injerto.training.robust import read_objective
+
+
+def check_terms(recipe: Recipe) -> None:
+    """Refuse terms that are not there.
+
+    Args:
+        recipe: As the user gave it.
+
+    Raises:
+        InjertoError: Where a name or an option is unknown, or terms exclude each other.
+    """
+    read_objective(recipe.objective)
+    for term in recipe.alignment_terms:
+        kind, _ = find_alignment(term)
+        if "labels" in kind.needs and "mixup" in recipe.mixing:
+            raise InjertoError(f"--alignment {term.name} needs whole labels, and --augment mixup mixes them")
+        moves = recipe.tuning_spec.kind != "head" or recipe.neck != "none"
+        if "gradient" in kind.needs and not moves:
+            raise InjertoError(
+                f"--alignment {term.name}: --tuning head with --neck none leaves no embedding that can move; leave "
+                "--neck out"
+            )
+
+
+def check_roles(recipe: Recipe, sources: int, targets: int) -> None:
+    """Refuse terms whose domains are not there.
+
+    Args:
+        recipe: As the user gave it.
+        sources: Number of sources.
+        targets: Number of targets.
+
+    Raises:
+        InjertoError: Where a term needs a domain more.
+    """
+    check_needs(recipe.alignment_terms, sources, targets)
+    if recipe.objective != "erm" and sources < 2:
+        name = recipe.objective.split("(")[0]
+        raise InjertoError(f"--objective {name} compares sources: it needs two or more --source domains")
+
+
+def check_mixing(recipe: Recipe, backbone: Backbone) -> None:
+    """Refuse to mix what cannot be mixed.
+
+    Args:
+        recipe: Resolved.
+        backbone: The pretrained model.
+
+    Raises:
+        InjertoError: Where mixup meets token ids, or MixStyle a network without feature maps or with frozen ones.
+    """
+    frozen = recipe.tuning_spec.kind == "head"
+    if "mixup" in recipe.mixing and backbone.modality == "text" and not frozen:
+        raise InjertoError("--augment mixup mixes pictures or embeddings, not texts; with texts use --tuning head")
+    if "mixup" in recipe.mixing and recipe.objective.startswith("irm"):
+        raise InjertoError("--objective irm needs whole labels, and --augment mixup mixes them")
+    if "mixstyle" not in recipe.mixing:
+        return
+    if not has_maps(backbone):
+        raise InjertoError(f"--augment mixstyle mixes feature maps, and {backbone.spec} has none; leave it out")
+    if frozen or recipe.tuning_spec.last is not None:
+        raise InjertoError(
+            f"--augment mixstyle acts below what --tuning {recipe.tuning} moves; use --tuning full or lora"
+        )
