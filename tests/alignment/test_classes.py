@@ -55,8 +55,8 @@ def test_supcon_is_the_papers_over_all_labelled_whatever_the_domain() -> None:
     for i in range(6):
         partners = [j for j in range(6) if j != i and labels[j] == labels[i]]
         if partners:
-            below = math.log(sum(math.exp(float(z[i] @ z[j]) / 0.1) for j in range(6) if j != i))
-            losses.append(-sum(float(z[i] @ z[j]) / 0.1 - below for j in partners) / len(partners))
+            below = math.log(sum(math.exp(float((z[i] @ z[j]).detach()) / 0.1) for j in range(6) if j != i))
+            losses.append(-sum(float((z[i] @ z[j]).detach()) / 0.1 - below for j in partners) / len(partners))
     assert len(losses) == 5  # class 2 has no partner
     value = build("supcon:1")(outputs, 0.0)
     assert float(value) == pytest.approx(sum(losses) / 5, rel=1e-5)
@@ -73,15 +73,18 @@ def test_supcon_without_partners_is_zero() -> None:
 
 
 def test_confident_guesses_on_the_first_view_teach_the_second() -> None:
-    logits = torch.tensor(
-        [[9.0, 0, 0], [5.0, 0, 0], [0.3, 0, 0], [0, 6.0, 0], [1.0, 2, 3], [0, 1.0, 0], [2.0, 0, 1]], requires_grad=True
-    )
-    outputs = step(logits, [0, 1, 1, 1, 1, 1, 1], [0] + [-1] * 6, [PLAIN, *[PLAIN] * 3, *[SECOND] * 3])
-    value = build("self-training:2")(outputs, 0.4)
+    first = torch.tensor([[9.0, 0, 0], [0, 3.0, 0], [5.0, 0, 0], [0.3, 0, 0], [0, 6.0, 0]])
+    logits = torch.cat([first, torch.tensor([[1.0, 2, 3], [0, 1.0, 0], [2.0, 0, 1]])]).requires_grad_()
+    outputs = step(logits, [0, 0, *[1] * 6], [0, 1] + [-1] * 6, [*[PLAIN] * 5, *[SECOND] * 3])
+    source, target = (first[rows].softmax(1) for rows in (slice(0, 2), slice(2, 5)))
+    scaled = target * source.mean(0) / target.mean(0)  # AdaMatch: as frequent as on the source
+    scaled = scaled / scaled.sum(1, keepdim=True)
+    sure = scaled.max(1).values >= 0.9 * source.max(1).values.mean()
+    assert sure.tolist() == [True, False, True] and scaled.argmax(1).tolist() == [0, 0, 1]
     logs = logits.log_softmax(1)
-    expected = -(logs[4, 0] + logs[6, 1]) / 3  # the second of three is not sure enough
-    torch.testing.assert_close(value, 2 * ramp(0.4) * expected)
+    value = build("self-training:2")(outputs, 0.4)
+    torch.testing.assert_close(value, 2 * ramp(0.4) * -(logs[5, 0] + logs[7, 1]) / 3)
     value.backward()
-    assert logits.grad[:4].abs().sum() == 0  # the guess is no teacher of itself
-    assert logits.grad[5].abs().sum() == 0
+    assert logits.grad[:5].abs().sum() == 0  # the guess is no teacher of itself
+    assert logits.grad[6].abs().sum() == 0
     assert build("self-training").health(outputs)["confident"] == pytest.approx(2 / 3)

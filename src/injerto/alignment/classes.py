@@ -49,11 +49,14 @@ class Mcc(Alignment):
 class SelfTraining(Alignment):
     """Confident guesses on one view of a target example are the labels of a second, stronger view.
 
-    FixMatch's loss (Sohn et al., NeurIPS 2020, eq. 4) on unlabelled targets, ramped; the mean over all target examples,
-    so that few confident ones weigh little.
+    FixMatch's loss (Sohn et al., NeurIPS 2020, eq. 4) in AdaMatch's form for two domains (Berthelot et al., ICLR 2022,
+    section 3.3): the step's guesses are rescaled so that the classes are on average as frequent as among the guesses on
+    the source, and a guess counts where its confidence reaches ``threshold`` times the source's mean confidence. The
+    mean over all target examples, ramped.
 
-    Use it: where the plain model is right about most of what it is sure of. Not: under a large shift from the start,
-    for it then learns its own mistakes.
+    Use it: where the plain model is right about most of what it is sure of, or after a distance has brought the domains
+    together (``mmd+self-training``). Not: under a large shift from the start, for it then learns its own mistakes; nor
+    where class frequencies differ much.
     """
 
     needs = frozenset({"target", "views"})
@@ -77,17 +80,23 @@ class SelfTraining(Alignment):
             outputs: The step's, with second views of the targets.
             p: Not used.
         """
-        logits, sure, guess = self._pairs(outputs)
-        if not len(logits):
+        second = outputs.logits[outputs.view == SECOND]
+        if not len(second):
             return outputs.logits.sum() * 0
-        return (functional.cross_entropy(logits, guess, reduction="none") * (sure >= self.threshold)).mean()
+        guess, sure = self._guesses(outputs)
+        return (functional.cross_entropy(second, guess, reduction="none") * sure).mean()
 
-    def _pairs(self, outputs: StepOutputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the second views, and of the same examples' first views the confidence and the guess."""
-        second = outputs.view == SECOND
-        first = (outputs.view == PLAIN) & torch.isin(outputs.domain, outputs.domain[second].unique())
-        sure, guess = outputs.logits[first].detach().softmax(1).max(1)
-        return outputs.logits[second], sure, guess
+    @torch.no_grad()
+    def _guesses(self, outputs: StepOutputs) -> tuple[Tensor, Tensor]:
+        """The guess on each target example's first view, and whether it is sure enough."""
+        target = torch.isin(outputs.domain, outputs.domain[outputs.view == SECOND].unique())
+        guess = outputs.logits[(outputs.view == PLAIN) & target].softmax(1)
+        known = outputs.logits[(outputs.view == PLAIN) & ~target].softmax(1)
+        if not len(known):
+            return guess.argmax(1), guess.max(1).values >= self.threshold
+        guess = guess * known.mean(0) / guess.mean(0).clamp_min(1e-6)
+        sure, classes = (guess / guess.sum(1, keepdim=True)).max(1)
+        return classes, sure >= self.threshold * known.max(1).values.mean()
 
     @torch.no_grad()
     def health(self, outputs: StepOutputs) -> dict[str, float]:
@@ -96,8 +105,8 @@ class SelfTraining(Alignment):
         Args:
             outputs: A step's.
         """
-        _, sure, _ = self._pairs(outputs)
-        return {"confident": float((sure >= self.threshold).float().mean()) if len(sure) else 0.0}
+        _, sure = self._guesses(outputs)
+        return {"confident": float(sure.float().mean()) if len(sure) else 0.0}
 
 
 @register_alignment("supcon")
