@@ -1,0 +1,224 @@
+"""What alignment gains and costs: with a target, over several sources, on pictures and texts.
+
+    python benchmarks/studies/alignment.py emoji WORK
+    python benchmarks/studies/alignment.py emoji-full WORK
+    python benchmarks/studies/alignment.py pacs WORK --data PACS.tar
+    python benchmarks/studies/alignment.py pacs-unseen WORK --data PACS.tar
+    python benchmarks/studies/alignment.py pacs-full WORK --data PACS.tar
+    python benchmarks/studies/alignment.py sentiment WORK
+    python benchmarks/studies/alignment.py reviews WORK --data FDU.jsonl.xz
+
+Every table comes out of `injerto compare`, one comparison per shift, in the folder WORK: a stopped study goes on. Rows
+of a comparison share splits, steps, augmentation, rates and the rule that a step is chosen by (the last). Gains are
+paired differences to `alignment=none` of the same tuning, 95 % intervals over seeds and test groups. "Labelled target"
+is the same tuning and steps trained on the target's own labels: what a perfect adaptation might reach.
+
+Writes `alignment-<study>.json` and `.md` beside this file.
+"""
+
+import argparse
+import json
+import lzma
+import tarfile
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import injerto
+from injerto.basics.files import sha256, write_text
+from injerto.basics.progress import note
+from injerto.studies.results import gain_text
+
+HERE = Path(__file__).parent
+EMOJI = [("noto", "openmoji-line"), ("fluent-3d", "openmoji-line"), ("openmoji-line", "noto")]
+PACS = ("art_painting", "cartoon", "photo", "sketch")
+SENTIMENT = ("movies", "news", "products", "tweets")
+REVIEWS = ("books", "dvd", "electronics", "kitchen_housewares")
+LITE0 = {"backbone": "packaged:efficientnet-lite0"}
+MINILM = {"backbone": "packaged:minilm-l6"}
+
+
+def shifts(
+    pairs: list[tuple[str, str]], grid: dict[str, list[str]], seeds: int, **settings: Any
+) -> list[dict[str, Any]]:
+    """A comparison per shift, and one per target on its own labels."""
+    found = [
+        {"source": source, "target": target, "grid": grid, "seeds": seeds, "settings": settings}
+        for source, target in pairs
+    ]
+    for target in dict.fromkeys(target for _, target in pairs):
+        own = {"tuning": grid["tuning"]}
+        found.append({"source": target, "target": None, "grid": own, "seeds": seeds, "settings": settings})
+    return found
+
+
+STUDIES: dict[str, list[dict[str, Any]]] = {
+    "emoji": shifts(
+        EMOJI,
+        {
+            "tuning": ["head"],
+            "alignment": [
+                "none", "mmd", "lmmd", "coral", "dann", "cdan", "cdan-e", "mcc", "self-training", "mmd+mcc",
+                "mmd+self-training",
+            ],
+        },
+        5, steps=300, image_size=128, neck="256", select="last", **LITE0,
+    ),
+    "emoji-full": shifts(
+        EMOJI[:1], {"tuning": ["full", "lora"], "alignment": ["none", "mmd", "dann", "mmd+mcc"]}, 3,
+        steps=200, image_size=128, select="last", **LITE0,
+    ),
+    "pacs": shifts(
+        [("photo", name) for name in ("art_painting", "cartoon", "sketch")],
+        {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "mmd", "dann", "mcc"]}, 3,
+        steps=300, image_size=128, select="last", **LITE0,
+    ),
+    "pacs-unseen": [
+        {
+            "source": [name for name in PACS if name != unseen], "target": None, "seeds": 3,
+            "grid": {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "mmd", "coral", "dann", "cdann"]},
+            "settings": {"steps": 300, "image_size": 128, "select": "last", "split_file": "given", **LITE0},
+        }
+        for unseen in PACS
+    ],
+    "pacs-full": shifts(
+        [("photo", "sketch")], {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]}, 3,
+        steps=200, image_size=128, select="last", **LITE0,
+    ),
+    "sentiment": shifts(
+        list(permutations(SENTIMENT, 2)), {"tuning": ["head", "lora", "full"], "alignment": ["none", "mmd", "dann"]},
+        3, steps=150, neck="256", select="last", **MINILM,
+    ),
+    "reviews": shifts(
+        list(permutations(REVIEWS, 2)), {"tuning": ["head", "lora", "full"], "alignment": ["none", "mmd", "dann"]},
+        3, steps=100, neck="256", select="last", max_length=128, **MINILM,
+    ),
+}  # fmt: skip
+
+
+def prepared_data(study: str, work: Path, data: str | None) -> tuple[str, dict[str, str]]:
+    """Path or name of the data, and what the setting `given` stands for."""
+    if study.startswith("emoji"):
+        return "emoji-styles", {}
+    if study == "sentiment":
+        return "sentiment-domains", {}
+    assert data is not None, "this study needs --data"
+    if study == "reviews":
+        path = work / "reviews.jsonl"
+        if not path.exists():
+            with lzma.open(data, "rt", encoding="utf-8") as stream:
+                rows = [entry for line in stream if (entry := json.loads(line))["domain"] in REVIEWS]
+            kept = [{key: entry[key] for key in ("text", "label", "domain", "split")} for entry in rows]
+            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        return str(path), {}
+    splits = work / "pacs-splits.csv"
+    if not splits.exists():
+        write_text(splits, official_splits(Path(data)))
+    return data, {"split_file": str(splits)}
+
+
+def official_splits(tar: Path) -> str:
+    """PACS' own train and crossval lists as `path,split`; the endings are those of the pictures in the archive."""
+    lines = ["path,split"]
+    with tarfile.open(tar) as archive:
+        names = {Path(name).with_suffix("").as_posix().split("pacs/")[-1]: name for name in archive.getnames()}
+        for member in archive.getnames():
+            if not member.endswith("_kfold.txt") or "_test_" in member:
+                continue
+            side = "train" if "_train_" in member else "val"
+            content = archive.extractfile(member)
+            assert content is not None
+            for line in content.read().decode().splitlines():
+                stem = Path(line.split()[0]).with_suffix("").as_posix()
+                lines.append(f"{names[stem].split('pacs/')[-1]},{side}")
+    return "\n".join(lines) + "\n"
+
+
+def go(study: str, work: Path, data: str | None, seeds: int | None) -> list[dict[str, Any]]:
+    """All comparisons; finished runs are read."""
+    found, given = prepared_data(study, work, data)
+    results = []
+    for plan in STUDIES[study]:
+        settings = {
+            key: given.get(key, value) if value == "given" else value for key, value in plan["settings"].items()
+        }
+        target = plan["target"] or ()
+        name = f"{study}-{sha256(plan['source'], target)[:8]}"
+        note(f"{study}: {plan['source']} -> {target or 'no target'}")
+        content = injerto.compare(
+            found, source=plan["source"], target=target, grid=plan["grid"], seeds=seeds or plan["seeds"],
+            out=work / name, threads=1, **settings,
+        )  # fmt: skip
+        results.append({key: value for key, value in content.items() if key != "rows"})
+    return results
+
+
+def ceiling(results: list[dict[str, Any]], target: str, tuning: str) -> float | None:
+    """Accuracy on the target's test split of the same tuning on the target's own labels."""
+    for content in results:
+        if not content["target"] and content["source"] == [target]:
+            for row in content["summary"]:
+                if row["axes"].get("tuning") == tuning:
+                    return float(row["domains"][target]["splits"]["test"]["accuracy"])
+    return None
+
+
+def markdown(study: str, results: list[dict[str, Any]], command: str) -> str:
+    lines = [
+        "Accuracy, mean over seeds; in brackets the paired gain over `alignment none` of the same tuning, points and 95 %",
+        "interval (in round brackets where the interval holds 0). Every column but the source's needed labels of a domain",
+        "that was not learned from: oracle numbers, used for nothing but this table.",
+        "",
+    ]
+    for content in results:
+        if not content["target"] and len(content["source"]) == 1:
+            continue
+        sources, targets = content["source"], content["target"]
+        shown = targets or [name for name in content["summary"][0]["domains"] if name not in sources]
+        lines += [f"### {', '.join(sources)} -> {', '.join(shown)} ({'target' if targets else 'unseen'})", ""]
+        headings = ["tuning", "alignment", "source test"]
+        for name in shown:
+            headings += ([f"{name} train+test", "gain"] if targets else []) + [f"{name} test", "gain"]
+        lines += [f"| {' | '.join(headings)} |", f"| {' | '.join('---' for _ in headings)} |"]
+        for row in content["summary"]:
+            own = [row["domains"][name]["splits"]["test"]["accuracy"] for name in sources]
+            cells = [f"`{row['axes']['tuning']}`", f"`{row['axes']['alignment']}`", percent(sum(own) / len(own))]
+            for name in shown:
+                for side in ("train+test", "test") if targets else ("test",):
+                    figures = row["domains"][name]["splits"][side]
+                    cells += [percent(figures["accuracy"]), gain_text(figures)]
+            lines.append(f"| {' | '.join(cells)} |")
+        for name in targets:
+            for tuning in dict.fromkeys(row["axes"]["tuning"] for row in content["summary"]):
+                best = ceiling(results, name, tuning)
+                if best is not None:
+                    lines.append(f"\nLabelled target, `{tuning}`: {percent(best)} on {name} test.")
+        lines.append("")
+    last = results[-1]
+    seeds = ", ".join(map(str, last["seeds"]))
+    return "\n".join([*lines, f"Seeds {seeds}. `{command}`; {last['machine']}; {last['versions']}", ""])
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--data")
+    parser.add_argument("--seeds", type=int)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    results = go(given.study, given.work, given.data, given.seeds)
+    options = f" --data {Path(given.data).name}" if given.data else ""
+    command = f"python benchmarks/studies/alignment.py {given.study} WORK{options}"
+    content = {"study": given.study, "command": command, "comparisons": results}
+    write_text(HERE / f"alignment-{given.study}.json", json.dumps(content, indent=1) + "\n")
+    write_text(HERE / f"alignment-{given.study}.md", markdown(given.study, results, command))
+    print(markdown(given.study, results, command))
+
+
+if __name__ == "__main__":
+    main()
