@@ -165,8 +165,8 @@ def ceiling(results: list[dict[str, Any]], target: str, tuning: str) -> float | 
 
 def markdown(study: str, results: list[dict[str, Any]], command: str) -> str:
     lines = [
-        "Accuracy, mean over seeds; in brackets the paired gain over `alignment none` of the same tuning, points and 95 %",
-        "interval (in round brackets where the interval holds 0). Every column but the source's needed labels of a domain",
+        "Accuracy, mean over seeds; in brackets the paired gain over `alignment none` of the same tuning, points and",
+        "95 % interval (in round brackets where it holds 0). Every column but the source's needed labels of a domain",
         "that was not learned from: oracle numbers, used for nothing but this table.",
         "",
     ]
