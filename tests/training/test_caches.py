@@ -156,3 +156,16 @@ def test_the_plan_says_what_is_kept_and_why_not(
     assert "1.5 times" in planned(tuning="last:1", augment="light", views=4)
     monkeypatch.setenv("INJERTO_CACHE_LIMIT", "1000")
     assert "INJERTO_CACHE_LIMIT" in planned(tuning="last:1", augment="none")
+
+
+def test_a_backbone_trained_since_it_was_loaded_has_its_own_place_in_the_cache(
+    pictures: Path, tiny_timm: Path, tmp_path: Path, quick: Any, own_cache: Path
+) -> None:
+    settings = {"source": "day", "tuning": "head", "head": "probe"} | quick
+    trained = injerto.load_backbone(str(tiny_timm))
+    with torch.no_grad():
+        next(iter(trained.model.parameters())).mul_(-1)
+    injerto.fit(pictures, backbone=trained, out=tmp_path / "trained", **settings)
+    after = injerto.fit(pictures, backbone=tiny_timm, out=tmp_path / "after", **settings)
+    for name, found in after.evaluate(injerto.load_domains(pictures)).items():
+        assert found["nll"] == pytest.approx(after.metrics["domains"][name]["splits"]["test"]["nll"], rel=1e-4)

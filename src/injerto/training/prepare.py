@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from injerto.backbones.backbone import Backbone
+from injerto.backbones.backbone import Backbone, fingerprint
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_text
@@ -339,7 +339,10 @@ def only_domain(domains: Domains) -> tuple[str, ...]:
 def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbone:
     if given is not None:  # copied: the user's own stays as it is
         own = copy.deepcopy(given)
-        return own if isinstance(own, Backbone) else load_backbone(own, image_size=recipe.image_size)
+        if not isinstance(own, Backbone):
+            return load_backbone(own, image_size=recipe.image_size)
+        own.fingerprint = fingerprint(own.model.state_dict())  # it may have been trained since it was loaded
+        return own
     assert recipe.backbone is not None
     network = load_backbone(recipe.backbone, image_size=recipe.image_size)
     sample = isinstance(data, str) and data in SAMPLES and not Path(data).exists()
