@@ -2,6 +2,7 @@
 
     python benchmarks/studies/alignment.py emoji WORK
     python benchmarks/studies/alignment.py emoji-full WORK
+    python benchmarks/studies/alignment.py emoji-lora WORK
     python benchmarks/studies/alignment.py pacs WORK --data PACS.tar
     python benchmarks/studies/alignment.py pacs-unseen WORK --data PACS.tar
     python benchmarks/studies/alignment.py pacs-full WORK --data PACS.tar
@@ -65,7 +66,11 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         5, steps=300, image_size=128, neck="256", select="last", **LITE0,
     ),
     "emoji-full": shifts(
-        EMOJI[:1], {"tuning": ["full", "lora"], "alignment": ["none", "mmd", "dann", "mmd+mcc"]}, 3,
+        EMOJI[:1], {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]}, 3,
+        steps=200, image_size=128, select="last", **LITE0,
+    ),
+    "emoji-lora": shifts(
+        EMOJI[:1], {"tuning": ["lora:last:2"], "alignment": ["none", "mmd", "dann"]}, 5,
         steps=200, image_size=128, select="last", **LITE0,
     ),
     "pacs": shifts(

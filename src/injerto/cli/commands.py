@@ -303,7 +303,7 @@ def demo(
     seed: Annotated[int, _option("Seed of splits and training.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Offline tour: head, last:2, LoRA and full on Noto emoji, measured on every drawing style."""
+    """Offline tour: tunings and alignments on Noto emoji, measured on every drawing style."""
     from injerto.cli.demo import run_demo
 
     run_demo(out, seed, as_json)
