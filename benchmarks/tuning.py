@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import injerto
 from injerto.domains.images import read_image
-from injerto.training import prepare
+from injerto.training import cacheplan
 from injerto.training.stepplan import StepPlan
 from injerto.training.trainer import Trainer
 
@@ -47,7 +47,7 @@ def ready(place: Path, keep: bool = True, **settings: Any) -> Trainer:
         found.append(self)
         raise Reached
 
-    worth = patch.object(prepare, "WORTH", 0.0 if keep else math.inf)
+    worth = patch.object(cacheplan, "WORTH", 0.0 if keep else math.inf)
     with patch.object(Trainer, "run", stop), worth, suppress(Reached):
         injerto.fit(settings.pop("data"), out=tempfile.mkdtemp(dir=place), overwrite=True, **settings)
     return found[0]
@@ -83,7 +83,7 @@ def bare(trainer: Trainer, steps: int) -> Callable[[], None]:
         for batch in batches:
             optimizer.zero_grad(set_to_none=True)
             with trainer.frozen_norms:
-                trainer.objective(batch).backward()
+                trainer.objective(batch, 0.0).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
 
@@ -129,7 +129,7 @@ class Tokens(Dataset):  # type: ignore[type-arg]
     def __init__(self, trainer: Trainer) -> None:
         """Take the trainer's own."""
         ((name, rows),) = trainer.examples.tokens.items()
-        self.rows, self.labels = rows, trainer.examples.labels[name]
+        self.rows, self.labels = rows, trainer.examples.streams[name].labels
 
     def __len__(self) -> int:
         """How many."""
