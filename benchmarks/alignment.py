@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from measure import interleave, row, save
+
 from tuning import LITE0, MINILM, epoch, ready
 
 TERMS = ("mmd", "coral", "lmmd", "dann", "cdan-e", "mcc", "mmd+mcc")
