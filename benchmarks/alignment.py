@@ -2,8 +2,8 @@
 
     python benchmarks/alignment.py
 
-32 source and 32 target examples with a term, against 64 labelled source examples without one: the same images or texts go
-through the same network. Writes `results/alignment.json`; a ratio of 0.95 means that the aligned step takes 5 % longer.
+32 source and 32 target examples with a term, against 64 labelled source examples without one: as many go through the
+network. Writes `results/alignment.json`; a ratio of 0.95 means that the aligned step takes 5 % longer.
 """
 
 import tempfile

@@ -14,13 +14,15 @@ of a comparison share splits, steps, augmentation, rates and the rule that a ste
 paired differences to `alignment=none` of the same tuning, 95 % intervals over seeds and test groups. "Labelled target"
 is the same tuning and steps trained on the target's own labels: what a perfect adaptation might reach.
 
-Writes `alignment-<study>.json` and `.md` beside this file.
+Writes `alignment-<study>.json` and `.md` beside this file, after every comparison; with `--keep`, those that are in the
+file already are not done again.
 """
 
 import argparse
 import json
 import lzma
 import tarfile
+from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -139,11 +141,14 @@ def official_splits(tar: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def go(study: str, work: Path, data: str | None, seeds: int | None) -> list[dict[str, Any]]:
+def go(study: str, work: Path, data: str | None, seeds: int | None, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """All comparisons; finished runs are read."""
     found, given = prepared_data(study, work, data)
-    results = []
     for plan in STUDIES[study]:
+        key = sha256(json.dumps(plan, sort_keys=True), seeds)
+        if key in known:
+            yield known[key]
+            continue
         settings = {
             key: given.get(key, value) if value == "given" else value for key, value in plan["settings"].items()
         }
@@ -154,8 +159,7 @@ def go(study: str, work: Path, data: str | None, seeds: int | None) -> list[dict
             found, source=plan["source"], target=target, grid=plan["grid"], seeds=seeds or plan["seeds"],
             out=work / name, threads=1, **settings,
         )  # fmt: skip
-        results.append({key: value for key, value in content.items() if key != "rows"})
-    return results
+        yield {"plan": key, **{name: value for name, value in content.items() if name != "rows"}}
 
 
 def ceiling(results: list[dict[str, Any]], target: str, tuning: str) -> float | None:
@@ -214,14 +218,20 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--data")
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    results = go(given.study, given.work, given.data, given.seeds)
     options = f" --data {Path(given.data).name}" if given.data else ""
+    options += f" --seeds {given.seeds}" if given.seeds else ""
     command = f"python benchmarks/studies/alignment.py {given.study} WORK{options}"
-    content = {"study": given.study, "command": command, "comparisons": results}
-    write_text(HERE / f"alignment-{given.study}.json", json.dumps(content, indent=1) + "\n")
-    write_text(HERE / f"alignment-{given.study}.md", markdown(given.study, results, command))
+    path = HERE / f"alignment-{given.study}.json"
+    before = json.loads(path.read_text())["comparisons"] if given.keep and path.exists() else []
+    results: list[dict[str, Any]] = []
+    for one in go(given.study, given.work, given.data, given.seeds, {old["plan"]: old for old in before}):
+        results.append(one)
+        content = {"study": given.study, "command": command, "comparisons": results}
+        write_text(path, json.dumps(content, indent=1) + "\n")
+        write_text(path.with_suffix(".md"), markdown(given.study, results, command))
     print(markdown(given.study, results, command))
 
 
