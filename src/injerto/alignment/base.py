@@ -260,6 +260,6 @@ def make_alignment(term: AlignmentTerm, setting: Setting) -> Alignment:
             moving = ", ".join(map(str, sorted(setting.stages))) or "none"
             raise InjertoError(
                 f"--alignment {term.name}: stage {stage} cannot be aligned; stages that move under this --tuning: "
-                f"{moving}"
+                f"{moving}; choose among them, or a --tuning such as last:K that moves more"
             )
     return made

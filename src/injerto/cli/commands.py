@@ -93,7 +93,9 @@ def fit(
     optimizer: Annotated[str | None, _option("adamw or sgd.")] = None,
     warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.")] = None,
     clip: Annotated[float | None, _option("Largest gradient norm; 0 for no clipping.")] = None,
-    accumulate: Annotated[int | None, _option("Compute a step in this many parts, to save memory.")] = None,
+    accumulate: Annotated[
+        int | None, _option("Compute a step in this many parts, to save memory; alignments see a part.")
+    ] = None,
     class_weights: Annotated[str | None, _option("none or balanced.")] = None,
     label_smoothing: Annotated[float | None, _option("Share of the probability spread over all classes.")] = None,
     image_size: Annotated[int | None, _option("Pixels a side.")] = None,

@@ -52,10 +52,10 @@ def print_comparison(content: dict[str, Any], out: Path) -> None:
     title, headings, cells, below = table_of(content)
     axes = len(content["grid"])
     gains = [heading for heading in headings[axes:] if heading.startswith("gain ")]
-    table(title, headings, cells, ("time", "seeds", *gains), words=axes)
+    table(title, headings, cells, ("time", "seeds", *reversed(gains)), words=axes)
     for line in below:
         print(line)
-    print(f"every number: {out / 'results.csv'}")
+    print(f"all columns: {out / 'results.md'}; every number: {out / 'results.csv'}")
 
 
 def _with_flags_of_fit() -> None:

@@ -47,7 +47,12 @@ def run_demo(out: Path, seed: int, as_json: bool) -> None:
     for name, settings in ROWS.items():
         note(f"\n{name}: injerto fit {DATA} --source {SOURCE} --backbone {BACKBONE} {_flags(settings)} --seed {seed}")
         runs[name] = api.fit(
-            DATA, source=SOURCE, backbone=BACKBONE, seed=seed, out=out / name.replace(":", "-").replace(" + ", "-"), **settings
+            DATA,
+            source=SOURCE,
+            backbone=BACKBONE,
+            seed=seed,
+            out=out / name.replace(":", "-").replace(" + ", "-"),
+            **settings,
         )
     results = {name: run.metrics for name, run in runs.items()}
     scores = {name: found["selection"]["score"] for name, found in results.items()}

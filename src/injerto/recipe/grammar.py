@@ -15,6 +15,10 @@ TUNINGS = ("head", "last", "full", "gradual", "lp-ft", "bitfit", "norm", "lora")
 _NAME = re.compile(r"^([a-z][a-z0-9-]*)(?:\(([^()]*)\))?((?::[^:()]+)*)$")
 
 
+HEAVIEST = 10_000
+"""Largest weight of a term."""
+
+
 @dataclass(frozen=True)
 class TuningSpec:
     """What may move.
@@ -130,7 +134,9 @@ def parse_alignment(text: str) -> tuple[AlignmentTerm, ...]:
     if text.strip() == "none":
         return ()
     terms = []
-    for part in re.split(r"\+(?![^()]*\))", text):
+    for part in re.split(r"\+(?![^()]*\))", text.lower()):
+        if not part.strip():
+            raise InjertoError(f"alignment '{text}': a term is missing; write none, or terms such as mmd:0.5+mcc")
         name, options, rest = _split(part, "alignment")
         if name == "none" or len(rest) > 1:
             raise InjertoError(f"alignment '{text}' cannot be read; write none, or terms such as mmd:0.5+mcc")
@@ -140,7 +146,7 @@ def parse_alignment(text: str) -> tuple[AlignmentTerm, ...]:
                 weight = float(rest[0])
             except ValueError:
                 raise InjertoError(f"alignment '{text}': weight '{rest[0]}' is not a number") from None
-            if not 0 <= weight < float("inf"):
-                raise InjertoError(f"alignment '{text}': weight {rest[0]} must be zero or more")
+            if not 0 <= weight <= HEAVIEST:
+                raise InjertoError(f"alignment '{text}': weight {rest[0]} must be a number from 0 to {HEAVIEST}")
         terms.append(AlignmentTerm(name, options, weight))
     return tuple(terms)

@@ -48,7 +48,8 @@ class Option:
             return " or ".join(self.choices)
         if self.several:
             return "whole numbers with / between them"
-        return f"a number from {self.least:g} to {self.most:g}"
+        whole = "whole " if isinstance(self.default, int) else ""
+        return f"a {whole}number from {self.least:g} to {self.most:g}"
 
 
 def read_options(where: str, given: Mapping[str, str | tuple[str, ...]], known: Mapping[str, Option]) -> dict[str, Any]:

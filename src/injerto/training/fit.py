@@ -399,6 +399,7 @@ class Fit:
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
             "forgetting": forgotten,
             "alignment": aligned,
+            "target_labels": {name: len(labels) for name, labels in self.prepared.few.items()},
             "warnings": [text for _, text in sorted(self.watch.said.items())],
             "skipped": [
                 {"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems

@@ -1,5 +1,6 @@
 """Did an alignment do what it is for? The domains' distance before and after, seen by judges that had no part in it."""
 
+import math
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
@@ -86,7 +87,8 @@ def report(
         shift: Estimated label shift of each target.
         domains: Number of domains that are trained on.
     """
-    result: dict[str, Any] = {"last_step": dict(seen), "label_shift": shift}
+    finite = {name: value if math.isfinite(value) else None for name, value in seen.items()}
+    result: dict[str, Any] = {"last_step": finite, "label_shift": shift}
     if before and after:
         result["probe"] = {"before": before["probe"], "after": after["probe"], "chance": 1 / domains}
         result["mmd"] = [
@@ -126,6 +128,7 @@ def label_shift(
 
 
 LARGE_SHIFT = 0.25
+HALF = 0.5
 NEAR = 0.1
 FALL = 0.05
 
@@ -156,7 +159,7 @@ def warn_about(block: dict[str, Any], terms: Mapping[str, float], watch: Watch, 
     shifted = {name: value for name, value in block["label_shift"].items() if value > LARGE_SHIFT}
     matching = [name for name in terms if name in ("mmd", "coral", "dann")]
     for name, value in shifted.items():
-        if matching:
+        if matching and last > HALF:  # below that the estimate says more about the classifier
             watch.say(
                 f"label shift {name}",
                 f"the classes of target '{name}' seem to be distributed differently (estimated shift {value:.2f} of 1):"
@@ -187,4 +190,6 @@ def describe(block: dict[str, Any]) -> str:
         old, new = (float(np.mean([pair[when]["value"] for pair in block["mmd"]])) for when in ("before", "after"))
         largest = max(pair["after"]["p"] for pair in block["mmd"])
         words.append(f"MMD^2 {old:.3f} -> {new:.3f} (p {largest:.3f})")
-    return "alignment: " + (", ".join(words) or "too few held-out examples to measure")
+    return "alignment: " + (
+        ", ".join(words) or f"a domain has fewer than {LEAST} held-out examples: their distance is not measured"
+    )

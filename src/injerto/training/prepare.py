@@ -31,7 +31,7 @@ from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
 from injerto.training.cacheplan import plan_caches
 from injerto.training.examples import Stream
-from injerto.training.settings import check_mixing, check_roles, check_terms
+from injerto.training.settings import check_mixing, check_roles, check_share, check_terms
 from injerto.training.stepplan import count_steps
 from injerto.training.streams import few_labels, make_streams
 from injerto.training.tracking import check_trackers
@@ -61,6 +61,7 @@ class Prepared:
         spans: The run's steps by what is frozen in them.
         cuts: Where what frozen stages compute is kept, by their number.
         streams: What the steps draw from, by name.
+        few: The labels of targets that are used, by domain and position in its train split.
     """
 
     recipe: Recipe
@@ -77,6 +78,7 @@ class Prepared:
     spans: tuple[Span, ...] = ()
     cuts: dict[int, Cut] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
+    few: dict[str, dict[int, str]] = field(default_factory=dict)
 
     def part(self, name: str, side: str) -> Domain:
         """One split of one domain; a source's without its unlabelled examples.
@@ -117,6 +119,11 @@ class Prepared:
         """Examples of every domain that is trained on, from which nothing is learned."""
         return {name: self.part(name, self.held_out_side(name)) for name in (*self.sources, *self.targets)}
 
+    def _unlearned(self, name: str, side: str) -> Domain:
+        """A split, without the target examples whose labels were given away."""
+        part, known = self.part(name, side), self.few.get(name, {})
+        return part.subset([i for i in range(len(part)) if i not in known]) if side == "train" and known else part
+
     def labels(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:
         """Class indices of labelled parts.
 
@@ -130,7 +137,7 @@ class Prepared:
         found: dict[str, dict[str, Domain]] = {}
         for name in self.domains:
             sides = REPORTED[role_of(name, self.sources, self.targets)]
-            found[name] = {side: part for side in sides if len(part := self.part(name, side))}
+            found[name] = {side: part for side in sides if len(part := self._unlearned(name, side))}
         return found
 
 
@@ -174,6 +181,8 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         domains.named(name)
     for name in set(sources) & set(targets):
         raise InjertoError(f"domain '{name}' is given as --source and as --target; choose one")
+    if len(set(targets)) < len(targets):
+        raise InjertoError("a --target is named twice; name each domain once")
     if len(set(sources)) < len(sources):
         raise InjertoError("a --source is named twice; name each domain once")
     check_roles(recipe, len(sources), len(targets))
@@ -236,7 +245,12 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         if len(part) < 2 and resolved.alignment_terms:
             raise InjertoError(f"target '{name}' has fewer than two train examples to align with; add more")
     assert resolved.split_seed is not None
-    few = few_labels(resolved.target_labels, prepared.parts("train", targets=True), classes, resolved.split_seed)
+    check_share(resolved, len(sources))
+    if resolved.neck != (recipe.neck or "none"):
+        note(f"neck: {resolved.neck} numbers between embedding and head; the alignment acts on them")
+    prepared.few = few = few_labels(
+        resolved.target_labels, prepared.parts("train", targets=True), classes, resolved.split_seed
+    )
     prepared.streams = make_streams(
         prepared.parts("train"),
         prepared.parts("train", targets=True),

@@ -3,6 +3,7 @@
 from injerto.alignment.base import check_needs, find_alignment
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
+from injerto.basics.progress import note
 from injerto.recipe.recipe import Recipe
 from injerto.training.mixing import has_maps
 from injerto.training.robust import read_objective
@@ -45,6 +46,28 @@ def check_roles(recipe: Recipe, sources: int, targets: int) -> None:
     if recipe.objective != "erm" and sources < 2:
         name = recipe.objective.split("(")[0]
         raise InjertoError(f"--objective {name} compares sources: it needs two or more --source domains")
+
+
+def check_share(recipe: Recipe, sources: int) -> None:
+    """Refuse steps in which a domain has too few examples to be compared with another.
+
+    Args:
+        recipe: Resolved.
+        sources: Number of sources.
+
+    Raises:
+        InjertoError: Where a part of a step holds fewer than two examples of a source.
+    """
+    assert recipe.batch_size is not None
+    if recipe.alignment_terms and recipe.batch_size // sources // recipe.accumulate < 2:
+        least = 2 * sources * recipe.accumulate
+        parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+        raise InjertoError(
+            f"--batch-size {recipe.batch_size}{parts} leaves fewer than two examples of a source to align; use "
+            f"{least} or more"
+        )
+    if recipe.alignment_terms and recipe.accumulate > 1:
+        note(f"--accumulate {recipe.accumulate}: every part of a step is aligned for itself, on fewer examples")
 
 
 def check_mixing(recipe: Recipe, backbone: Backbone) -> None:
