@@ -18,8 +18,8 @@ setup: $(READY) ## make .venv with everything in it (the other targets do so by 
 demo: $(READY) ## adapt a bundled model to bundled pictures, offline
 	.venv/bin/injerto demo
 
-test: lint ## lint, then all tests but the slow ones
-	.venv/bin/python -m pytest -q
+test: lint ## lint, then all tests but the slow ones, two at a time
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2
 
 test-slow: $(READY) ## the slow tests: real weights, real data
 	.venv/bin/python -m pytest -q -m slow

@@ -177,7 +177,7 @@ SETTINGS = {
     ("--tuning", "last:99"): "--tuning last:99: .* has 5 stages; choose last:1 to last:5",
     ("--tuning", "last"): "how many stages",
     ("--tuning", "ful"): "did you mean 'full'",
-    ("--alignment", "mmd"): "unknown alignment 'mmd'; available: none",
+    ("--alignment", "mdm"): "unknown alignment 'mdm'",
     ("--alignment", "mmd:x"): "weight 'x' is not a number",
     ("--epochs", "0"): "--epochs",
     ("--epochs", "many"): "--epochs.*number",

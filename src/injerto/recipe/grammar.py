@@ -134,7 +134,7 @@ def parse_alignment(text: str) -> tuple[AlignmentTerm, ...]:
     if text.strip() == "none":
         return ()
     terms = []
-    for part in re.split(r"\+(?![^()]*\))", text.lower()):
+    for part in re.split(r"\+(?![^()]*\))", text):
         if not part.strip():
             raise InjertoError(f"alignment '{text}': a term is missing; write none, or terms such as mmd:0.5+mcc")
         name, options, rest = _split(part, "alignment")
