@@ -30,6 +30,7 @@ from typing import Any
 import injerto
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
+from injerto.cli.show import percent
 from injerto.studies.results import gain_text
 
 HERE = Path(__file__).parent
@@ -159,7 +160,8 @@ def go(study: str, work: Path, data: str | None, seeds: int | None, known: dict[
             found, source=plan["source"], target=target, grid=plan["grid"], seeds=seeds or plan["seeds"],
             out=work / name, threads=1, **settings,
         )  # fmt: skip
-        yield {"plan": key, **{name: value for name, value in content.items() if name != "rows"}}
+        text = json.dumps({name: value for name, value in content.items() if name != "rows"})
+        yield {"plan": key, **json.loads(text.replace(str(work), "WORK"))}  # no machine's path in a result
 
 
 def ceiling(results: list[dict[str, Any]], target: str, tuning: str) -> float | None:
@@ -206,10 +208,6 @@ def markdown(study: str, results: list[dict[str, Any]], command: str) -> str:
     last = results[-1]
     seeds = ", ".join(map(str, last["seeds"]))
     return "\n".join([*lines, f"Seeds {seeds}. `{command}`; {last['machine']}; {last['versions']}", ""])
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def main() -> None:

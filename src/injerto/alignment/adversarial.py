@@ -45,7 +45,6 @@ class Adversary(Alignment):
 
     needs = frozenset({"domains", "gradient"})
     options = {"hidden": Option(256, 1, 8192), "penalty": Option(3.0)}
-    default_weight = 1.0
     hidden: int
     penalty: float
 

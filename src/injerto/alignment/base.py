@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from injerto.alignment.schedule import ramp
 from injerto.basics.errors import InjertoError, suggest
 from injerto.recipe.grammar import AlignmentTerm
 from injerto.recipe.options import Option, read_options
@@ -108,6 +109,8 @@ class Setting:
 class Alignment(nn.Module):
     """One thing that must match across domains: ``weight * loss(outputs, p)``, added to the labelled loss.
 
+    Where the loss rests on guesses (:attr:`ramped`) the weight grows from 0 over the run: early ones are poor.
+
     It owns no optimizer, no counter and no global state; ``p``, the share of the run that is done, is the trainer's.
 
     Attributes:
@@ -115,6 +118,7 @@ class Alignment(nn.Module):
             ones), ``views`` (a second view of the targets), ``gradient`` (an embedding that can move).
         options: What may stand in the parentheses.
         default_weight: Its weight where none is given.
+        ramped: Whether its weight grows over the run.
         stages: The stages whose outputs it wants.
         weight: Its weight in this run.
     """
@@ -122,8 +126,7 @@ class Alignment(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, Option]] = {}
     default_weight: ClassVar[float] = 1.0
-    rate: ClassVar[float] = 1.0
-    """Factor on the rate of the new layers, for the term's own parameters."""
+    ramped: ClassVar[bool] = False
 
     def __init__(self, setting: Setting, weight: float, **options: Any) -> None:
         """Keep the weight and the options.
@@ -155,7 +158,7 @@ class Alignment(nn.Module):
             outputs: The step's.
             p: Share of the run that is done, in [0, 1].
         """
-        return self.weight * self.loss(outputs, p)
+        return self.weight * (ramp(p) if self.ramped else 1.0) * self.loss(outputs, p)
 
     @torch.no_grad()
     def health(self, outputs: StepOutputs) -> dict[str, float]:

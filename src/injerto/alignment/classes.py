@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from injerto.alignment.base import PLAIN, SECOND, Alignment, StepOutputs, register_alignment
-from injerto.alignment.schedule import ramp
 from injerto.recipe.options import Option
 
 
@@ -22,7 +21,6 @@ class Mcc(Alignment):
 
     needs = frozenset({"target"})
     options = {"temperature": Option(2.5, 0.1, 100.0)}
-    default_weight = 1.0
     temperature: float
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:
@@ -61,17 +59,8 @@ class SelfTraining(Alignment):
 
     needs = frozenset({"target", "views"})
     options = {"threshold": Option(0.9, 0.0, 1.0)}
-    default_weight = 1.0
+    ramped = True
     threshold: float
-
-    def forward(self, outputs: StepOutputs, p: float) -> Tensor:
-        """What is added to the labelled loss, ramped.
-
-        Args:
-            outputs: The step's.
-            p: Share of the run that is done.
-        """
-        return self.weight * ramp(p) * self.loss(outputs, p)
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:
         """See the class.

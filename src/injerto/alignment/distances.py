@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from injerto.alignment.base import Alignment, StepOutputs, register_alignment
-from injerto.alignment.schedule import ramp
 from injerto.recipe.options import Option
 from injerto.statistics.covariance import coral
 from injerto.statistics.mmd import Estimator, class_mmd2, mmd2
@@ -38,7 +37,6 @@ class Mmd(Alignment):
         "stages": Option((), several=True),
         "estimator": Option("unbiased", choices=("unbiased", "biased", "linear")),
     }
-    default_weight = 1.0
     estimator: Estimator
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:
@@ -66,16 +64,7 @@ class Lmmd(Alignment):
     """
 
     needs = frozenset({"target", "gradient"})
-    default_weight = 1.0
-
-    def forward(self, outputs: StepOutputs, p: float) -> Tensor:
-        """What is added to the labelled loss, ramped.
-
-        Args:
-            outputs: The step's.
-            p: Share of the run that is done.
-        """
-        return self.weight * ramp(p) * self.loss(outputs, p)
+    ramped = True
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:
         """See the class.
@@ -103,7 +92,6 @@ class Coral(Alignment):
 
     needs = frozenset({"domains", "gradient"})
     options = {"mean": Option("false", choices=("false", "true"))}
-    default_weight = 1.0
     mean: str
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:

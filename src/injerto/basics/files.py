@@ -1,11 +1,13 @@
 """Files that are whole or absent, digests, and the cache folder."""
 
+import csv
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,6 +76,25 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table as :func:`write_text` does.
+
+    Args:
+        path: The file.
+        header: Names of the columns.
+        rows: One value per column each.
+
+    Returns:
+        The text that was written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def cache_root() -> Path:

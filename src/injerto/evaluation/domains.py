@@ -1,14 +1,12 @@
 """Metrics of every domain by role and split: the block of ``metrics.json`` that people read first."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from injerto.basics.files import write_text
+from injerto.basics.files import write_csv
 from injerto.basics.progress import warn
 from injerto.domains.domain import Domain
 from injerto.evaluation.metrics import classification_metrics, empty_metrics
@@ -83,11 +81,8 @@ def save_predictions(folder: Path, rows: Sequence[tuple[str, ...]]) -> None:
         folder: The run's folder.
         rows: From :func:`prediction_rows`.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("domain", "role", "split", "content", "group", "label", "predicted"))
-    writer.writerows(rows)
-    write_text(folder / "predictions.csv", text.getvalue())
+    header = ("domain", "role", "split", "content", "group", "label", "predicted")
+    write_csv(folder / "predictions.csv", header, rows)
 
 
 def summary(domains: Mapping[str, Any]) -> list[tuple[str, str, str, dict[str, Any]]]:

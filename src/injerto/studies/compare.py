@@ -200,22 +200,17 @@ def _check_records(runs: Path, planned: Sequence[Planned]) -> None:
 
 def _check_needs(planned: Sequence[Planned]) -> None:
     """Refuse domains, alignments and objectives that the data cannot give, before the first run starts."""
-    from injerto.training.settings import check_roles, check_terms
+    from injerto.training.prepare import settle_roles, target_paths
+    from injerto.training.settings import check_terms
 
     first = planned[0].recipe
-    extra = dict(target.split("=", 1) for target in first.target if "=" in target)
-    for name, path in extra.items():
-        if not Path(path).exists():
-            raise InjertoError(f"--target {name}={path}: nothing at '{path}'; write NAME=PATH with an existing path")
     columns = ("input", "label", "domain", "group", "split_column", "split_file")
-    domains = api.load_domains(first.data, **{name: getattr(first, name) for name in columns}, extra=extra)
+    domains = api.load_domains(
+        first.data, **{name: getattr(first, name) for name in columns}, extra=target_paths(first.target)
+    )
     for recipe in {one.label: one.recipe for one in planned}.values():
-        if not recipe.source and len(domains) - len(extra) > 1:
-            raise InjertoError(f"{domains.name} has {len(domains)} domains; say which to learn from with --source")
-        for name in (*recipe.source, *(target.split("=", 1)[0] for target in recipe.target)):
-            domains.named(name)
         check_terms(recipe)
-        check_roles(recipe, len(recipe.source) or 1, len(recipe.target))
+        settle_roles(recipe, domains)
 
 
 def _run(one: Planned, runs: Path) -> None:

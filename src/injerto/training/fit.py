@@ -1,7 +1,7 @@
 """One run from start to finish: prepare, cache, train, ship, measure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from injerto.tasks.probe import Probe, Score, fit_probe, quick_score
 from injerto.training.caches import Caches
 from injerto.training.clock import Clock
 from injerto.training.examples import Examples, Kept
-from injerto.training.health import Health, label_shift, report, warn_about
+from injerto.training.health import HELD_OUT, Health, label_shift, report, warn_about
 from injerto.training.memory import Memory, snapshot
 from injerto.training.objectives import Classification
 from injerto.training.prepare import Prepared, save_splits
 from injerto.training.robust import make_objective
-from injerto.training.stepplan import StepPlan
+from injerto.training.stepplan import plan_steps
 from injerto.training.taps import stage_widths
 from injerto.training.trainer import Trainer
 from injerto.training.watch import Watch
@@ -40,6 +40,8 @@ STANDARDIZE = 1024
 """Train examples whose embeddings set the head's scale."""
 RECALIBRATE = 2048
 """Examples from which norm statistics are re-estimated."""
+Key = tuple[str, str]
+"""Domain and split."""
 
 
 class Fit:
@@ -72,7 +74,8 @@ class Fit:
         )
         self.trainer: Trainer | None = None
         self.watch = Watch()
-        self.health = Health(prepared.held_out(), self.recipe.seed) if self.recipe.alignment_terms else None
+        aligned = bool(self.recipe.alignment_terms)
+        self.health = Health(prepared.held_out(HELD_OUT), self.recipe.seed) if aligned else None
         self.memory = Memory(prepared, self.caches, lambda: self._kept)
 
     def run(self, resume: bool) -> dict[str, Any]:
@@ -95,7 +98,7 @@ class Fit:
             self._cache()
             sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
             self.model.standardize(sample, moving=bool(prepared.tuned.rates))
-            apart = self._domains_before()
+            apart = self.health.measure(self._embed_before) if self.health else None
             if probe is not None and prepared.tuned.probe_first:
                 probe.install(self.model.head)
         with clock.measure("train"):
@@ -108,8 +111,8 @@ class Fit:
             assert probe is not None
             line = self._line(base, probe)
         with clock.measure("evaluate"):
-            domains = self._measure()
-            aligned = self._aligned(apart)
+            domains, said = self._measure()
+            aligned = self._aligned(apart, said)
             forgotten = self.memory.after(before, self.model, line, self._accuracy)
         size = self._ship(domains, line)
         return self._report(domains, selection, size, forgotten, aligned)
@@ -120,9 +123,7 @@ class Fit:
         """Compute everything that frozen stages will be asked for, once; what the cache holds already is read."""
         prepared, examples, views = self.prepared, self.examples, max(1, self.recipe.views or 0)
         assert self.recipe.batch_size is not None
-        lengths = examples.lengths(prepared.spans)
-        sizes = examples.sizes(), examples.sizes(target=True)
-        plan = StepPlan(sizes[0], self.recipe.batch_size, self.recipe.seed, lengths, sizes[1])
+        plan = plan_steps(examples, self.recipe.batch_size, self.recipe.seed, prepared.spans)
         for span in prepared.spans:
             if span.frozen in prepared.cuts:
                 last = span is prepared.spans[-1]
@@ -133,10 +134,10 @@ class Fit:
                     if last or (side == "val" and name in self.train)
                 }
                 if last and self.health:
-                    plain |= {(name, prepared.held_out_side(name)): part for name, part in prepared.held_out().items()}
+                    plain |= {(name, "held out"): part for name, part in self.health.parts.items()}
                 drawn = plan.drawn(span.first, span.stop, views)
                 if self.recipe.head == "probe":
-                    drawn = {name: [np.arange(size)] * views for name, size in sizes[0].items()}
+                    drawn = {name: [np.arange(size)] * views for name, size in examples.sizes().items()}
                 examples.kept[span.frozen] = self.caches.keep(
                     prepared.cuts[span.frozen], prepared.streams, drawn, plain
                 )
@@ -234,7 +235,8 @@ class Fit:
         recipe, prepared = self.recipe, self.prepared
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(sha256(recipe.seed, "alignment")[:15], 16))
-            terms = [(term.name, make_alignment(term, self._setting())) for term in recipe.alignment_terms]
+            setting = self._setting()
+            terms = [(term.name, make_alignment(term, setting)) for term in recipe.alignment_terms]
             return Classification(
                 self.model,
                 self.plan,
@@ -268,9 +270,11 @@ class Fit:
                 predicted |= set(logits.argmax(axis=1).tolist())
                 present |= set(labels.tolist())
         self.watch.predictions(len(predicted), len(present))
-        if scores:
-            self.watch.accuracies.append(float(np.mean([s[0] for s in scores])))
-        return None if not scores else (float(np.mean([s[0] for s in scores])), float(np.mean([s[1] for s in scores])))
+        if not scores:
+            return None
+        accuracy, minus_nll = (float(np.mean(values)) for values in zip(*scores, strict=True))
+        self.watch.accuracies.append(accuracy)
+        return accuracy, minus_nll
 
     def _logits(self, name: str, side: str, part: Domain, what: str = "logits") -> np.ndarray:
         kept = self._kept
@@ -297,33 +301,26 @@ class Fit:
 
     # --- what an alignment did ------------------------------------------------------------------------------------
 
-    def _domains_before(self) -> dict[str, Any] | None:
-        """How far apart the domains are in the pretrained embedding."""
-        if not (self.health and self.health.enough):
-            return None
-        parts = self.health.parts
+    def _embed_before(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:
+        """Embeddings by the pretrained backbone."""
         values = self.caches.embeddings(list(parts.values()), "held-out inputs of every domain")
         split = np.split(values, np.cumsum([len(part) for part in parts.values()])[:-1])
-        return self.health.measure(dict(zip(parts, split, strict=True)))
+        return dict(zip(parts, split, strict=True))
 
-    def _aligned(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _embed_after(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:
+        """What the head sees of the same inputs now."""
+        return {name: self._logits(name, "held out", part, "embedding") for name, part in parts.items()}
+
+    def _aligned(self, before: dict[str, Any] | None, said: Mapping[Key, np.ndarray]) -> dict[str, Any] | None:
         """The block ``alignment``: the domains' distance now, and what to worry about."""
         if not self.health or self.trainer is None:
             return None
-        after = None
-        if self.health.enough:
-            found = {}
-            for name, part in self.prepared.held_out().items():
-                values = self._logits(name, self.prepared.held_out_side(name), part, "embedding")
-                found[name] = values[: len(self.health.parts[name])]
-            after = self.health.measure(found)
         prepared = self.prepared
-
-        def logits(name: str, side: str) -> tuple[np.ndarray, np.ndarray]:
-            part = prepared.part(name, side)
-            return self._logits(name, side, part), prepared.labels({name: part})[name]
-
-        shift = label_shift(logits, prepared.sources, prepared.targets, len(prepared.classes))
+        after = self.health.measure(self._embed_after)
+        vals = {name: part for name, part in prepared.parts("val").items() if (name, "val") in said}
+        labels = list(prepared.labels(vals).values())
+        targets = {name: said[name, "train"] for name in prepared.targets if (name, "train") in said}
+        shift = label_shift([said[name, "val"] for name in vals], labels, targets)
         objective = self.trainer.objective
         block = report(before, after, objective.seen, shift, len(prepared.roles))
         assert isinstance(objective, Classification)
@@ -333,19 +330,21 @@ class Fit:
 
     # --- results --------------------------------------------------------------------------------------------------
 
-    def _measure(self) -> dict[str, Any]:
+    def _measure(self) -> tuple[dict[str, Any], dict[Key, np.ndarray]]:
+        """Metrics of every reported split, and the logits they are from by domain and split."""
         found: dict[str, Any] = {}
+        said: dict[Key, np.ndarray] = {}
         rows: list[tuple[str, ...]] = []
         for name, sides in self.prepared.reported().items():
             role = role_of(name, self.prepared.sources, self.prepared.targets)
             splits = {}
             for side, part in sides.items():
-                logits = self._logits(name, side, part)
+                said[name, side] = logits = self._logits(name, side, part)
                 splits[side] = measure(part, logits, self.prepared.classes)
                 rows += prediction_rows(part, role, side, logits, self.prepared.classes)
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}
         save_predictions(self.folder, rows)
-        return found
+        return found, said
 
     def _accuracy(self) -> dict[str, float]:
         """Accuracy on the test split of every domain with labels, by the model as it is now."""

@@ -1,7 +1,7 @@
 """Did an alignment do what it is for? The domains' distance before and after, seen by judges that had no part in it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -29,29 +29,27 @@ class Health:
     """Looks at held-out embeddings of every domain in the run, before and after; no label of a target is used."""
 
     def __init__(self, parts: Mapping[str, Domain], seed: int) -> None:
-        """Choose who is looked at.
+        """Say who is looked at.
 
         Args:
             parts: Held-out examples of every domain that is trained on.
             seed: The run's seed.
         """
-        self.parts = {name: part.subset(range(min(HELD_OUT, len(part)))) for name, part in parts.items()}
-        self.seed = seed
-        self.enough = len(parts) > 1 and min(map(len, self.parts.values())) >= LEAST
+        self.parts, self.seed = parts, seed
 
-    def measure(self, embeddings: Embeddings) -> dict[str, Any] | None:
+    def measure(self, embed: Callable[[Mapping[str, Domain]], Embeddings]) -> dict[str, Any] | None:
         """The distance of every pair of domains, and how well a fresh probe tells all of them apart.
 
         Args:
-            embeddings: Of the held-out examples, (n, D) by domain.
+            embed: Examples by domain to embeddings, (n, D) by domain.
 
         Returns:
             ``mmd``: for each pair the unbiased MMD^2 and its permutation p-value; ``probe``: the balanced accuracy of a
             probe fitted on one half of the examples and tested on the other; None where there are too few.
         """
-        if not self.enough:
+        if len(self.parts) < 2 or min(map(len, self.parts.values())) < LEAST:
             return None
-        pairs = []
+        embeddings, pairs = embed(self.parts), []
         for one, other in combinations(embeddings, 2):
             x, y = (torch.from_numpy(np.ascontiguousarray(embeddings[name], np.float32)) for name in (one, other))
             value, p = permutation_test(x, y, draws=PERMUTATIONS, seed=self.seed)
@@ -103,28 +101,24 @@ def report(
 
 
 def label_shift(
-    logits: Callable[[str, str], tuple[np.ndarray, np.ndarray]],
-    sources: tuple[str, ...],
-    targets: tuple[str, ...],
-    classes: int,
+    source: Sequence[np.ndarray], labels: Sequence[np.ndarray], targets: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """Estimated total variation between the classes' frequencies in the sources and in each target, by target.
 
     Args:
-        logits: Of one domain and split the logits (n, C) and labels (n,).
-        sources: Names of the sources.
-        targets: Names of the targets.
-        classes: Number of classes.
+        source: Logits of held-out examples of each source, (n, C).
+        labels: Their labels, (n,).
+        targets: Logits of examples of each target, (m, C).
     """
-    found = [logits(name, "val") for name in sources]
-    guessed = np.concatenate([values.argmax(1) for values, _ in found]) if found else np.zeros(0, np.int64)
-    labels = np.concatenate([truth for _, truth in found]) if found else np.zeros(0, np.int64)
-    result = {}
-    for name in targets:
-        values, _ = logits(name, "train")
-        if len(labels) >= LEAST and len(values) >= LEAST:
-            result[name] = estimate_label_shift(guessed, labels, values.argmax(1), classes)[2]
-    return result
+    if sum(map(len, labels)) < LEAST:
+        return {}
+    guessed, truth = np.concatenate(source).argmax(1), np.concatenate(labels)
+    classes = source[0].shape[1]
+    return {
+        name: estimate_label_shift(guessed, truth, logits.argmax(1), classes)[2]
+        for name, logits in targets.items()
+        if len(logits) >= LEAST
+    }
 
 
 LARGE_SHIFT = 0.25

@@ -20,8 +20,7 @@ from injerto.training.taps import Taps
 class Objective(nn.Module):
     """From a part of a batch and the run's progress to a scalar.
 
-    Its own parameters (discriminators) learn at the rate of the new layers times :meth:`rates`; its state is part of
-    every checkpoint.
+    Its own parameters (discriminators) learn at the rate of the new layers; its state is part of every checkpoint.
 
     Attributes:
         watching: Whether this step's :attr:`seen` is wanted.
@@ -45,10 +44,6 @@ class Objective(nn.Module):
     def live(self) -> str:
         """What the progress line says beside the loss."""
         return ""
-
-    def rates(self) -> dict[str, float]:
-        """Factor on the rate of the new layers of each own parameter, by name."""
-        return {name: 1.0 for name, _ in self.named_parameters()}
 
 
 class Classification(Objective):
@@ -93,11 +88,6 @@ class Classification(Objective):
         """The weight of each term by name."""
         return {name: term.weight for name, term in self._terms().items()}
 
-    def rates(self) -> dict[str, float]:
-        """A discriminator's factor is its term's own."""
-        terms = self._terms()
-        return {name: terms[name.split(".")[1]].rate for name, _ in self.named_parameters()}
-
     def live(self) -> str:
         """How well each discriminator tells the domains apart, against chance, and the terms without one."""
         words = []
@@ -124,15 +114,13 @@ class Classification(Objective):
         mixing = self.style.mixing(part.domain) if self.style else nullcontext()
         precision = torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16")
         with precision, mixing, self.taps.open(inputs) as stages:
-            embedding = embed(inputs) if stages is not None else embed_by_length(embed, inputs)
+            embedding = embed(inputs) if self.taps.stages else embed_by_length(embed, inputs)
         outputs = model.classify(embedding)
         each, known = classification_losses(outputs.logits, labels, self.weights, self.smoothing)
         loss = self.labelled(each, outputs.logits, labels, part.domain, known, p)
         if not self.terms:
             return loss
-        step = StepOutputs(
-            outputs.embedding, outputs.logits, labels, part.domain, self.roles, part.view, self.taps.take()
-        )
+        step = StepOutputs(outputs.embedding, outputs.logits, labels, part.domain, self.roles, part.view, stages)
         plain = step if bool((part.view == PLAIN).all()) else step.select(part.view == PLAIN)
         whole = {"views", "labels"}
         given = {name: step if whole & term.needs else plain for name, term in self._terms().items()}

@@ -17,7 +17,7 @@ def make_optimizer(
     recipe: Recipe,
     lr: float,
     head_lr: float,
-    own: Iterable[tuple[nn.Parameter, float]] = (),
+    own: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """AdamW or SGD with one group per rate; no weight decay on vectors (biases, norms).
 
@@ -27,7 +27,7 @@ def make_optimizer(
         recipe: Resolved.
         lr: Peak rate of what was pretrained.
         head_lr: Peak rate of the new layers.
-        own: Parameters of the objective (discriminators), with their factors on ``head_lr``.
+        own: Parameters of the objective (discriminators); they learn at ``head_lr``.
 
     Returns:
         The optimizer. A group knows its rate without schedule (``peak``), and under L2-SP where its parameters started
@@ -36,8 +36,7 @@ def make_optimizer(
     backbone = dict(model.backbone.model.named_parameters())
     pulled = recipe.l2_sp > 0
     rated = [(backbone[name], lr * rate, not pulled) for name, rate in tuned.rates.items()]
-    rated += [(parameter, head_lr, True) for parameter in model.new_layers().values()]
-    rated += [(parameter, head_lr * factor, True) for parameter, factor in own]
+    rated += [(parameter, head_lr, True) for parameter in (*model.new_layers().values(), *own)]
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for parameter, rate, free in rated:
         groups.setdefault((rate, free and parameter.ndim > 1, free), []).append(parameter)

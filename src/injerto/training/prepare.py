@@ -1,8 +1,6 @@
 """What happens before the first step: data, roles, backbone, splits, plan. All that can fail cheaply fails here."""
 
 import copy
-import csv
-import io
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ import numpy as np
 from injerto.backbones.backbone import Backbone, fingerprint
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import sha256, write_text
+from injerto.basics.files import sha256, write_csv
 from injerto.basics.progress import note, warn
 from injerto.compute.cuts import Cut
 from injerto.compute.features import cache_limit
@@ -107,17 +105,18 @@ class Prepared:
         """``source`` or ``target`` of every domain that is trained on: first the sources, then the targets."""
         return ("source",) * len(self.sources) + ("target",) * len(self.targets)
 
-    def held_out_side(self, name: str) -> str:
-        """The split on which the domains' distance is measured: ``val``, or ``test`` where there is none.
+    def held_out(self, most: int) -> dict[str, Domain]:
+        """Examples of every domain that is trained on, from which nothing is learned: of ``val``, or else of ``test``.
 
         Args:
-            name: The domain.
+            most: How many of each, at most.
         """
-        return "val" if len(self.part(name, "val")) else "test"
-
-    def held_out(self) -> dict[str, Domain]:
-        """Examples of every domain that is trained on, from which nothing is learned."""
-        return {name: self.part(name, self.held_out_side(name)) for name in (*self.sources, *self.targets)}
+        found = {}
+        for name in (*self.sources, *self.targets):
+            part = self.part(name, "val")
+            part = part if len(part) else self.part(name, "test")
+            found[name] = part.subset(range(min(most, len(part))))
+        return found
 
     def _unlearned(self, name: str, side: str) -> Domain:
         """A split, without the target examples whose labels were given away."""
@@ -165,7 +164,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     check_trackers(recipe.track)
     cache_limit()
     start = time.perf_counter()
-    targets, extra = _targets(recipe.target)
+    extra = target_paths(recipe.target)
     domains = load_domains(
         data,
         input=recipe.input,
@@ -176,16 +175,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         split_file=recipe.split_file,
         extra=extra,
     )
-    sources = recipe.source or only_domain(domains)
-    for name in (*sources, *targets):
-        domains.named(name)
-    for name in set(sources) & set(targets):
-        raise InjertoError(f"domain '{name}' is given as --source and as --target; choose one")
-    if len(set(targets)) < len(targets):
-        raise InjertoError("a --target is named twice; name each domain once")
-    if len(set(sources)) < len(sources):
-        raise InjertoError("a --source is named twice; name each domain once")
-    check_roles(recipe, len(sources), len(targets))
+    sources, targets = settle_roles(recipe, domains)
     classes = class_map(domains, sources)
     domains = domains.check(recipe.skip_bad)
     for name in sources:
@@ -227,8 +217,8 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     prepared = Prepared(
         recipe=resolved,
         domains=domains,
-        sources=tuple(sources),
-        targets=tuple(targets),
+        sources=sources,
+        targets=targets,
         sides=sides,
         classes=classes,
         backbone=network,
@@ -236,29 +226,22 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         plan=make_plan(network, resolved.precision, resolved.threads),
         remember=remember,
     )
-    for name, part in prepared.parts("train").items():
+    train, adapted = prepared.parts("train"), prepared.parts("train", targets=True)
+    for name, part in train.items():
         if not len(part):
             raise InjertoError(
                 f"source '{name}' has no labelled train examples; check the split column, list or labels"
             )
-    for name, part in prepared.parts("train", targets=True).items():
+    for name, part in adapted.items():
         if len(part) < 2 and resolved.alignment_terms:
             raise InjertoError(f"target '{name}' has fewer than two train examples to align with; add more")
     assert resolved.split_seed is not None
     check_share(resolved, len(sources))
     if resolved.neck != (recipe.neck or "none"):
         note(f"neck: {resolved.neck} numbers between embedding and head; the alignment acts on them")
-    prepared.few = few = few_labels(
-        resolved.target_labels, prepared.parts("train", targets=True), classes, resolved.split_seed
-    )
-    prepared.streams = make_streams(
-        prepared.parts("train"),
-        prepared.parts("train", targets=True),
-        classes,
-        resolved.policy,
-        resolved.alignment_terms,
-        few,
-    )
+    prepared.few = few_labels(resolved.target_labels, adapted, classes, resolved.split_seed)
+    terms = resolved.alignment_terms
+    prepared.streams = make_streams(train, adapted, classes, resolved.policy, terms, prepared.few)
     if not any(len(part) for part in prepared.parts("val").values()):
         if resolved.average == "swad":
             raise InjertoError(
@@ -301,17 +284,47 @@ def _for_few(
     return resolved
 
 
-def _targets(target: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """Names of the targets, and the paths of those that come from elsewhere (``NAME=PATH``)."""
-    names, extra = [], {}
+def target_paths(target: Sequence[str]) -> dict[str, str]:
+    """The paths of targets that come from elsewhere (``NAME=PATH``), by name.
+
+    Args:
+        target: As the user named them.
+
+    Raises:
+        InjertoError: Where nothing is at a path.
+    """
+    extra = {}
     for item in target:
         name, equals, path = item.partition("=")
-        names.append(name)
         if equals:
             if not name or not Path(path).exists():
                 raise InjertoError(f"--target {item}: nothing at '{path}'; write NAME=PATH with an existing path")
             extra[name] = path
-    return names, extra
+    return extra
+
+
+def settle_roles(recipe: Recipe, domains: Domains) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the sources and of the targets.
+
+    Args:
+        recipe: As the user gave it.
+        domains: What was read.
+
+    Raises:
+        InjertoError: Where a name is unknown, or there twice, or a setting needs a domain more.
+    """
+    sources = recipe.source or only_domain(domains)
+    targets = tuple(item.partition("=")[0] for item in recipe.target)
+    for name in (*sources, *targets):
+        domains.named(name)
+    for name in set(sources) & set(targets):
+        raise InjertoError(f"domain '{name}' is given as --source and as --target; choose one")
+    if len(set(targets)) < len(targets):
+        raise InjertoError("a --target is named twice; name each domain once")
+    if len(set(sources)) < len(sources):
+        raise InjertoError("a --source is named twice; name each domain once")
+    check_roles(recipe, len(sources), len(targets))
+    return sources, targets
 
 
 def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
@@ -421,9 +434,4 @@ def save_rows(folder: Path, rows: Sequence[tuple[str, str, str]]) -> str:
     Returns:
         The SHA-256 of what was written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("domain", "content", "split"))
-    writer.writerows(rows)
-    write_text(folder / "splits.csv", text.getvalue())
-    return sha256(text.getvalue())
+    return sha256(write_csv(folder / "splits.csv", ("domain", "content", "split"), rows))

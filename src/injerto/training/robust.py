@@ -73,7 +73,22 @@ class GroupDro(_ByDomain):
         return (self.weights[names].clone() * means).sum() / self.weights[names].sum()
 
 
-class Vrex(_ByDomain):
+class _Penalized(_ByDomain):
+    """Base of those that add a penalty after a share of the run."""
+
+    def __init__(self, domains: int, penalty: float, anneal: float) -> None:
+        """Keep the settings.
+
+        Args:
+            domains: Not used.
+            penalty: Its weight.
+            anneal: Share of the run without it.
+        """
+        super().__init__()
+        self.penalty, self.anneal = penalty, anneal
+
+
+class Vrex(_Penalized):
     """Risk extrapolation (Krueger et al., ICML 2021, eq. 8): the mean of the sources' losses plus their variance.
 
     The penalty begins after a share ``anneal`` of the run, as the authors do.
@@ -83,17 +98,6 @@ class Vrex(_ByDomain):
 
     options = {"penalty": Option(10.0, 0.0, 1e5), "anneal": Option(0.2, 0.0, 1.0)}
 
-    def __init__(self, domains: int, penalty: float, anneal: float) -> None:
-        """Keep the settings.
-
-        Args:
-            domains: Not used.
-            penalty: Weight of the variance.
-            anneal: Share of the run without it.
-        """
-        super().__init__()
-        self.penalty, self.anneal = penalty, anneal
-
     def forward(self, each: Tensor, logits: Tensor, labels: Tensor, domain: Tensor, known: Tensor, p: float) -> Tensor:
         """See :class:`Erm`."""
         _, means = self._means(each, domain[known])
@@ -102,7 +106,7 @@ class Vrex(_ByDomain):
         return loss / max(1.0, penalty)
 
 
-class Irm(_ByDomain):
+class Irm(_Penalized):
     """Invariant risk minimization, IRMv1 (Arjovsky et al. 2019, section 3.1): one head must suit every source best.
 
     The squared gradient of each source's loss by a scale of 1 on the logits, estimated without bias from two halves of
@@ -112,17 +116,6 @@ class Irm(_ByDomain):
     """
 
     options = {"penalty": Option(100.0, 0.0, 1e6), "anneal": Option(0.2, 0.0, 1.0)}
-
-    def __init__(self, domains: int, penalty: float, anneal: float) -> None:
-        """Keep the settings.
-
-        Args:
-            domains: Not used.
-            penalty: Weight of the squared gradient.
-            anneal: Share of the run without it.
-        """
-        super().__init__()
-        self.penalty, self.anneal = penalty, anneal
 
     def forward(self, each: Tensor, logits: Tensor, labels: Tensor, domain: Tensor, known: Tensor, p: float) -> Tensor:
         """See :class:`Erm`."""

@@ -1,13 +1,15 @@
 """Which examples a step sees: a pure function of (seed, step), so that resuming needs no sampler state."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from injerto.basics.files import sha256
+from injerto.tuning.base import Span
 
 WINDOW = 32
 """Batches of texts among which lengths are sorted, so that a batch holds texts of similar length."""
@@ -36,6 +38,28 @@ def count_steps(examples: int, batch_size: int, steps: int | None, epochs: float
         epochs: Passes over the train examples where the recipe does not say steps.
     """
     return steps or max(1, math.ceil(examples / batch_size * (epochs or 1)))
+
+
+class Drawn(Protocol):
+    """Examples that steps draw from."""
+
+    def sizes(self, target: bool = False) -> dict[str, int]:
+        """How many there are by name: of those that share a batch, or of those that add to it."""
+
+    def lengths(self, spans: Sequence[Span]) -> dict[str, np.ndarray] | None:
+        """Their lengths in tokens, where batches should hold similar ones."""
+
+
+def plan_steps(examples: Drawn, batch_size: int, seed: int, spans: Sequence[Span]) -> "StepPlan":
+    """Which of the examples each step sees.
+
+    Args:
+        examples: What steps draw from.
+        batch_size: Labelled source examples per step.
+        seed: The run's seed.
+        spans: What is frozen when.
+    """
+    return StepPlan(examples.sizes(), batch_size, seed, examples.lengths(spans), examples.sizes(target=True))
 
 
 class StepPlan:

@@ -25,28 +25,24 @@ class Taps:
             stages: Which; none for no taps at all.
         """
         self.backbone, self.stages = backbone, tuple(stages)
-        self._taken: dict[int, Tensor] = {}
 
     @contextmanager
-    def open(self, inputs: Inputs) -> Iterator[dict[int, Tensor] | None]:
+    def open(self, inputs: Inputs) -> Iterator[dict[int, Tensor]]:
         """Inside, one forward pass of the backbone (or of its part above a cut) is listened to.
 
         Args:
             inputs: What it is given.
 
         Yields:
-            What will be taken; None without stages.
+            What the pass leaves, by stage.
         """
-        self._taken = {}
-        if not self.stages:
-            yield None
-            return
+        taken: dict[int, Tensor] = {}
         mask = inputs["attention_mask"] if isinstance(inputs, dict) else None
 
         def listen(stage: int) -> Any:
             def take(module: nn.Module, args: Any, output: Any) -> None:
                 values = output[0] if isinstance(output, tuple) else output
-                self._taken[stage] = pooled(values, mask)
+                taken[stage] = pooled(values, mask)
 
             return take
 
@@ -54,14 +50,10 @@ class Taps:
         found = {stage: model.get_submodule(self.backbone.stages[stage].name) for stage in self.stages}
         handles = [module.register_forward_hook(listen(stage)) for stage, module in found.items()]
         try:
-            yield self._taken
+            yield taken
         finally:
             for handle in handles:
                 handle.remove()
-
-    def take(self) -> dict[int, Tensor]:
-        """What the last forward pass left, by stage."""
-        return self._taken
 
 
 def pooled(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -91,7 +83,6 @@ def stage_widths(backbone: Backbone, first: int) -> dict[int, int]:
     modules = dict(backbone.model.named_modules())
     wanted = [stage for stage in range(first, len(backbone.stages)) if backbone.stages[stage].name in modules]
     inputs = probe_batch(backbone.preprocessing, next(backbone.model.parameters()).device)
-    taps = Taps(backbone, wanted)
-    with taps.open(inputs):
+    with Taps(backbone, wanted).open(inputs) as stages:
         backbone(inputs)
-    return {stage: values.shape[1] for stage, values in taps.take().items() if values.ndim == 2}
+    return {stage: values.shape[1] for stage, values in stages.items() if values.ndim == 2}

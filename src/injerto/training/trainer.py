@@ -31,7 +31,7 @@ from injerto.training.optimizer import make_optimizer, pull
 from injerto.training.packed import Packed
 from injerto.training.rangetest import TRIES, range_test
 from injerto.training.schedule import rate_factor
-from injerto.training.stepplan import StepPlan, count_steps
+from injerto.training.stepplan import count_steps, plan_steps
 from injerto.training.tracking import prepare_trackers
 from injerto.training.watch import Watch
 from injerto.tuning.base import Tuned
@@ -106,9 +106,7 @@ class Trainer:
         sizes = examples.sizes()
         self.steps = count_steps(sum(sizes.values()), recipe.batch_size, recipe.steps, recipe.epochs)
         self.spans = tuned.spans(self.steps)
-        self.steps_plan = StepPlan(
-            sizes, recipe.batch_size, recipe.seed, examples.lengths(self.spans), examples.sizes(target=True)
-        )
+        self.steps_plan = plan_steps(examples, recipe.batch_size, recipe.seed, self.spans)
         rarely = max(math.ceil(self.steps_plan.steps_per_epoch), math.ceil(self.steps / MOST_EVALUATIONS))
         self.evaluate_every = max(1, min(self.steps, rarely))
         self.average: Ema | Swad | None = None
@@ -144,9 +142,7 @@ class Trainer:
         return FrozenNorms(backbone, probe.to(self.plan.device))
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        rates = self.objective.rates()
-        own = [(parameter, rates[name]) for name, parameter in self.objective.named_parameters()]
-        return make_optimizer(self.model, self.tuned, self.recipe, *self._rates(), own)
+        return make_optimizer(self.model, self.tuned, self.recipe, *self._rates(), self.objective.parameters())
 
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Train to the end and leave the selected weights in the model.
