@@ -78,14 +78,14 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     ),
     "pacs": shifts(
         [("photo", name) for name in ("art_painting", "cartoon", "sketch")],
-        {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "mmd", "dann", "mcc"]}, 3,
+        {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "mmd", "dann"]}, 3,
         steps=300, image_size=128, select="last", **LITE0,
     ),
     "pacs-unseen": [
         {
             "source": [name for name in PACS if name != unseen], "target": None, "seeds": 3,
-            "grid": {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "mmd", "coral", "dann", "cdann"]},
-            "settings": {"steps": 300, "image_size": 128, "select": "last", "split_file": "given", **LITE0},
+            "grid": {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "coral", "dann"]},
+            "settings": {"steps": 300, "image_size": 128, "select": "last", "split_file": unseen, **LITE0},
         }
         for unseen in PACS
     ],
@@ -104,12 +104,12 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def prepared_data(study: str, work: Path, data: str | None) -> tuple[str, dict[str, str]]:
-    """Path or name of the data, and what the setting `given` stands for."""
+def prepared_data(study: str, work: Path, data: str | None) -> str:
+    """Path or name of the data."""
     if study.startswith("emoji"):
-        return "emoji-styles", {}
+        return "emoji-styles"
     if study == "sentiment":
-        return "sentiment-domains", {}
+        return "sentiment-domains"
     assert data is not None, "this study needs --data"
     if study == "reviews":
         path = work / "reviews.jsonl"
@@ -118,41 +118,44 @@ def prepared_data(study: str, work: Path, data: str | None) -> tuple[str, dict[s
                 rows = [entry for line in stream if (entry := json.loads(line))["domain"] in REVIEWS]
             kept = [{key: entry[key] for key in ("text", "label", "domain", "split")} for entry in rows]
             write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        return str(path), {}
-    splits = work / "pacs-splits.csv"
-    if not splits.exists():
-        write_text(splits, official_splits(Path(data)))
-    return data, {"split_file": str(splits)}
+        return str(path)
+    if study == "pacs-unseen":
+        for unseen in PACS:
+            write_text(work / f"splits-{unseen}.csv", official_splits(Path(data), unseen))
+    return data
 
 
-def official_splits(tar: Path) -> str:
-    """PACS' own train and crossval lists as `path,split`; the endings are those of the pictures in the archive."""
+def official_splits(tar: Path, unseen: str) -> str:
+    """PACS' own lists as `path,split`: train and crossval of the sources, all of the unseen domain for the test.
+
+    The endings are those of the pictures in the archive.
+    """
     lines = ["path,split"]
     with tarfile.open(tar) as archive:
         names = {Path(name).with_suffix("").as_posix().split("pacs/")[-1]: name for name in archive.getnames()}
         for member in archive.getnames():
-            if not member.endswith("_kfold.txt") or "_test_" in member:
+            domain, _, side = Path(member).name.removesuffix("_kfold.txt").rpartition("_")
+            if not member.endswith("_kfold.txt") or (side == "test") != (domain == unseen):
                 continue
-            side = "train" if "_train_" in member else "val"
             content = archive.extractfile(member)
             assert content is not None
             for line in content.read().decode().splitlines():
                 stem = Path(line.split()[0]).with_suffix("").as_posix()
-                lines.append(f"{names[stem].split('pacs/')[-1]},{side}")
+                lines.append(f"{names[stem].split('pacs/')[-1]},{'val' if side == 'crossval' else side}")
     return "\n".join(lines) + "\n"
 
 
 def go(study: str, work: Path, data: str | None, seeds: int | None, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """All comparisons; finished runs are read."""
-    found, given = prepared_data(study, work, data)
+    found = prepared_data(study, work, data)
     for plan in STUDIES[study]:
         key = sha256(json.dumps(plan, sort_keys=True), seeds)
         if key in known:
             yield known[key]
             continue
-        settings = {
-            key: given.get(key, value) if value == "given" else value for key, value in plan["settings"].items()
-        }
+        settings = dict(plan["settings"])
+        if "split_file" in settings:
+            settings["split_file"] = str(work / f"splits-{settings['split_file']}.csv")
         target = plan["target"] or ()
         name = f"{study}-{sha256(plan['source'], target)[:8]}"
         note(f"{study}: {plan['source']} -> {target or 'no target'}")
@@ -187,16 +190,17 @@ def markdown(study: str, results: list[dict[str, Any]], command: str) -> str:
         sources, targets = content["source"], content["target"]
         shown = targets or [name for name in content["summary"][0]["domains"] if name not in sources]
         lines += [f"### {', '.join(sources)} -> {', '.join(shown)} ({'target' if targets else 'unseen'})", ""]
-        headings = ["tuning", "alignment", "source test"]
+        side = "test" if "test" in content["summary"][0]["domains"][sources[0]]["splits"] else "val"
+        headings = ["tuning", "alignment", f"source {side}"]
         for name in shown:
             headings += ([f"{name} train+test", "gain"] if targets else []) + [f"{name} test", "gain"]
         lines += [f"| {' | '.join(headings)} |", f"| {' | '.join('---' for _ in headings)} |"]
         for row in content["summary"]:
-            own = [row["domains"][name]["splits"]["test"]["accuracy"] for name in sources]
+            own = [row["domains"][name]["splits"][side]["accuracy"] for name in sources]
             cells = [f"`{row['axes']['tuning']}`", f"`{row['axes']['alignment']}`", percent(sum(own) / len(own))]
             for name in shown:
-                for side in ("train+test", "test") if targets else ("test",):
-                    figures = row["domains"][name]["splits"][side]
+                for part in ("train+test", "test") if targets else ("test",):
+                    figures = row["domains"][name]["splits"][part]
                     cells += [percent(figures["accuracy"]), gain_text(figures)]
             lines.append(f"| {' | '.join(cells)} |")
         for name in targets:

@@ -221,7 +221,17 @@ def test_another_seed_and_another_value_are_added(copy: Path, again: Call, fitte
     content = again(copy, grid={"tuning": ["head", "last:1", "norm"], "lr": [1e-2]})
     assert sorted(fitted) == ["tuning=norm,lr=0.01-0", "tuning=norm,lr=0.01-1"]
     assert {key: value for key, value in touched(copy).items() if key in before} == before
-    assert len(content["rows"]) == 6 and len(content["summary"]) == 3
+    assert len(content["rows"]) == 8 and len(content["summary"]) == 3 and content["seeds"] == [0, 1, 5]
+
+
+def test_what_an_earlier_call_found_stays_in_the_results(copy: Path, again: Call, fitted: list[str]) -> None:
+    before = json.loads((copy / "results.json").read_text())
+    content = again(copy, grid={"tuning": ["norm"], "lr": [1e-2]}, seeds=1)
+    assert fitted == ["tuning=norm,lr=0.01-0"] and content["planned"] == 5
+    assert content["grid"]["tuning"] == ["norm", "head", "last:1"]
+    assert content["rows"][1:] == before["rows"]
+    with pytest.raises(InjertoError, match=r"was done with other settings: lr \("):
+        again(copy, grid={"tuning": ["norm"]})
 
 
 def test_stopped_in_the_middle_it_goes_on(

@@ -158,6 +158,18 @@ def test_the_plan_says_what_is_kept_and_why_not(
     assert "INJERTO_CACHE_LIMIT" in planned(tuning="last:1", augment="none")
 
 
+def test_rows_of_a_comparison_keep_for_each_other(
+    pictures: Path, tiny_timm: Path, tmp_path: Path, quick: Any, own_cache: Path, computed: list[tuple[str, int]]
+) -> None:
+    settings = {"source": "day", "backbone": tiny_timm, "epochs": 4, "augment": "light", "views": 4} | quick
+    injerto.fit(pictures, tuning="last:1", out=tmp_path / "alone", **settings)
+    assert not [title for title, _ in computed if title.startswith("stages 0-")]
+    grid = {"tuning": ["last:1", "lora:last:1"]}
+    injerto.compare(pictures, grid=grid, seeds=1, out=tmp_path / "rows", **settings)
+    kept = [count for title, count in computed if title.startswith("stages 0-")]
+    assert sum(kept) == 4 * 18 + 6 + 6 + 14  # as of one run: the second row reads them
+
+
 def test_a_backbone_trained_since_it_was_loaded_has_its_own_place_in_the_cache(
     pictures: Path, tiny_timm: Path, tmp_path: Path, quick: Any, own_cache: Path
 ) -> None:

@@ -17,12 +17,14 @@ from injerto import api
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_writable, remove_tree, write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
-from injerto.recipe.recipe import Recipe, load_recipe
+from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
 from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, list_seeds, plan_rows, text_of
 from injerto.studies.results import Results
 
 OWN = {"runs", "results.json", "results.csv", "results.md"}
 """What a comparison writes into its folder."""
+KEPT = ("backbone", "image_size", "max_length", "augment", "views", "batch_size", "shots", "norm", "precision", "seed")
+"""Settings that runs must agree in to share what their frozen stages compute."""
 PACKAGES = ("injerto", "torch", "timm", "transformers")
 
 
@@ -39,9 +41,9 @@ def compare(
 ) -> dict[str, Any]:
     """Fit every combination of the axes' values with every seed, and say which row is better by how much.
 
-    Rows share splits, steps and the rule that a step is chosen by. What is in ``out`` already is not computed again:
-    called once more after an interruption, with another seed or with another value on an axis, only what is missing is
-    done. A run that fails does not stop the others, and is tried again by the next call.
+    Rows share splits, steps and the rule that a step is chosen by. What is in ``out`` already is not computed again and
+    stays in the results: called once more after an interruption, with another seed or with another value on an axis,
+    only what is missing is done. A run that fails does not stop the others, and is tried again by the next call.
 
     Args:
         data: A path or the name of a sample, as for :func:`injerto.fit`.
@@ -54,7 +56,8 @@ def compare(
         **settings: Fields of the recipe that are the same for all rows.
 
     Returns:
-        The content of ``results.json``. ``rows`` has every run that was done, in the order of the grid. ``summary`` has
+        The content of ``results.json``. ``rows`` has every run that was done, in the order of the grid, then those of
+        earlier calls. ``summary`` has
         for every row, domain and split the mean accuracy over the seeds, and the paired difference to ``baseline``
         (the same row with alignment ``none`` where alignment is an axis, else the first row), with 95 % intervals
         over seeds and test groups (:func:`injerto.statistics.bootstrap.nested_interval`).
@@ -79,28 +82,29 @@ def compare(
     planned, fairness = plan_rows(str(data), axes, numbers, given)
     runs = folder / "runs"
     _check_folder(folder)
-    _check_records(runs, planned)
+    earlier = _check_records(runs, planned)
     order = sorted(planned, key=lambda one: numbers.index(one.seed))
     missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
     if missing:
         _check_needs(missing)
     from injerto.compute.machine import machine
 
+    rows = [*planned, *earlier]
     about = {
         "data": str(data),
         "source": given.pop("source", []),
         "target": given.pop("target", []),
-        "grid": {axis: list({text_of(one.axes[axis]): one.axes[axis] for one in planned}.values()) for axis in axes},
+        "grid": {axis: list({text_of(one.axes[axis]): one.axes[axis] for one in rows}.values()) for axis in axes},
         "settings": given,
-        "seeds": numbers,
+        "seeds": sorted({*numbers, *(one.seed for one in earlier)}),
         "fairness": fairness,
     }
     named = {name: about[name] for name in ("source", "target")} | given
-    about["command"] = command_of(str(data), about["grid"], numbers, named, str(out))
+    about["command"] = command_of(str(data), about["grid"], about["seeds"], named, str(out))
     about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
-    results = Results(folder, about, planned)
+    results = Results(folder, about, rows)
     try:
-        return _work(results, order, missing, runs)
+        return _work(results, [*order, *earlier], missing, runs)
     except KeyboardInterrupt:
         note("\ninterrupted; the same comparison goes on where it stopped")
         raise
@@ -108,6 +112,8 @@ def compare(
 
 def _work(results: Results, order: Sequence[Planned], missing: Sequence[Planned], runs: Path) -> dict[str, Any]:
     """Take in what is there, do what is missing; the results are up to date after every run."""
+    from injerto.training.cacheplan import shared_by
+
     seconds: dict[str, list[float]] = {}
 
     def take_in(one: Planned, spent: float | None = None) -> None:
@@ -127,7 +133,8 @@ def _work(results: Results, order: Sequence[Planned], missing: Sequence[Planned]
         place = len(order) - len(missing) + done + 1
         note(f"row {place} of {len(order)}: {one.label} seed {one.seed}{_left(missing[done:], seconds)}")
         begun = time.monotonic()
-        _run(one, runs)
+        with shared_by(sum(_keeps(other) == _keeps(one) for other in order)):
+            _run(one, runs)
         take_in(one, time.monotonic() - begun)
         content = results.write()
     return content
@@ -174,9 +181,9 @@ def _load_record(path: Path) -> dict[str, Any]:
         raise InjertoError(f"{path} is damaged; remove it and {path.with_suffix('')}") from None
 
 
-def _check_records(runs: Path, planned: Sequence[Planned]) -> None:
-    """Refuse to mix with runs on other data, or of the same row with other settings."""
-    axes = set(planned[0].axes)
+def _check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
+    """Finished runs of earlier calls that belong beside the planned ones; refuse those with other settings."""
+    axes, earlier = list(planned[0].axes), []
     wanted = {one.name: one.recipe.model_dump(mode="json") for one in planned}
     some = planned[0].recipe.model_dump(mode="json")
     for name in wanted:
@@ -185,9 +192,11 @@ def _check_records(runs: Path, planned: Sequence[Planned]) -> None:
     for path in sorted(runs.glob("*.json")):
         before = _load_record(path)["recipe"]
         name = path.name.removesuffix(".json")
-        fields = Recipe.model_fields if name in wanted else ("data", "source", "target")
-        now = wanted.get(name, some)
-        different = [f for f in fields if before.get(f) != now[f] and (name in wanted or f not in axes)]
+        alike = [row for row in wanted.values() if row["tuning"] == before.get("tuning")]
+        now, free = wanted.get(name) or (alike or [some])[0], () if name in wanted else (*axes, "seed")
+        if not alike:  # only the tuning `head` has a neck
+            free = (*free, "neck")
+        different = [field for field in Recipe.model_fields if before.get(field) != now[field] and field not in free]
         if different:
             words = ", ".join(
                 f"{field} (was {text_of(before.get(field))}, now {text_of(now[field])})" for field in different[:3]
@@ -196,6 +205,9 @@ def _check_records(runs: Path, planned: Sequence[Planned]) -> None:
                 f"--out {runs.parent}: {path.stem} was done with other settings: {words}; repeat them, or name "
                 "another folder"
             )
+        if name not in wanted and (runs / name / "metrics.json").exists():
+            earlier.append(Planned({axis: before[axis] for axis in axes}, make_recipe(**before), name))
+    return earlier
 
 
 def _check_needs(planned: Sequence[Planned]) -> None:
@@ -211,6 +223,10 @@ def _check_needs(planned: Sequence[Planned]) -> None:
     for recipe in {one.label: one.recipe for one in planned}.values():
         check_terms(recipe)
         settle_roles(recipe, domains)
+
+
+def _keeps(one: Planned) -> list[Any]:
+    return [one.recipe.tuning_spec.last, *(getattr(one.recipe, name) for name in KEPT)]
 
 
 def _run(one: Planned, runs: Path) -> None:
@@ -249,11 +265,12 @@ def _take_in(results: Results, one: Planned, runs: Path) -> None:
 
 
 def _left(rest: Iterable[Planned], seconds: Mapping[str, Sequence[float]]) -> str:
-    """How long the rest takes, from runs of the same row where there are any."""
+    """How long the rest takes, from the fastest run of the same row where there is one: the first may fill a cache."""
     if not seconds:
         return ""
-    usual = float(np.mean([np.mean(own) for own in seconds.values()]))
-    total = sum(float(np.mean(seconds[one.label])) if one.label in seconds else usual for one in rest)
+    fastest = {label: min(own) for label, own in seconds.items()}
+    usual = float(np.median(list(fastest.values())))
+    total = sum(fastest.get(one.label, usual) for one in rest)
     return f", {format_seconds(total)} left"
 
 

@@ -1,6 +1,9 @@
 """What is kept of what frozen stages compute, and how long the run will take; both stand in the compute plan."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,21 @@ if TYPE_CHECKING:
 
 WORTH = 1.5
 """How often a value must be used for keeping it to pay."""
+_RUNS: ContextVar[int] = ContextVar("runs", default=1)
+
+
+@contextmanager
+def shared_by(runs: int) -> Iterator[None]:
+    """Inside, a run knows that others will use the values it keeps: keeping them pays sooner.
+
+    Args:
+        runs: How many runs, itself among them, draw the same versions of the same examples.
+    """
+    token = _RUNS.set(runs)
+    try:
+        yield
+    finally:
+        _RUNS.reset(token)
 
 
 def plan_caches(prepared: "Prepared") -> None:
@@ -43,7 +61,7 @@ def plan_caches(prepared: "Prepared") -> None:
         pairs = round(sum(size * min(recipe.views or 1, drawn / max(size, 1)) for size in (train, *added)))
         epochs = drawn / max(train, 1)
         count = pairs + (reported if span is prepared.spans[-1] else vals)
-        cut, text = _plan_cache(prepared, span, used / max(pairs, 1), count)
+        cut, text = _plan_cache(prepared, span, _RUNS.get() * used / max(pairs, 1), count)
         texts.append(text)
         evaluated = vals * math.ceil(epochs) + (reported if span is prepared.spans[-1] else 0)
         moving = 1 - span.frozen / len(backbone.stages)
