@@ -19,6 +19,8 @@ file already are not done again.
 """
 
 import argparse
+import csv
+import io
 import json
 import lzma
 import tarfile
@@ -38,6 +40,7 @@ EMOJI = [("noto", "openmoji-line"), ("fluent-3d", "openmoji-line"), ("openmoji-l
 PACS = ("art_painting", "cartoon", "photo", "sketch")
 SENTIMENT = ("movies", "news", "products", "tweets")
 REVIEWS = ("books", "dvd", "electronics", "kitchen_housewares")
+MOST = 1500
 LITE0 = {"backbone": "packaged:efficientnet-lite0"}
 MINILM = {"backbone": "packaged:minilm-l6"}
 
@@ -94,12 +97,20 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         steps=200, image_size=128, select="last", **LITE0,
     ),
     "sentiment": shifts(
-        list(permutations(SENTIMENT, 2)), {"tuning": ["head", "lora", "full"], "alignment": ["none", "mmd", "dann"]},
-        3, steps=150, neck="256", select="last", **MINILM,
+        list(permutations(SENTIMENT, 2)), {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
+        3, steps=100, batch_size=16, neck="256", select="last", **MINILM,
+    ),
+    "sentiment-full": shifts(
+        list(permutations(SENTIMENT, 2)), {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]},
+        1, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),
     "reviews": shifts(
-        list(permutations(REVIEWS, 2)), {"tuning": ["head", "lora", "full"], "alignment": ["none", "mmd", "dann"]},
-        3, steps=100, neck="256", select="last", max_length=128, **MINILM,
+        list(permutations(REVIEWS, 2)), {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
+        3, steps=100, batch_size=16, neck="256", select="last", max_length=128, **MINILM,
+    ),
+    "reviews-full": shifts(
+        list(permutations(REVIEWS, 2)), {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]},
+        1, steps=100, batch_size=16, neck="256", select="last", max_length=128, **MINILM,
     ),
 }  # fmt: skip
 
@@ -108,14 +119,15 @@ def prepared_data(study: str, work: Path, data: str | None) -> str:
     """Path or name of the data."""
     if study.startswith("emoji"):
         return "emoji-styles"
-    if study == "sentiment":
-        return "sentiment-domains"
+    if study.startswith("sentiment"):
+        return sentences(work / "sentences.csv")
     assert data is not None, "this study needs --data"
-    if study == "reviews":
+    if study.startswith("reviews"):
         path = work / "reviews.jsonl"
         if not path.exists():
             with lzma.open(data, "rt", encoding="utf-8") as stream:
                 rows = [entry for line in stream if (entry := json.loads(line))["domain"] in REVIEWS]
+            rows = [entry for entry in rows if entry["split"] != "unlabeled"]
             kept = [{key: entry[key] for key in ("text", "label", "domain", "split")} for entry in rows]
             write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         return str(path)
@@ -123,6 +135,19 @@ def prepared_data(study: str, work: Path, data: str | None) -> str:
         for unseen in PACS:
             write_text(work / f"splits-{unseen}.csv", official_splits(Path(data), unseen))
     return data
+
+
+def sentences(path: Path) -> str:
+    """Up to 1,500 sentences of each domain of `sentiment-domains`, chosen by their hash."""
+    if not path.exists():
+        kept = [["text", "label", "domain"]]
+        for domain in injerto.load_domains("sentiment-domains").values():
+            chosen = sorted(range(len(domain)), key=lambda i: domain.contents[i])[:MOST]  # noqa: B023
+            kept += [[str(domain.inputs[i]), str(domain.labels[i]), domain.name] for i in chosen]
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows(kept)
+        write_text(path, stream.getvalue())
+    return str(path)
 
 
 def official_splits(tar: Path, unseen: str) -> str:
