@@ -220,7 +220,9 @@ def test_mixing_trains_and_aligns(
         ({"augment": "mixwell"}, "unknown --augment 'mixwell'"),
         ({"target_labels": 3}, "needs a --target"),
         ({"target_labels": 0, "target": "dusk"}, "must be 1 or more"),
-        ({"target_labels": "nowhere.csv", "target": "dusk"}, "cannot be read"),
+        ({"target_labels": "nowhere.csv", "target": "dusk"}, "nowhere.csv: No such file.*a whole number"),
+        ({"alignment": "MMD", "target": "dusk"}, r"names are written small: mmd"),
+        ({"alignment": "mmd", "target": "dusk", "patience": 3}, "keeps its last step; leave it out"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_a_line(

@@ -101,8 +101,9 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         return
     rows = []
     for name, entry in metrics["domains"].items():
-        role = entry["role"] + (" (oracle)" if entry["oracle"] else "")
-        rows += [[name, role, side, *_cells(values)] for side, values in entry["splits"].items()]
+        for side, values in entry["splits"].items():
+            mark = " (no labels)" if values["accuracy"] is None else " (oracle)" if entry["oracle"] else ""
+            rows.append([name, entry["role"] + mark, side, *_cells(values)])
     order = {"source": 0, "target": 1, "unseen": 2}
     rows.sort(key=lambda row: (order[row[1].split()[0]], row[0]))
     table("accuracy by domain", ("domain", "role", "split", *COLUMNS), rows, SPARE, words=3)

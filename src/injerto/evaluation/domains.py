@@ -1,6 +1,6 @@
 """Metrics of every domain by role and split: the block of ``metrics.json`` that people read first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,28 @@ def measure(domain: Domain, logits: np.ndarray, classes: tuple[str, ...]) -> dic
         groups = [group for group, keep in zip(domain.groups, known, strict=True) if keep]
         result = classification_metrics(probabilities(logits[known]), labels[known], classes, groups)
     if foreign:
-        names = sorted({str(label) for label, code in zip(domain.labels, labels, strict=True) if code == -2})
         result["unknown_class"] = foreign
-        warn(
-            f"oracle: domain '{domain.name}' has {foreign} examples of classes no source has ({', '.join(names[:5])}); "
-            "they are left out of its metrics and can never be predicted"
-        )
     return result
+
+
+def warn_of_unknown(parts: Iterable[Domain], classes: tuple[str, ...]) -> None:
+    """Warn once of a domain's examples that no model of these classes can be right on.
+
+    Args:
+        parts: Those of its splits that are measured.
+        classes: The class map.
+    """
+    names, count, total = set[str](), 0, 0
+    for part in parts:
+        codes, name = encode(part.labels, classes), part.name
+        total, count = total + len(part), count + int((codes == -2).sum())
+        names |= {str(label) for label, code in zip(part.labels, codes, strict=True) if code == -2}
+    if count:
+        shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+        warn(
+            f"oracle: {count} of the {total} measured examples of domain '{name}' have classes that no source has "
+            f"({shown}); they are left out of its metrics and can never be predicted"
+        )
 
 
 def prediction_rows(

@@ -19,7 +19,7 @@ from injerto.basics.files import sha256
 from injerto.basics.progress import note, warn
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
-from injerto.evaluation.domains import measure
+from injerto.evaluation.domains import measure, warn_of_unknown
 from injerto.evaluation.inputs import as_inputs
 from injerto.evaluation.predictor import predict_logits, probabilities
 from injerto.recipe.recipe import load_recipe
@@ -177,6 +177,7 @@ class Run:
         for name, part in self.unseen_parts(domains, on).items():
             logits = predict_logits(model, plan, part.inputs, part.contents, f"evaluating {name}")
             results[name] = measure(part, logits, model.labels)
+            warn_of_unknown([part], model.labels)
         if results and not any(values["accuracy"] is not None for values in results.values()):
             raise InjertoError(
                 f"no example of {', '.join(results)} has a label that {self.path} knows; name the column with --label, "

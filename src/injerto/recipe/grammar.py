@@ -70,7 +70,8 @@ def _split(text: str, what: str) -> tuple[str, dict[str, str | tuple[str, ...]],
     """``name(options):a:b`` -> name, options, [a, b]."""
     match = _NAME.match(re.sub(r"\s+", "", text))
     if not match:
-        raise InjertoError(f"{what} '{text}' cannot be read; write name, name(key=value) or name:number")
+        small = "" if text == text.lower() else f" (names are written small: {text.strip().lower()})"
+        raise InjertoError(f"{what} '{text}' cannot be read; write name, name(key=value) or name:number{small}")
     name, inside, rest = match.groups()
     options: dict[str, str | tuple[str, ...]] = {}
     for pair in (inside or "").split(","):

@@ -246,7 +246,7 @@ def _fair(recipes: Sequence[Recipe], given: set[str]) -> tuple[list[dict[str, An
     words = []
     if "select" not in given and any(recipe.alignment_terms or recipe.average == "swad" for recipe in recipes):
         extra = [{"select": "last"} for _ in recipes]
-        words.append("every row keeps its last step, as aligned and SWAD rows do")
+        words.append("every row keeps its last step: aligned rows must, having no labels to choose a better one by")
     heads = [recipe.tuning_spec.kind == "head" for recipe in recipes]
     aligned = any(head and recipe.alignment_terms for head, recipe in zip(heads, recipes, strict=True))
     if "neck" not in given and aligned:

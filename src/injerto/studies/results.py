@@ -337,7 +337,7 @@ def table_of(content: Mapping[str, Any], both: bool = False) -> tuple[str, list[
     title = f"accuracy on test, mean over seeds; gain: paired difference{over}, points [95 % interval]"
     below = [f"* {ORACLE}"] if any(mark for _, _, mark in columns) else []
     if any("(" in cell for line in cells for cell in line[len(axes) :]):
-        below.append("(...) none: the interval holds 0")
+        below.append("a gain in (parentheses) is none: its interval holds 0")
     if any(len(row["seeds"]) == 1 for row in summary):
         below.append("one seed: its interval knows of test examples only")
     if any("unpaired" in part for row in summary for d in row["domains"].values() for part in d["splits"].values()):

@@ -17,7 +17,7 @@ from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker, Inputs, prefetch
 from injerto.domains.domain import Domain
-from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions
+from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions, warn_of_unknown
 from injerto.evaluation.predictor import classify_kept, predict_logits
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.model import Model
@@ -325,7 +325,7 @@ class Fit:
         block = report(before, after, objective.seen, shift, len(prepared.roles))
         assert isinstance(objective, Classification)
         scores = self.watch.accuracies or [0.0]
-        warn_about(block, objective.weights_of_terms(), self.watch, max(scores), scores[-1])
+        warn_about(block, objective.weights_of_terms(), self.watch, max(scores), scores[-1], len(prepared.classes))
         return block
 
     # --- results --------------------------------------------------------------------------------------------------
@@ -343,6 +343,7 @@ class Fit:
                 splits[side] = measure(part, logits, self.prepared.classes)
                 rows += prediction_rows(part, role, side, logits, self.prepared.classes)
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}
+            warn_of_unknown(sides.values(), self.prepared.classes)
         save_predictions(self.folder, rows)
         return found, said
 

@@ -125,9 +125,12 @@ LARGE_SHIFT = 0.25
 HALF = 0.5
 NEAR = 0.1
 FALL = 0.05
+DROWNED = 10
 
 
-def warn_about(block: dict[str, Any], terms: Mapping[str, float], watch: Watch, best: float, last: float) -> None:
+def warn_about(
+    block: dict[str, Any], terms: Mapping[str, float], watch: Watch, best: float, last: float, classes: int
+) -> None:
     """Say in plain words what the numbers mean where they mean trouble.
 
     Args:
@@ -136,6 +139,7 @@ def warn_about(block: dict[str, Any], terms: Mapping[str, float], watch: Watch, 
         watch: Says each warning once.
         best: Best accuracy on source val during the run.
         last: The last one.
+        classes: Number of classes.
     """
     seen, probe = block["last_step"], block.get("probe")
     for name in terms:
@@ -159,6 +163,9 @@ def warn_about(block: dict[str, Any], terms: Mapping[str, float], watch: Watch, 
                 f"the classes of target '{name}' seem to be distributed differently (estimated shift {value:.2f} of 1):"
                 f" {', '.join(matching)} would then pull different classes together; lmmd, cdan or mcc assume less",
             )
+    unlearned = seen.get("loss/labelled", 0.0) > HALF * math.log(classes)
+    if unlearned or best - last > FALL:
+        _warn_of_drowning(seen, terms, watch)
     if best - last > FALL:
         watch.say(
             "negative transfer",
@@ -166,6 +173,19 @@ def warn_about(block: dict[str, Any], terms: Mapping[str, float], watch: Watch, 
             "what the model knew; lower its weight or use a smaller --tuning",
         )
     note(describe(block))
+
+
+def _warn_of_drowning(seen: Mapping[str, float], terms: Mapping[str, float], watch: Watch) -> None:
+    """Name the terms whose gradient at the embedding leaves the labelled loss no say."""
+    own = seen.get("gradient/labelled", 0.0)
+    for name, weight in terms.items():
+        pull = seen.get(f"gradient/{name}", 0.0)
+        if pull > DROWNED * own > 0:
+            watch.say(
+                f"drowned by {name}",
+                f"{name} pulls {pull / own:.0f} times as hard at the embedding as the labels do, and they are not "
+                f"learned: lower its weight ({name}:{weight / 10:g})",
+            )
 
 
 def describe(block: dict[str, Any]) -> str:

@@ -388,7 +388,9 @@ def _announce(prepared: Prepared) -> None:
         blank = sum(label is None for label in domain.labels)
         extra = f", {blank} without label" if blank else ""
         counts = ", ".join(f"{count} {side}" for side, count in sides.items())
-        note(f"data: {name} ({role_of(name, prepared.sources, prepared.targets)}): {counts}{extra}")
+        role = role_of(name, prepared.sources, prepared.targets)
+        unmeasured = "" if sides["test"] or role != "unseen" else ": nothing of it will be measured"
+        note(f"data: {name} ({role}): {counts}{extra}{unmeasured}")
     given: dict[str, set[str]] = {}
     for name in prepared.sources:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):

@@ -19,8 +19,12 @@ def check_terms(recipe: Recipe) -> None:
         InjertoError: Where a name or an option is unknown, or terms exclude each other.
     """
     read_objective(recipe.objective)
+    if recipe.alignment_terms and recipe.patience:
+        raise InjertoError("--patience chooses by source val, and an aligned run keeps its last step; leave it out")
     for term in recipe.alignment_terms:
         kind, _ = find_alignment(term)
+        if term.weight == 0:
+            note(f"--alignment {term.name}:0 changes nothing: its weight is 0; it is only measured")
         if "labels" in kind.needs and "mixup" in recipe.mixing:
             raise InjertoError(f"--alignment {term.name} needs whole labels, and --augment mixup mixes them")
         moves = recipe.tuning_spec.kind != "head" or recipe.neck != "none"
@@ -43,6 +47,8 @@ def check_roles(recipe: Recipe, sources: int, targets: int) -> None:
         InjertoError: Where a term needs a domain more.
     """
     check_needs(recipe.alignment_terms, sources, targets)
+    if targets and not (recipe.alignment_terms or recipe.target_labels or "target" in (recipe.norm or "")):
+        note("--alignment none: the target is only measured, nothing is learned from it")
     if recipe.objective != "erm" and sources < 2:
         name = recipe.objective.split("(")[0]
         raise InjertoError(f"--objective {name} compares sources: it needs two or more --source domains")

@@ -110,7 +110,10 @@ def _read(path: Path, classes: Sequence[str]) -> dict[str, str]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InjertoError(f"--target-labels {path}: cannot be read ({error}); give a number or a CSV") from None
+        reason = getattr(error, "strerror", None) or "it is no CSV in UTF-8"
+        raise InjertoError(
+            f"--target-labels {path}: {reason}; give a whole number (labels of each class) or a CSV path,label"
+        ) from None
     if not rows or not {"path", "label"} <= set(rows[0]):
         raise InjertoError(f"--target-labels {path}: needs the columns path and label, and a row")
     for row in rows:

@@ -1,0 +1,92 @@
+"""What an alignment did, in plain words: each trouble is named with its cure, and nothing is said without one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import injerto
+from injerto.domains.domain import Domain
+from injerto.training.health import Health, label_shift, warn_about
+from injerto.training.watch import Watch
+
+FINE: dict[str, Any] = {
+    "last_step": {
+        "loss/labelled": 0.2, "gradient/labelled": 0.1, "gradient/dann": 0.1, "dann/discriminator": 0.55,
+        "dann/chance": 0.5,
+    },
+    "label_shift": {"sketch": 0.05},
+    "probe": {"before": 0.95, "after": 0.6, "chance": 0.5},
+    "mmd": [{"domains": ["photo", "sketch"], "before": {"value": 0.3, "p": 0.0}, "after": {"value": 0.01, "p": 0.2}}],
+}  # fmt: skip
+
+
+def said(best: float = 0.9, last: float = 0.89, **changes: Any) -> dict[str, str]:
+    """The warnings about a block with some changes."""
+    watch = Watch()
+    block = {**FINE, **changes}
+    warn_about(block, {"dann": 1.0}, watch, best, last, 7)
+    return watch.said
+
+
+def test_nothing_is_said_of_a_healthy_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said() == {}
+    assert (
+        "tells the domains apart 95 % -> 60 % (chance 50 %), MMD^2 0.300 -> 0.010 (p 0.200)" in capsys.readouterr().err
+    )
+
+
+def test_a_dead_adversary_is_not_taken_for_success() -> None:
+    text = said(probe={"before": 0.95, "after": 0.93, "chance": 0.5})["dead adversary dann"]
+    assert "at chance (55 %)" in text and "fresh probe still tells the domains apart (93 %)" in text
+
+
+def test_a_shift_of_the_classes_is_named_where_the_estimate_can_be_trusted() -> None:
+    assert "lmmd, cdan or mcc" in said(label_shift={"sketch": 0.4})["label shift sketch"]
+    assert said(label_shift={"sketch": 0.4}, best=0.4, last=0.4) == {}
+
+
+def test_what_is_lost_on_the_source_is_told() -> None:
+    assert "fell from 90 % to 70 %" in said(last=0.7)["negative transfer"]
+
+
+def test_a_term_that_drowns_the_labels_is_named_with_a_weight_to_try() -> None:
+    strong = {**FINE["last_step"], "gradient/dann": 5.0}
+    assert said(last_step=strong) == {}  # the labels are learned: their gradient is small because they are
+    assert "dann pulls 50 times as hard" in said(last_step={**strong, "loss/labelled": 1.9})["drowned by dann"]
+    assert "(dann:0.1)" in said(last_step=strong, last=0.7)["drowned by dann"]
+
+
+def test_a_heavy_term_is_named_in_a_real_run(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"source": "day", "target": "dusk", "backbone": tiny_timm, "tuning": "full", "steps": 30} | quick
+    run = injerto.fit(pictures, alignment="mmd:5000", out=tmp_path / "heavy", **settings)
+    assert any("mmd pulls" in text for text in run.metrics["warnings"])
+    run = injerto.fit(pictures, alignment="mmd:0.01", out=tmp_path / "light", **settings)
+    assert not any("mmd pulls" in text for text in run.metrics["warnings"])
+
+
+def test_a_probe_and_mmd_see_two_domains_apart_and_one_that_is_cut_in_two() -> None:
+    rng = np.random.default_rng(0)
+    parts = {}
+    for name in ("one", "other"):
+        names = tuple(f"{name} {i}" for i in range(80))
+        parts[name] = Domain(name, names, (None,) * 80, names, names, names, (None,) * 80, names)
+    health = Health(parts, seed=0)
+    apart = health.measure(lambda _: {"one": rng.normal(0, 1, (80, 8)), "other": rng.normal(1, 1, (80, 8))})
+    alike = health.measure(lambda _: {name: rng.normal(0, 1, (80, 8)) for name in parts})
+    assert apart is not None and alike is not None
+    assert apart["probe"] > 0.85 and apart["mmd"][0]["p"] < 0.01
+    assert alike["probe"] < 0.65 and alike["mmd"][0]["p"] > 0.01
+
+
+def test_the_estimated_shift_of_the_classes() -> None:
+    """A classifier that is right: the estimate is the total variation between the classes' shares."""
+    labels = np.repeat([0, 1], 50)
+    sure = np.eye(2)[labels] * 10
+    skewed = np.eye(2)[np.repeat([0, 1], [90, 10])] * 10
+    found = label_shift([sure], [labels], {"same": sure, "skewed": skewed, "tiny": sure[:5]})
+    assert found["same"] == pytest.approx(0, abs=1e-6) and found["skewed"] == pytest.approx(0.4, abs=1e-4)
+    assert "tiny" not in found
