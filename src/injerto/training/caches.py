@@ -1,15 +1,16 @@
 """What frozen stages compute, computed once: embeddings and hidden states from the cache, or into it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from injerto.basics.files import sha256
 from injerto.compute.batches import augmentation_rng
-from injerto.compute.cuts import Cut, make_cut
-from injerto.compute.features import Chunk, Features, FeatureStore, cached, room_for, space_key, trim
-from injerto.compute.inference import Continuer, Embedder
+from injerto.compute.cuts import Cut
+from injerto.compute.embedding import embed_parts, kept
+from injerto.compute.features import Features, trim
+from injerto.compute.inference import Embedder
 from injerto.domains.domain import Domain
 from injerto.training.examples import Kept, Stream
 from injerto.training.prepare import Prepared
@@ -42,10 +43,7 @@ class Caches:
             parts: The inputs, part after part.
             title: What the progress line says.
         """
-        whole = make_cut(self.prepared.backbone, len(self.prepared.backbone.stages))
-        assert whole is not None
-        features = self._fill(whole, parts, None, "none", 0, title)
-        return Continuer(whole, self.prepared.plan).all(features)
+        return embed_parts(self.prepared.backbone, self.prepared.plan, parts, title, self._statistics)
 
     def keep(
         self, cut: Cut, streams: Mapping[str, Stream], drawn: Mapping[str, list[np.ndarray]], plain: Parts
@@ -92,34 +90,20 @@ class Caches:
         title: str,
     ) -> Features:
         """Values of all inputs of some parts; of the wanted positions only, where these are given."""
-        recipe, backbone, plan = self.prepared.recipe, self.prepared.backbone, self.prepared.plan
-        plain = policy == "none"
-        described = ("plain" if plain else f"{policy}/{recipe.seed}/{view}") + self._statistics
-        if cut.suffix is not None:
-            described += f"/below stage {cut.stage}"
-        key = space_key(backbone.fingerprint, backbone.preprocessing.card(), described, plan.precision)
+        backbone, plan, seed = self.prepared.backbone, self.prepared.plan, self.prepared.recipe.seed
         inputs = [item for part in parts for item in part.inputs]
         keys = [content for part in parts for content in part.contents]
-        on_disk = cut.suffix is not None or room_for(len(keys), cut.width) is None
-        store = FeatureStore(key, cut.width, on_disk)
-
-        is_image = backbone.modality == "image"
-
-        def compute(positions: list[int]) -> Iterator[Chunk]:
-            embedder = Embedder(backbone, plan, cut)
-
-            def load(index: int, item: Any) -> np.ndarray:
-                rng = augmentation_rng(recipe.seed, keys[positions[index]], view)
-                maker = embedder.maker
-                return maker.image(item, policy, rng) if is_image else maker.augmented(item, policy, rng)
-
-            chosen = [inputs[position] for position in positions]
-            names = [keys[position] for position in positions]
-            return embedder.rows(chosen, names, title, None if plain else load)
-
+        places = None
         if wanted is not None:
             starts = np.cumsum([0, *map(len, parts)])[:-1]
             places = np.concatenate([start + chosen for start, chosen in zip(starts, wanted, strict=True)])
-            cached(store, [keys[place] for place in places], lambda some: compute([int(places[i]) for i in some]))
-            return store.rows(keys)
-        return cached(store, keys, compute)
+
+        def augmented(embedder: Embedder, key: str, item: Any) -> np.ndarray:
+            rng, maker = augmentation_rng(seed, key, view), embedder.maker
+            make = maker.image if backbone.modality == "image" else maker.augmented
+            return make(item, policy, rng)
+
+        plain = policy == "none"
+        described = ("plain" if plain else f"{policy}/{seed}/{view}") + self._statistics
+        load = None if plain else augmented
+        return kept(backbone, plan, cut, inputs, keys, described, title, load=load, wanted=places)

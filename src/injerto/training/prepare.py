@@ -4,7 +4,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_csv
 from injerto.basics.progress import note, warn
 from injerto.compute.cuts import Cut
+from injerto.compute.embedding import open_backbone
 from injerto.compute.features import cache_limit
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.load import load_domains
-from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
-from injerto.domains.samples import SAMPLES
 from injerto.domains.splits import keep_shots, split_domains
 from injerto.evaluation.domains import REPORTED, role_of
-from injerto.recipe.defaults import SAMPLE_IMAGE_SIZE, defaults_for
+from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
 from injerto.training.cacheplan import plan_caches
@@ -371,14 +370,7 @@ def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbo
         own.fingerprint = fingerprint(own.model.state_dict())  # it may have been trained since it was loaded
         return own
     assert recipe.backbone is not None
-    network = load_backbone(recipe.backbone, image_size=recipe.image_size)
-    sample = isinstance(data, str) and data in SAMPLES and not Path(data).exists()
-    size = network.preprocessing
-    if recipe.max_length and isinstance(size, TextPreprocessing):
-        network.preprocessing = replace(size, max_length=min(recipe.max_length, size.max_length))
-    if recipe.image_size is None and sample and network.any_size and isinstance(size, ImagePreprocessing):
-        network.preprocessing = replace(size, height=SAMPLE_IMAGE_SIZE, width=SAMPLE_IMAGE_SIZE)
-    return network
+    return open_backbone(recipe.backbone, data, recipe.image_size, recipe.max_length)
 
 
 def _announce(prepared: Prepared) -> None:
