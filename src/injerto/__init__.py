@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from injerto.backbones.load import load_backbone
     from injerto.basics.errors import InjertoError
     from injerto.estimator import Classifier
+    from injerto.evaluation.gap import measure_gap
+    from injerto.reporting.gap import report_gap
     from injerto.studies.combine import combine
     from injerto.studies.compare import compare
     from injerto.studies.soup import soup
@@ -27,6 +29,8 @@ _PLACES = {
     "soup": "injerto.studies.soup",
     "combine": "injerto.studies.combine",
     "compare": "injerto.studies.compare",
+    "measure_gap": "injerto.evaluation.gap",
+    "report_gap": "injerto.reporting.gap",
     "InjertoError": "injerto.basics.errors",
     "Classifier": "injerto.estimator",
 }
@@ -45,7 +49,9 @@ __all__ = [
     "load_domains",
     "load_language",
     "load_peft",
+    "measure_gap",
     "predict",
+    "report_gap",
     "soup",
 ]
 

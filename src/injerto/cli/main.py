@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+import injerto.cli.before
 import injerto.cli.compare  # noqa: F401  registers its command
 from injerto.basics.errors import InjertoError
 from injerto.cli.commands import app

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
@@ -77,9 +78,9 @@ def score_all(
 def logme(features: np.ndarray, labels: np.ndarray) -> float:
     """LogME: log of the maximum evidence per example, averaged over the classes present, each against the rest.
 
-    You et al., "LogME: Practical assessment of pre-trained models for transfer learning", ICML 2021, algorithm 1. With a
-    weight prior N(0, 1/alpha) and label noise N(0, 1/beta) the evidence of targets y in {0, 1} is ``n/2 log beta + d/2
-    log alpha - n/2 log 2 pi - beta/2 |F m - y|^2 - alpha/2 |m|^2 - 1/2 log |A|``, ``A = alpha I + beta F'F``, ``m =
+    You et al., "LogME: Practical assessment of pre-trained models for transfer learning", ICML 2021, algorithm 1. With
+    a weight prior N(0, 1/alpha) and label noise N(0, 1/beta) the evidence of targets y in {0, 1} is ``n/2 log beta +
+    d/2 log alpha - n/2 log 2 pi - beta/2 |F m - y|^2 - alpha/2 |m|^2 - 1/2 log |A|``, ``A = alpha I + beta F'F``, ``m =
     beta A^-1 F'y``. The paper steps towards the alpha and beta that maximize it, from 1 and 1. Here beta is eliminated
     (for t = alpha / beta it is n / E, E the least ``|F m - y|^2 + t |m|^2``), and the one number left, t, is looked for
     over 32 decades, then bisected to where the paper's steps stand still: the maximum itself, whatever the features'
@@ -164,7 +165,7 @@ def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def h_score(features: np.ndarray, labels: np.ndarray) -> float:
-    """H-score: how much of the embedding's variance lies between the classes, counted in the embedding's own scale.
+    """H-score: how much of the embedding's variance lies between the classes, summed over its directions.
 
     Bao et al., "An information-theoretic approach to transferability in task transfer learning", ICIP 2019: ``tr(S^-1
     B)``, S the covariance of the features, B that of their class means, each class weighing as many examples as it
@@ -216,8 +217,8 @@ def knn_accuracy(
     Cost: O(n^2 d), in memory O(n); the slowest of the scores above some ten thousand examples.
 
     When to use: to see whether classes are lumps in the embedding, whatever their shape; nothing is fitted, so it
-    overfits no width. When it misleads: with imbalance, large classes outvote small ones, and a class with fewer than
-    (k + 1) / 2 groups can hardly win at all; copies under different groups vote for each other; embeddings with a large
+    overfits no width. When it misleads: with imbalance, large classes outvote small ones, and a class of two or three
+    groups can hardly win at all; copies under different groups vote for each other; embeddings with a large
     common offset (raw pixels) are all alike by cosine, which a linear layer would not mind.
 
     Args:
@@ -306,7 +307,8 @@ def probe_accuracy(
     right = np.zeros(len(labels))
     for held in np.unique(fold):
         test = fold == held
-        probe = fit_probe(features[~test], labels[~test], [], len(counts), balanced=True)
+        with torch.random.fork_rng(devices=[]):  # the probe's layer draws weights before it zeroes them
+            probe = fit_probe(features[~test], labels[~test], [], len(counts), balanced=True)
         right[test] = probe.logits(features[test]).argmax(1) == labels[test]
     return _balanced(right, labels, counts)
 

@@ -4,9 +4,10 @@ A validator guesses which of several models is best on a target that has no labe
 the like are at their best for a model that maps every target example to one class. So choose through :func:`judge` or
 :func:`best_of`, which first turn away a model that has lost the source or predicts too few classes on the target.
 
-Every function of :data:`VALIDATORS` takes an :class:`Evidence` and a seed and returns a finite number, the higher the
-better, the same at every call and in every order of the target examples. Compare scores only between models judged on
-the same examples.
+Every function of :data:`VALIDATORS` takes ``evidence``, an :class:`Evidence`, which tells the arrays and their shapes,
+and ``seed``, which only class-ami uses (k-means' starts). It returns a finite number, the higher the better, the same
+at every call and in every order of the target examples, and raises nothing: an Evidence is checked when it is made.
+Compare scores only between models judged on the same examples. In formulas p are the target examples' probabilities.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +18,11 @@ import numpy as np
 
 from injerto.basics.errors import InjertoError, suggest
 
-FLOOR = (
-    0.1  # source accuracy that may be lost: alignment costs a few points of source accuracy, collapse costs most of it
-)
-MARGIN = 0.1  # of the way from chance agreement to 1: a tenth is more than chance gives with some hundred examples
-SPREAD = (
-    0.4  # of the classes beyond the first: 60/20/10/10 keeps 0.66 of four even ones, 85/15 0.53 of two; two of four
-)
-#   keep 0.33, one of any number 0. At 0.5, 85/15 would be near the edge; at 0.33, two of four would pass.
-CLIP = 20.0  # a held-out source example counts for at most twenty: without it one example can decide DEV
+FLOOR = 0.1  # source accuracy that may be lost: alignment costs some points of it, collapse most of it
+MARGIN = 0.1  # of the way from chance agreement to 1: more than chance gives with a hundred examples
+SPREAD = 0.4  # of the classes beyond the first. Shifts that pass: 60/20/10/10 (keeps 0.66), 85/15 (0.53), any half of
+#   six classes or more. Rejected: two of four (0.33), 92/8 (0.32), one of any number (0).
+CLIP = 20.0  # a held-out source example counts for at most twenty: else a single one can decide DEV
 TEMPERATURE = 0.05  # of SND, as published
 
 _SMALLEST = 1e-12  # as in metrics: a probability of 0 for the true class costs 27.6; also the smallest weight
@@ -61,26 +58,23 @@ class Evidence:
 
     def __post_init__(self) -> None:
         """Check shapes, sizes and that all is finite."""
-        pairs = [(self.source_logits, self.target_logits), (self.source_embeddings, self.target_embeddings)]
-        if self.train_embeddings is not None:
-            pairs.append((self.train_embeddings, self.target_embeddings))
-        shapes = [tuple(a.shape) for pair in pairs for a in pair]
-        n, m = len(self.source_labels), len(self.target_logits)
-        if any(a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] for a, b in pairs):
-            raise ValueError(f"need logits and embeddings of equal width in source and target, not {shapes}")
-        if len(self.source_logits) != n or len(self.source_embeddings) != n or len(self.target_embeddings) != m:
-            raise ValueError(f"need as many labels as logits and embeddings, not {n} labels and {shapes}")
-        few = min(n, m, n if self.train_embeddings is None else len(self.train_embeddings))
-        if few < 2:
-            raise InjertoError(f"a model is judged by 2 or more examples of each kind, not {few}: give more data")
-        if self.source_logits.shape[1] < 2:
-            raise InjertoError("a model of one class cannot be judged: give a source with two classes or more")
-        if not 0 <= np.min(self.source_labels) <= np.max(self.source_labels) < self.source_logits.shape[1]:
-            raise ValueError(f"labels must lie in 0..{self.source_logits.shape[1] - 1}")
-        if not all(np.isfinite(a).all() for pair in pairs for a in pair):
+        embeddings = [self.source_embeddings, self.target_embeddings]
+        embeddings += [] if self.train_embeddings is None else [self.train_embeddings]
+        arrays = [self.source_logits, self.target_logits, *embeddings]
+        shapes, classes = [a.shape for a in arrays], arrays[0].shape[-1]
+        widths = [classes] * 2 + [embeddings[0].shape[-1]] * len(embeddings)
+        n, m, labels = len(self.source_logits), len(self.target_logits), np.asarray(self.source_labels)
+        if any(a.ndim != 2 or a.shape[1] != width for a, width in zip(arrays, widths, strict=True)):
+            raise ValueError(f"need logits and embeddings of equal widths in source and target, not {shapes}")
+        if labels.shape != (n,) or len(embeddings[0]) != n or len(embeddings[1]) != m:
+            raise ValueError(f"need a label and an embedding for each example, not {labels.shape} labels and {shapes}")
+        if min(map(len, arrays)) < 2 or classes < 2:
+            raise InjertoError(f"judging a model takes two or more classes and examples of each kind, not {shapes}")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"labels must lie in 0..{classes - 1}, found {labels.min()}..{labels.max()}")
+        if not all(np.isfinite(a).all() for a in arrays):
             raise InjertoError(
-                "the model returned logits or embeddings that are not finite; "
-                "train it again with a smaller --lr or --precision fp32"
+                "the model's outputs are not finite: train again with a smaller --lr or --precision fp32"
             )
 
     @cached_property
@@ -112,19 +106,10 @@ class Verdict:
 def source(evidence: Evidence, seed: int = 0) -> float:
     """Accuracy on held-out source examples, ties broken by the likelihood: ``acc + 1 / (2 n (1 + NLL))``.
 
-    The second term is below half an example, so it only orders models of equal accuracy. Knows nothing of the target:
-    right under a small shift, and what to trust where the other validators disagree; blind to what alignment gains.
-
-    Args:
-        evidence: Of the model.
-        seed: Not used.
-
-    Returns:
-        In (0, 1 + 1 / (2 n)].
+    The second term is at most half an example, so it only orders models of equal accuracy; NLL is a mean, at most 27.6
+    nats. Knows nothing of the target: for small shifts, or where the others disagree. Blind to what alignment gains.
     """
-    labels = np.asarray(evidence.source_labels)
-    nll = -_log_softmax(evidence.source_logits)[np.arange(len(labels)), labels].mean()
-    return float(_accuracy(evidence) + 0.5 / (len(labels) * (1 + nll)))
+    return float(_accuracy(evidence) + 0.5 / (len(evidence.source_labels) * (1 + _losses(evidence).mean())))
 
 
 def infomax(evidence: Evidence, seed: int = 0) -> float:
@@ -132,14 +117,7 @@ def infomax(evidence: Evidence, seed: int = 0) -> float:
 
     Shi and Sha, ICML 2012 (information-theoretic learning of discriminative clusters); "IM" of Musgrave et al., 2022
     (arXiv 2208.07360). Sure predictions, evenly spread. Misleads where the target's classes are uneven (it prefers an
-    even spread), and it can't see permuted classes.
-
-    Args:
-        evidence: Of the model.
-        seed: Not used.
-
-    Returns:
-        In [0, log C], nats.
+    even spread), and it can't see permuted classes. In [0, log C] nats.
     """
     mean = evidence.target_probabilities.mean(axis=0)
     return float(-(mean * np.log(np.maximum(mean, np.finfo(float).tiny))).sum()) + entropy(evidence)
@@ -148,16 +126,9 @@ def infomax(evidence: Evidence, seed: int = 0) -> float:
 def entropy(evidence: Evidence, seed: int = 0) -> float:
     """Minus the mean entropy of the target predictions: ``mean sum_c p log p``.
 
-    The criterion of Morerio et al., ICLR 2018 (minimal-entropy correlation alignment). Misleads most of all: 0, its
-    best, for a model that is sure of one class everywhere, and longer training raises it whether right or wrong. Only
-    behind the guard.
-
-    Args:
-        evidence: Of the model.
-        seed: Not used.
-
-    Returns:
-        In [-log C, 0], nats.
+    The criterion of Morerio et al., ICLR 2018 (minimal-entropy correlation alignment). Misleads most of all: at its
+    best, 0, for a model that is sure of one class everywhere, and longer training raises it, right or wrong. Only
+    behind the guard. In [-log C, 0] nats.
     """
     logs = _log_softmax(evidence.target_logits)
     return float((np.exp(logs) * logs).sum(axis=1).mean())
@@ -168,41 +139,27 @@ def bnm(evidence: Evidence, seed: int = 0) -> float:
 
     Cui et al., CVPR 2020, section 3 (batch nuclear-norm maximization); as a validator in Musgrave et al., 2022. The
     bound is the paper's: the norm is at most sqrt(rank) times the Frobenius norm, that at most sqrt(m). With it the
-    score doesn't grow with m. Sure and diverse predictions; misleads like infomax, though less where classes are uneven.
-
-    Args:
-        evidence: Of the model.
-        seed: Not used.
-
-    Returns:
-        In (0, 1], 1 for sure predictions in equal numbers per class.
+    score doesn't grow with m: in (0, 1], 1 for sure predictions in equal numbers per class. Misleads like infomax, less
+    so where classes are uneven.
     """
-    probabilities = evidence.target_probabilities
-    values = np.linalg.svd(probabilities, compute_uv=False)
-    return float(values.sum() / np.sqrt(len(probabilities) * min(probabilities.shape)))
+    p = evidence.target_probabilities
+    return float(np.linalg.svd(p, compute_uv=False).sum() / np.sqrt(len(p) * min(p.shape)))
 
 
 def snd(evidence: Evidence, seed: int = 0) -> float:
     """Soft neighbourhood density: how many neighbours a target prediction has, as an entropy.
 
     ``mean_i H(softmax_{j != i}(cos(p_i, p_j) / 0.05))`` (Saito et al., ICCV 2021, section 3; temperature of equation
-    2). High where predictions form few dense clusters, so at its best, log(m - 1), for a model that gives every
-    example the same prediction, sure or not. Only behind the guard. Grows with log m. Memory O(256 m), time O(m^2 C).
-
-    Args:
-        evidence: Of the model.
-        seed: Not used.
-
-    Returns:
-        In [0, log(m - 1)], nats.
+    2). High where predictions form few dense clusters: at its best, log(m - 1), for a model that predicts the same
+    everywhere, sure or not, and better the more classes a shift merges. Only behind the guard. Grows with log m.
+    Memory O(256 m), time O(m^2 C). In [0, log(m - 1)] nats.
     """
     unit = evidence.target_probabilities
     unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
     total = 0.0
     for start in range(0, len(unit), _ROWS):
         scaled = (unit[start : start + _ROWS] @ unit.T - 1) / TEMPERATURE  # in [-20, 0]: exp needs no shift
-        weights = np.exp(scaled)
-        rows = np.arange(len(scaled))
+        weights, rows = np.exp(scaled), np.arange(len(scaled))
         weights[rows, start + rows] = 0  # not its own neighbour
         sums = weights.sum(axis=1)
         total += float((np.log(sums) - (weights * scaled).sum(axis=1) / sums).sum())
@@ -212,26 +169,18 @@ def snd(evidence: Evidence, seed: int = 0) -> float:
 def class_ami(evidence: Evidence, seed: int = 0) -> float:
     """Do predicted classes follow the clusters of the target embeddings: ``AMI(argmax p, kmeans(embeddings, C))``.
 
-    ClassAMI of Musgrave et al., 2022 ("Three new validators", section on ClassAMI): adjusted mutual information
-    (arithmetic mean) with C k-means clusters, the best of ten starts. Misleads where clusters of the embeddings are not
-    the classes (an untuned backbone sorts by background or style), where classes are very uneven, and it can't see
-    permuted classes.
-
-    Args:
-        evidence: Of the model.
-        seed: Of k-means' starts.
-
-    Returns:
-        At most 1; about 0 for unrelated groupings. 0 also where all predictions or all embeddings are the same, which
-        scikit-learn calls a perfect match when both are.
+    ClassAMI of Musgrave et al., 2022 (arXiv 2208.07360, one of its three new validators): adjusted mutual information
+    (arithmetic mean) with C k-means clusters, the best of ten starts. At most 1, about 0 for unrelated groupings; 0
+    also where all predictions or all embeddings are the same, a perfect match to scikit-learn where both are. Misleads
+    where the clusters are not the classes (an untuned backbone may sort by background or style), where classes are very
+    uneven, and it can't see permuted classes.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_mutual_info_score
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
 
-    order = _order(evidence.target_embeddings)  # k-means' starts depend on the order of rows
-    rows = np.asarray(evidence.target_embeddings, dtype=np.float64)[order]
-    predicted = _hard(evidence.target_logits)[order]
+    rows = _in_order(evidence.target_embeddings)  # k-means' starts depend on the order
+    predicted = _hard(evidence.target_logits)[_order(evidence.target_embeddings)]
     clusters = min(evidence.target_logits.shape[1], 1 + int((rows[1:] != rows[:-1]).any(axis=1).sum()))
     if clusters == 1 or (predicted == predicted[0]).all():
         return 0.0
@@ -245,49 +194,31 @@ def dev(evidence: Evidence, seed: int = 0) -> float:
 
     ``-(mean(w l) + eta mean(w) - eta)``, ``eta = -Cov(w l, w) / Var(w)`` (You et al., ICML 2019, algorithm 1), where w
     are the weights of :func:`density_ratio` on the embeddings and l is the negative log-likelihood, at most 27.6.
-    Unbiased for right weights. Misleads where the domains' embeddings don't overlap: weights are then far from a mean
-    of 1, and eta moves the risk by that error, even below 0; and overconfident models pay for it in l.
-
-    Args:
-        evidence: Of the model.
-        seed: Not used.
-
-    Returns:
-        Minus a risk in nats; above 0 where the control variate overshoots.
+    Unbiased for right weights. Misleads as iwv does, and where weights are far from a mean of 1: eta moves the risk
+    by that error, so that the score may exceed 0. In nats.
     """
     weights, weighted = evidence.weights, evidence.weights * _losses(evidence)
     covariance = np.cov(weighted, weights)
-    eta = -covariance[0, 1] / covariance[1, 1] if covariance[1, 1] > 0 else 0.0
+    varies = covariance[1, 1] > (1e-9 * weights.mean()) ** 2  # else only rounding does
+    eta = -covariance[0, 1] / covariance[1, 1] if varies else 0.0
     return -float(weighted.mean() + eta * weights.mean() - eta)
 
 
 def iwv(evidence: Evidence, seed: int = 0) -> float:
     """Importance-weighted validation: minus the target risk, from weighted source losses: ``-sum(w l) / sum(w)``.
 
-    Sugiyama et al., JMLR 8, 2007, section 3, with self-normalized weights, which keeps the risk between the smallest
-    and the largest loss. Weights and losses are those of :func:`dev`. Misleads where the supports don't overlap: a few
-    examples decide, or, where none is like the target, it is the source's risk. Assumes that p(y | embedding) is the
-    same in both domains, which a permuted-cluster model breaks.
-
-    Args:
-        evidence: Of the model.
-        seed: Not used.
-
-    Returns:
-        Minus a risk in nats, in [-27.7, 0].
+    Sugiyama et al., JMLR 8, 2007, section 3, with self-normalized weights, which keep the risk between the smallest
+    and the largest loss. Weights and losses are those of :func:`dev`. It asks for one p(y | embedding) in both domains.
+    Where all target embeddings are moved by one vector, that fails: the source examples on that side may be the surest,
+    and the score then falls as the model improves. Misleads too where the supports don't overlap: a few examples
+    decide, or, where none is like the target, it is the source's risk. In [-27.7, 0] nats.
     """
     return -float(np.average(_losses(evidence), weights=evidence.weights))
 
 
 VALIDATORS: dict[str, Callable[[Evidence, int], float]] = {
-    "source": source,
-    "infomax": infomax,
-    "entropy": entropy,
-    "bnm": bnm,
-    "snd": snd,
-    "class-ami": class_ami,
-    "dev": dev,
-    "iwv": iwv,
+    function.__name__.replace("_", "-"): function
+    for function in (source, infomax, entropy, bnm, snd, class_ami, dev, iwv)
 }
 
 
@@ -295,15 +226,15 @@ def judge(name: str, evidence: Evidence, reference_accuracy: float | None = None
     """Score a model by a validator, unless the guard turns it away.
 
     The guard rejects a model (1) whose accuracy on held-out source examples is more than :data:`FLOOR` below the
-    reference; (2) whose agreement with the source labels is not above what its own class frequencies give by chance,
-    ``(acc - chance) / (1 - chance) <= MARGIN`` (Cohen 1960; with even classes, chance is 1 / C; a constant predictor
-    has 0 whatever the frequencies); (3) whose target predictions are too few classes beside its source predictions:
-    with ``N = exp(entropy of the histogram of predicted classes)``, ``N_target - 1 < SPREAD (N_source - 1)``. The first
-    class isn't counted, as N is never below 1; so one of two classes is found too. Where the target has fewer examples
-    than the source, N_source is that of as many source examples, the mean of 20 draws: few examples show few classes.
+    reference; (2) whose agreement with the source labels is hardly above what its own class frequencies give by chance,
+    ``(acc - chance) / (1 - chance) <= MARGIN`` (Cohen 1960; chance is 1 / C for even classes; a constant predictor has
+    0 for any); (3) whose target predictions are too few classes beside its source predictions: with ``N = exp(entropy
+    of the histogram of predicted classes)``, ``N_target - 1 < SPREAD (N_source - 1)``. The first class isn't counted,
+    for N is never below 1; so one of two is found too. Few examples show few classes: where the target has fewer than
+    the source, N_source is that of as many source examples, the mean of 20 draws.
 
-    It can't tell a true label shift beyond SPREAD from collapse (it rejects both), nor see a model that permutes only
-    the target's classes. With fewer than about ten target examples, (3) is left to luck.
+    It can't tell a label shift beyond SPREAD from collapse (it rejects both), nor see classes permuted on the target
+    alone. With fewer than some ten target examples, (3) is left to luck.
 
     Args:
         name: A validator of :data:`VALIDATORS`.
@@ -366,21 +297,17 @@ def density_ratio(source: np.ndarray, target: np.ndarray, train: np.ndarray | No
     Returns:
         (n,) weights; their mean is near 1 where the ratio is right.
     """
-    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    target = target[_order(target)]
+    source, target = np.asarray(source, dtype=np.float64), _in_order(target)
     if train is not None:
-        train = np.asarray(train, dtype=np.float64)
-        train = train[_order(train)]
-        parts = [(train, np.arange(len(source)))]
+        whole = _in_order(train)
+        parts = [(whole, np.arange(len(source)))]
     else:
-        order = _order(source)
-        folds = min(5, len(source))
-        parts = [(np.delete(source, order[k::folds], axis=0), order[k::folds]) for k in range(folds)]
-    strength = _strength(source[_order(source)] if train is None else train, target)
+        whole, order, folds = _in_order(source), _order(source), min(5, len(source))
+        parts = [(np.delete(whole, np.s_[k::folds], axis=0), order[k::folds]) for k in range(folds)]
+    strength = _strength(whole, target)
     logs = np.empty(len(source))
-    for fitted, held in parts:
-        logs[held] = _domain_logits(fitted, target, source[held], strength, 1e-8)
-        logs[held] += np.log(len(fitted) / len(target))
+    for part, held in parts:
+        logs[held] = _domain_logits(part, target, source[held], strength, 1e-8) + np.log(len(part) / len(target))
     return np.exp(np.clip(logs, np.log(_SMALLEST), np.log(CLIP)))
 
 
@@ -391,35 +318,31 @@ def _strength(source: np.ndarray, target: np.ndarray) -> float:
     for strength in _STRENGTHS:
         loss = 0.0
         for k in range(folds):
-            kept = [np.delete(rows, np.s_[k::folds], axis=0) for rows in (source, target)]
-            for rows, sign in ((source, 1), (target, -1)):
-                logits = _domain_logits(kept[0], kept[1], rows[k::folds], strength, 1e-4)
-                loss += float(np.logaddexp(0, sign * logits).sum())
+            a, b = (np.delete(rows, np.s_[k::folds], axis=0) for rows in (source, target))
+            held, n = np.concatenate([source[k::folds], target[k::folds]]), len(source[k::folds])
+            logits = _domain_logits(a, b, held, strength, 1e-4)
+            loss += float(np.logaddexp(0, logits[:n]).sum() + np.logaddexp(0, -logits[n:]).sum())
         if loss >= best:
             break
         best, chosen = loss, strength
     return chosen
 
 
-def _domain_logits(
-    source: np.ndarray, target: np.ndarray, rows: np.ndarray, strength: float, tolerance: float
-) -> np.ndarray:
-    """Log odds of target against source for ``rows``, of a classifier fitted on ``source`` and ``target``."""
+def _domain_logits(a: np.ndarray, b: np.ndarray, rows: np.ndarray, strength: float, tolerance: float) -> np.ndarray:
+    """Log odds of b's domain against a's for ``rows``, of a classifier fitted on ``a`` and ``b``."""
     from sklearn.linear_model import LogisticRegression
 
-    both = np.concatenate([source, target])
+    both = np.concatenate([a, b])
     mean, scale = both.mean(axis=0), both.std(axis=0)
-    scale[scale <= 1e-12 * np.abs(both).max(axis=0)] = 1.0  # constant up to rounding
-    scale[scale == 0] = 1.0
+    scale[scale <= 1e-12 * np.abs(both).max(axis=0)] = 1.0  # constant, up to rounding
     model = LogisticRegression(C=strength, tol=tolerance, max_iter=10_000)
-    model.fit((both - mean) / scale, np.arange(len(both)) >= len(source))
+    model.fit((both - mean) / scale, np.arange(len(both)) >= len(a))
     return model.decision_function((rows - mean) / scale)
 
 
 def _collapse(evidence: Evidence, reference: float | None, seed: int) -> str | None:
     """Why the guard turns a model away, None where it doesn't; see :func:`judge`."""
-    labels = np.asarray(evidence.source_labels)
-    classes = evidence.source_logits.shape[1]
+    labels, classes = np.asarray(evidence.source_labels), evidence.source_logits.shape[1]
     if (labels == labels[0]).all():
         raise InjertoError("the held-out source examples are all of one class, no guard against collapse: give more")
     accuracy = _accuracy(evidence)
@@ -430,10 +353,10 @@ def _collapse(evidence: Evidence, reference: float | None, seed: int) -> str | N
     chance = float(shares[0] @ shares[1])
     if accuracy <= chance + MARGIN * (1 - chance):
         return f"source accuracy {accuracy:.3f} is hardly above chance, {chance:.3f} for the classes it predicts"
-    rng, size = np.random.default_rng(seed), len(on_target)
-    draws = [on_source] if size >= len(on_source) else [rng.choice(on_source, size, replace=False) for _ in range(20)]
+    rng, size = np.random.default_rng(seed), min(len(on_source), len(on_target))
+    draws = [rng.choice(on_source, size, replace=False) for _ in range(20)]
     there, here = _effective(on_target), float(np.mean([_effective(draw) for draw in draws]))
-    if there - 1 < SPREAD * (here - 1):
+    if there - 1 < SPREAD * (here - 1) - 1e-9:
         return f"predicts only {there:.1f} classes on the target (effective number) beside {here:.1f} on the source"
     return None
 
@@ -466,6 +389,10 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _order(rows: np.ndarray) -> np.ndarray:
-    """An order of the rows that does not depend on how they come, by their bytes."""
-    rows = np.ascontiguousarray(rows)
-    return np.argsort(rows.view(np.dtype((np.void, rows.strides[0]))).ravel(), kind="stable")
+    """An order of the rows that does not depend on how they come, by the bytes of their float64."""
+    rows = np.ascontiguousarray(rows, dtype=np.float64)
+    return np.argsort(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel(), kind="stable")
+
+
+def _in_order(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows, dtype=np.float64)[_order(rows)]

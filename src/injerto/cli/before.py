@@ -1,0 +1,116 @@
+"""The commands to use before training: how far apart the domains are, which model will transfer, what to try first."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from injerto.cli.commands import (
+    BackboneName,
+    Column,
+    Data,
+    DomainColumn,
+    Json,
+    LabelColumn,
+    Precision,
+    Threads,
+    _option,
+    app,
+)
+
+SkipBad = Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")]
+ImageSize = Annotated[int | None, _option("Pixels a side; the backbone's own where not given.")]
+MaxLength = Annotated[int | None, _option("Tokens of a text, at most.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave.
+
+    Args:
+        **options: Each as typed, None where not.
+    """
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@app.command()
+def gap(
+    data: Data,
+    on: Annotated[list[str] | None, _option("Domain to measure; all where not given.")] = None,
+    backbone: BackboneName = None,
+    report: Annotated[Path | None, _option("Write a page with a map of the examples: FILE.html.")] = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
+    input: Column = None,
+    label: LabelColumn = None,
+    domain: DomainColumn = None,
+    group: Annotated[str | None, _option("Column or pattern of what belongs together.")] = None,
+    seed: Annotated[int, _option("Seed of permutations and folds.")] = 0,
+    precision: Precision = None,
+    threads: Threads = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """How far apart the domains are before anything is trained, why, and what to try first."""
+    from injerto.cli.show import print_json
+    from injerto.evaluation.gap import measure_gap
+
+    if report is not None:
+        from injerto.basics.errors import InjertoError
+        from injerto.basics.files import check_writable
+
+        if report.is_dir():
+            raise InjertoError(f"--report {report} is a folder; name a file, such as {report / 'gap.html'}")
+        check_writable(report.parent)
+    options = given(
+        backbone=backbone, image_size=image_size, max_length=max_length, input=input, label=label, domain=domain,
+        group=group, precision=precision, threads=threads,
+    )  # fmt: skip
+    found = measure_gap(data, on=on or (), seed=seed, skip_bad=skip_bad, **options)
+    if report is not None:
+        from injerto.reporting.gap import report_gap
+
+        report_gap(found, report, seed)
+    if as_json:
+        print_json(found.content)
+    else:
+        print_gap(found.content)
+        if report is not None:
+            print(f"map and all numbers: {report}")
+
+
+def print_gap(content: dict[str, Any]) -> None:
+    """The gap as a table, a verdict and what to try.
+
+    Args:
+        content: Of :attr:`injerto.evaluation.gap.Gap.content`.
+    """
+    from injerto.cli.show import percent, table
+
+    columns = ("pair", "level", "MMD^2", "95 % interval", "p", "told apart", "A-distance", "Frechet", "class shift")
+    rows = []
+    for pair in sorted(content["pairs"], key=lambda pair: -pair["mmd2"]):
+        shift = pair["label_shift"]
+        rows.append(
+            [
+                f"{pair['a']} - {pair['b']}",
+                pair["level"],
+                f"{max(pair['mmd2'], 0.0):.3f}",
+                f"{max(pair['mmd2_low'], 0.0):.3f} - {pair['mmd2_high']:.3f}",
+                f"{pair['p_value']:.3f}",
+                percent(0.5 + 0.25 * pair["a_distance"]),
+                f"{pair['a_distance']:.2f}",
+                f"{pair['frechet_relative']:.2f}",
+                "-" if shift is None else f"{'~' if shift['estimated'] else ''}{shift['value']:.2f}",
+            ]
+        )
+    spare = ("Frechet", "A-distance", "95 % interval", "class shift", "p")
+    table(f"gap between the domains of {content['data']}, seen by {content['backbone']}", columns, rows, spare, words=2)
+    print(f"verdict: {content['verdict']}")
+    for pair in sorted(content["pairs"], key=lambda pair: -pair["mmd2"])[:MOST]:
+        print(f"  - {pair['says']}")
+    if len(content["pairs"]) > MOST:
+        print(f"  - ... and {len(content['pairs']) - MOST} pairs more: --json or --report has them")
+    for number, advice in enumerate(content["advice"], 1):
+        print(f"{number}. {advice['why']}\n   {advice['command']}")
+
+
+MOST = 6
+"""Pairs that are described in words on the screen."""

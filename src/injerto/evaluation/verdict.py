@@ -1,0 +1,132 @@
+"""What the numbers of a gap mean, in plain words, and what to try first."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from injerto.evaluation.causes import DIRECTIONS, LARGE
+
+SIGNIFICANT = 0.05
+FAR = 0.1
+"""MMD^2 from which two domains are called far apart."""
+CLASSES = 0.25
+"""Total variation from which the classes' frequencies are called different."""
+LEVELS = ("same", "close", "far")
+
+
+def judge_pair(pair: Mapping[str, Any], languages: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The level of one pair and why, in a sentence or two.
+
+    Args:
+        pair: Its numbers, as in ``pairs`` of :func:`injerto.evaluation.gap.measure_gap`.
+        languages: Of texts: language to its share, by domain.
+    """
+    a, b = pair["a"], pair["b"]
+    apart = "far" if pair["mmd2"] >= FAR else "close"
+    level = "same" if pair["p_value"] > SIGNIFICANT else apart
+    tells = 50 + 25 * pair["a_distance"]
+    numbers = (
+        f"MMD^2 {max(pair['mmd2'], 0.0):.3f}, p {pair['p_value']:.3f}; a classifier tells them apart {tells:.0f} %"
+    )
+    head = {
+        "same": f"'{a}' and '{b}' look the same ({numbers})",
+        "close": f"'{a}' and '{b}' are close ({numbers})",
+        "far": f"'{a}' and '{b}' are far apart ({numbers})",
+    }[level]
+    words = [head]
+    seen = [entry for entry in pair["causes"] if entry["large"]][:3]
+    if seen:
+        what = ", ".join(DIRECTIONS[entry["what"]][entry["effect"] > 0] for entry in seen)
+        words.append(f"'{b}' is {what}")
+    tongues = [next(iter(languages[name]), None) for name in (a, b) if name in languages]
+    if len(tongues) == 2 and None not in tongues and tongues[0] != tongues[1]:
+        words.append(f"the language is another one ({tongues[0]}, {tongues[1]})")
+    shift = pair["label_shift"]
+    if shift and shift["value"] > CLASSES:
+        how = "seem to be" if shift["estimated"] else "are"
+        words.append(f"the classes {how} distributed differently ({100 * shift['value']:.0f} % of examples)")
+    lost = max(pair["transfer"], key=lambda entry: entry["home"] - entry["away"], default=None)
+    if lost:
+        words.append(
+            f"a probe from '{lost['from']}' is right on {100 * lost['home']:.0f} % at home and on "
+            f"{100 * lost['away']:.0f} % of '{lost['to']}'"
+        )
+    return {"level": level, "says": "; ".join(words)}
+
+
+def judge_all(
+    pairs: Sequence[Mapping[str, Any]], domains: Mapping[str, Mapping[str, Any]], data: str, modality: str
+) -> dict[str, Any]:
+    """The verdict over all pairs, and what to try first with each reason.
+
+    Args:
+        pairs: With their levels.
+        domains: What is known of each domain.
+        data: Its name, for commands.
+        modality: ``image`` or ``text``.
+    """
+    if not pairs:
+        return {"verdict": "too few examples to compare anything", "advice": []}
+    far = [pair for pair in pairs if pair["level"] == "far"]
+    same = [pair for pair in pairs if pair["level"] == "same"]
+    if not far:
+        verdict = "the domains look the same" if len(same) == len(pairs) else "the domains are close to each other"
+    else:
+        odd = _odd_one_out(pairs)
+        listed = ", ".join(f"'{pair['a']}' and '{pair['b']}'" for pair in far[:4])
+        verdict = f"'{odd}' is far from all others, which are closer to each other" if odd else f"far apart: {listed}"
+    return {"verdict": verdict, "advice": _advice(pairs, domains, data, modality)}
+
+
+def _odd_one_out(pairs: Sequence[Mapping[str, Any]]) -> str | None:
+    """The one domain that every far pair has, where all its pairs are far and there are others."""
+    names = {name for pair in pairs for name in (pair["a"], pair["b"])}
+    if len(names) < 3:
+        return None
+    for name in sorted(names):
+        if all((pair["level"] == "far") == (name in (pair["a"], pair["b"])) for pair in pairs):
+            return name
+    return None
+
+
+def _advice(
+    pairs: Sequence[Mapping[str, Any]], domains: Mapping[str, Mapping[str, Any]], data: str, modality: str
+) -> list[dict[str, str]]:
+    worst = max(pairs, key=lambda pair: pair["mmd2"])
+    source, target = worst["a"], worst["b"]
+    if domains[target]["labelled"] > domains[source]["labelled"]:
+        source, target = target, source
+    command = f"injerto fit {shlex.quote(data)} --source {shlex.quote(source)} --target {shlex.quote(target)}"
+    shift = worst["label_shift"]
+    skewed = bool(shift and shift["value"] > CLASSES)
+    found = []
+    if worst["level"] == "same":
+        found.append(("learn from all domains together: no difference can be seen", "injerto fit"))
+        return [{"why": why, "command": f"{head} {shlex.quote(data)}"} for why, head in found]
+    if worst["level"] == "far" and skewed:
+        found.append(
+            ("the farthest pair also differs in its classes: a term that does not match their frequencies",
+             f"{command} --tuning lora:last:2 --alignment mcc")
+        )  # fmt: skip
+    elif worst["level"] == "far":
+        found.append(
+            ("the farthest pair: pull the two distributions together while the classifier learns",
+             f"{command} --tuning lora:last:2 --alignment mmd")
+        )  # fmt: skip
+    found.append(
+        ("plain training first: what any alignment must beat" if worst["level"] == "far"
+         else "close domains: plain training usually carries over; measure it first", f"{command} --alignment none")
+    )  # fmt: skip
+    looks = {entry["what"] for entry in worst["causes"] if abs(entry["effect"]) > LARGE}
+    if looks & {"brightness", "contrast", "colour"} and modality == "image":
+        found.append(
+            ("brightness, contrast or colour differ: train on pictures in which they vary",
+             f"{command} --alignment mmd --tuning lora:last:2 --augment standard")
+        )  # fmt: skip
+    others = [name for name in domains if name not in (source, target) and domains[name]["labelled"]]
+    if others:
+        extra = " ".join(f"--source {shlex.quote(name)}" for name in others)
+        found.append(
+            ("more labelled domains make a model that depends less on one", f"{command} {extra} --alignment none")
+        )
+    return [{"why": why, "command": text} for why, text in found]
