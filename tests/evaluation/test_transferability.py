@@ -192,7 +192,7 @@ def test_h_score_without_shrinkage_is_the_plain_definition() -> None:
 @pytest.mark.parametrize("n", [40, 9])
 def test_h_score_of_collapsed_features_is_finite(n: int) -> None:
     _, labels = task(n, 12)
-    assert h_score(np.full((n, 12), np.float32(0.1)), labels) == 0.0  # 0.1 has no exact mean
+    assert h_score(np.full((n, 12), 0.1), labels) == 0.0  # the mean of 0.1 is not 0.1 but for rounding
     collapsed = np.random.default_rng(1).normal(size=(5, 12))[labels]
     shrinkage = ledoit_wolf_shrinkage(collapsed - collapsed.mean(0))
     assert h_score(collapsed, labels) == pytest.approx(h_reference(collapsed, labels, shrinkage), rel=1e-8)
@@ -252,6 +252,9 @@ def test_knn_ties_go_to_the_nearest_then_to_the_earlier() -> None:
     points = np.stack([np.cos(angles), np.sin(angles)], 1)
     labels = np.array([0, 0, 1, 1, 0])  # of the first: nearest first 0, 1, 1, 0
     assert knn_accuracy(points, labels, k=4) == knn_reference(points, labels, None, 4)
+    rng = np.random.default_rng(0)
+    parallel = rng.normal(size=7) * rng.uniform(0.1, 10, (40, 1))  # cosines of 1 but for rounding
+    assert knn_accuracy(parallel, np.arange(40) % 2, k=1) == 19 / 40  # all say what row 0 says, row 0 what row 1 says
     same = np.ones((6, 3))
     assert knn_accuracy(same, np.array([0, 0, 0, 1, 1, 1]), k=1) == 0.5  # everyone's nearest is the first: class 0
 

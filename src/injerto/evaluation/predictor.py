@@ -68,6 +68,22 @@ def _classify(model: Model, plan: ComputePlan, embeddings: torch.Tensor, what: s
     return found.cpu().numpy()
 
 
+def head_logits(model: Model, plan: ComputePlan, embeddings: np.ndarray) -> np.ndarray:
+    """Logits (N, C) of what the head's layers see.
+
+    Args:
+        model: Its head is used.
+        plan: How to compute.
+        embeddings: From :func:`predict_logits` or :func:`classify_kept` with ``what="embedding"``, (N, D).
+    """
+    training = model.head.training
+    model.head.eval()
+    with torch.no_grad():
+        found = model.head.layers(torch.from_numpy(embeddings).to(plan.device))
+    model.head.train(training)
+    return found.cpu().numpy()
+
+
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax in float64, (N, C).
 

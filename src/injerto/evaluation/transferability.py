@@ -118,9 +118,7 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
     t = np.exp(grid)[:, None]
     best = evidence(t, unexplained[:, None] + energy @ (t / (squared + t)).T).argmax(1)
     low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, len(grid) - 1)]
-    for _ in range(
-        30
-    ):  # the evidence rises with t as long as gamma > alpha |m|^2; where they are equal the paper stops
+    for _ in range(30):  # the evidence rises in t while gamma > alpha |m|^2; where they are equal the paper stops
         middle = (low + high) / 2
         t = np.exp(middle)[:, None]
         share = t / (squared + t)

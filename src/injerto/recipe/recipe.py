@@ -90,7 +90,8 @@ class Recipe(BaseModel):
         slider: Keep the probe on the pretrained backbone too, so that the run can be scaled back to it.
         remember: Data whose classes the backbone should still be able to tell apart afterwards.
         track: Trackers that follow the run: ``tensorboard``, ``wandb``, ``mlflow``.
-        select: ``best-source-val`` or ``last``.
+        select: Which checkpoint is kept: ``best-source-val``, ``last``, or the best by a validator that needs no target
+            label (:mod:`injerto.evaluation.validators`), such as ``infomax``.
         patience: Evaluations without improvement after which training stops.
         precision: ``auto``, ``fp32`` or ``bf16``.
         threads: CPU threads of the computation.
@@ -142,7 +143,7 @@ class Recipe(BaseModel):
     slider: bool = False
     remember: str | None = None
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    select: Literal["best-source-val", "last"] | None = None
+    select: str | None = None
     patience: Count | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: Count | None = None
@@ -233,7 +234,7 @@ class Recipe(BaseModel):
                 "--tuning head moves nothing of the backbone: --layer-decay and --l2-sp have nothing to act on; "
                 "leave them out or choose another --tuning"
             )
-        if self.average == "swad" and self.select == "best-source-val":
+        if self.average == "swad" and self.select not in (None, "last"):
             raise InjertoError("--average swad chooses its own weights; leave --select out")
         if self.head == "probe" and (self.average != "none" or self.lr == "auto"):
             raise InjertoError("--head probe is solved, not trained: --average and --lr auto have nothing to act on")
@@ -252,6 +253,8 @@ class Recipe(BaseModel):
                 f"--tuning {self.tuning} needs a head, and --task causal-lm has none; choose "
                 f"{', '.join(LANGUAGE_TUNINGS)}"
             )
+        if self.select not in (None, "best-source-val", "last"):
+            raise InjertoError(f"--select {self.select} judges classes; with causal-lm use best-source-val or last")
         for name, plain in UNUSED_BY_LANGUAGE.items():
             if getattr(self, name) != plain:
                 raise InjertoError(f"--{name.replace('_', '-')} has no meaning with --task causal-lm; leave it out")

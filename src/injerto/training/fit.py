@@ -18,7 +18,8 @@ from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker, Inputs, prefetch
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions, warn_of_unknown
-from injerto.evaluation.predictor import classify_kept, predict_logits
+from injerto.evaluation.predictor import classify_kept, head_logits, predict_logits
+from injerto.evaluation.validators import Verdict, judge
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.model import Model
 from injerto.tasks.probe import Probe, Score, fit_probe, quick_score
@@ -30,6 +31,7 @@ from injerto.training.memory import Memory, snapshot
 from injerto.training.objectives import Classification
 from injerto.training.prepare import Prepared, save_splits
 from injerto.training.robust import make_objective
+from injerto.training.selection import PLAIN, Selection
 from injerto.training.stepplan import plan_steps
 from injerto.training.taps import stage_widths
 from injerto.training.trainer import Trainer
@@ -74,8 +76,14 @@ class Fit:
         )
         self.trainer: Trainer | None = None
         self.watch = Watch()
-        aligned = bool(self.recipe.alignment_terms)
-        self.health = Health(prepared.held_out(HELD_OUT), self.recipe.seed) if aligned else None
+        held_out = prepared.held_out(HELD_OUT) if self.recipe.alignment_terms or prepared.targets else {}
+        self.health = Health(held_out, self.recipe.seed) if self.recipe.alignment_terms else None
+        self.choice: Selection | None = None
+        validated = [name for name in prepared.sources if len(prepared.part(name, "val"))]
+        if prepared.targets and validated and self.recipe.head != "probe":
+            judged = {name: held_out[name] for name in (*validated, *prepared.targets)}
+            self.choice = Selection(judged, validated, prepared.classes, self.recipe.seed)
+        self.held_out = held_out if self.health or self.choice else {}
         self.memory = Memory(prepared, self.caches, lambda: self._kept)
 
     def run(self, resume: bool) -> dict[str, Any]:
@@ -112,10 +120,10 @@ class Fit:
             line = self._line(base, probe)
         with clock.measure("evaluate"):
             domains, said = self._measure()
-            aligned = self._aligned(apart, said)
+            aligned, judged = self._aligned(apart, said), self._validators()
             forgotten = self.memory.after(before, self.model, line, self._accuracy)
         size = self._ship(domains, line)
-        return self._report(domains, selection, size, forgotten, aligned)
+        return self._report(domains, selection, size, forgotten, aligned, judged)
 
     # --- caches ---------------------------------------------------------------------------------------------------
 
@@ -133,8 +141,8 @@ class Fit:
                     for side, part in sides.items()
                     if last or (side == "val" and name in self.train)
                 }
-                if last and self.health:
-                    plain |= {(name, "held out"): part for name, part in self.health.parts.items()}
+                if last:
+                    plain |= {(name, "held out"): part for name, part in self.held_out.items()}
                 drawn = plan.drawn(span.first, span.stop, views)
                 if self.recipe.head == "probe":
                     drawn = {name: [np.arange(size)] * views for name, size in examples.sizes().items()}
@@ -227,6 +235,7 @@ class Fit:
             self._validate,
             self.folder,
             self.watch,
+            None if recipe.select in PLAIN else self._judge,
         )
         return self.trainer.run(resume)
 
@@ -275,6 +284,24 @@ class Fit:
         accuracy, minus_nll = (float(np.mean(values)) for values in zip(*scores, strict=True))
         self.watch.accuracies.append(accuracy)
         return accuracy, minus_nll
+
+    def _judge(self, reference: float) -> Verdict | None:
+        """The validator's verdict on the model as it is; None where nothing can be judged."""
+        assert self.recipe.select is not None
+        evidence = self.choice.evidence(self._look) if self.choice else None
+        return judge(self.recipe.select, evidence, reference, self.recipe.seed) if evidence else None
+
+    def _look(self, parts: Mapping[str, Domain]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What the head sees of held-out inputs, and what it says."""
+        seen = self._embed_after(parts)
+        return {name: (values, head_logits(self.model, self.plan, values)) for name, values in seen.items()}
+
+    def _validators(self) -> dict[str, Any] | None:
+        """What every validator says of the finished model."""
+        if not self.choice or self.trainer is None:
+            return None
+        evidence = self.choice.evidence(self._look)
+        return self.choice.judge_all(evidence, self.trainer.progress.reference) if evidence else None
 
     def _logits(self, name: str, side: str, part: Domain, what: str = "logits") -> np.ndarray:
         kept = self._kept
@@ -384,6 +411,7 @@ class Fit:
         size: int,
         forgotten: dict[str, Any] | None,
         aligned: dict[str, Any] | None,
+        judged: dict[str, Any] | None,
     ) -> dict[str, Any]:
         splits = save_splits(self.folder, self.prepared.domains, self.prepared.sides)
         parameters = list(self.model.parameters())
@@ -399,6 +427,7 @@ class Fit:
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.clock.seconds.items()},
             "forgetting": forgotten,
             "alignment": aligned,
+            "validators": judged,
             "target_labels": {name: len(labels) for name, labels in self.prepared.few.items()},
             "warnings": [text for _, text in sorted(self.watch.said.items())],
             "skipped": [

@@ -7,6 +7,7 @@ from injerto.basics.progress import note
 from injerto.recipe.recipe import Recipe
 from injerto.training.mixing import has_maps
 from injerto.training.robust import read_objective
+from injerto.training.selection import check_rule
 
 
 def check_terms(recipe: Recipe) -> None:
@@ -47,6 +48,7 @@ def check_roles(recipe: Recipe, sources: int, targets: int) -> None:
         InjertoError: Where a term needs a domain more.
     """
     check_needs(recipe.alignment_terms, sources, targets)
+    check_rule(recipe.select, sources, targets)
     if targets and not (recipe.alignment_terms or recipe.target_labels or "target" in (recipe.norm or "")):
         note("--alignment none: the target is only measured, nothing is learned from it")
     if recipe.objective != "erm" and sources < 2:

@@ -14,10 +14,11 @@ from torch import nn
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
-from injerto.basics.progress import note, progress
+from injerto.basics.progress import note, progress, warn
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing
+from injerto.evaluation.validators import FLOOR, Verdict
 from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.language import LanguageModel
@@ -39,6 +40,8 @@ from injerto.tuning.norms import norm_layers, training_modes
 
 MOST_EVALUATIONS = 30
 """Evaluations in a run, at most: one an epoch, or fewer where an epoch is a step or two."""
+REJECTED = -1e30
+"""Stands for minus infinity in a checkpoint."""
 SAVE_SECONDS = 5
 """Least time between two checkpoints: where an epoch takes milliseconds, writing one after each would double them."""
 
@@ -50,7 +53,9 @@ class Progress:
     Attributes:
         step: Steps done.
         best_step: Step of the best evaluation so far.
-        best: Its score, None before the first.
+        best: What it was chosen by, None before the first.
+        accuracy: Its accuracy on source ``val``.
+        reference: The best accuracy on source ``val`` so far.
         stale: Evaluations since then.
         stopped: Whether early stopping ended the run.
     """
@@ -58,8 +63,26 @@ class Progress:
     step: int = 0
     best_step: int = 0
     best: Score | None = None
+    accuracy: float = 0.0
+    reference: float = 0.0
     stale: int = 0
     stopped: bool = False
+
+    def better(self, score: Score, verdict: Verdict | None) -> bool:
+        """Whether a checkpoint is the best so far, by source ``val`` or by a validator behind its guard.
+
+        Args:
+            score: On source ``val``; the best accuracy so far is known already.
+            verdict: The validator's; None where source ``val`` decides.
+        """
+        key, fallen = score, False
+        if verdict is not None:
+            key = (REJECTED if verdict.rejected else verdict.score, score[0])
+            fallen = self.accuracy < self.reference - FLOOR and not verdict.rejected  # the best would be refused now
+        if self.best is not None and key <= self.best and not fallen:
+            return False
+        self.best, self.best_step, self.accuracy = key, self.step, score[0]
+        return True
 
 
 class Trainer:
@@ -80,6 +103,7 @@ class Trainer:
         validate: Callable[[], Score | None],
         folder: Path,
         watch: Watch | None = None,
+        judge: Callable[[float], Verdict | None] | None = None,
     ) -> None:
         """Set up optimizer and step plan.
 
@@ -93,11 +117,14 @@ class Trainer:
             validate: Scores the model on source ``val``; None where there is no ``val``.
             folder: The run's folder.
             watch: Looks out for training that goes wrong.
+            judge: Scores the model by a validator, given the best accuracy on source ``val`` so far; for a recipe whose
+                ``select`` names one.
         """
         from accelerate import Accelerator
 
         self.model, self.recipe, self.plan, self.tuned = model, recipe, plan, tuned
         self.examples, self.objective, self.validate, self.folder = examples, objective, validate, folder
+        self.judge = judge
         prepare_trackers(recipe.track, folder)
         self.accelerator = Accelerator(
             mixed_precision="no", cpu=plan.device == "cpu", log_with=list(recipe.track) or None, project_dir=folder
@@ -269,17 +296,20 @@ class Trainer:
         state = self.progress
         with self._averaged(self.recipe.average == "ema"):
             score = self.validate()
-            weights = self._weights()
-            better = score is not None and (state.best is None or score > state.best)
-            if better and self.recipe.select == "best-source-val" and math.isfinite(score[1]):  # type: ignore[index]
-                self._best = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        if score is not None and not math.isfinite(score[1]):
-            self._diverged(f"the NLL on source val became {-score[1]}")
+            if score is not None and not math.isfinite(score[1]):
+                self._diverged(f"the NLL on source val became {-score[1]}")
+            verdict, better = None, False
+            if score is not None:
+                state.reference = max(state.reference, score[0])
+                verdict = self.judge(state.reference) if self.judge else None
+                better = state.better(score, verdict)
+            if better and self.recipe.select != "last":
+                self._best = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
         if score is not None and self.average:
             self.average.evaluated(-score[1])
         self.watch.evaluated(state.step, None if score is None else -score[1])
         if better:
-            state.best, state.best_step, state.stale = score, state.step, 0
+            state.stale = 0
         elif score is not None:  # without val there is nothing to wait for
             state.stale += 1
         if self.recipe.patience and state.stale >= self.recipe.patience:
@@ -289,6 +319,8 @@ class Trainer:
         entry |= self.objective.seen
         if score is not None:
             entry |= {"val_nll": -score[1]} | ({} if self.recipe.task == "causal-lm" else {"val_accuracy": score[0]})
+        if verdict is not None:
+            entry |= {"validator": verdict.raw, "rejected": verdict.rejected}
         self._log(entry)  # before the checkpoint: a resumed run drops entries beyond it, but could not add one
         if time.monotonic() - self._saved > SAVE_SECONDS or state.stopped or state.step == self.steps:
             self._save()
@@ -392,9 +424,13 @@ class Trainer:
     def _select(self) -> dict[str, Any]:
         best = self.folder / "checkpoints" / "best.safetensors"
         state = self.progress
-        if self.recipe.select == "best-source-val" and state.best is not None:
+        if self.recipe.select != "last" and state.best is not None:
             self._load(load_checkpoint(best)[0])
-            return {"rule": "best-source-val", "step": state.best_step, "steps": state.step, "score": state.best[0]}
+            if state.best[0] <= REJECTED:
+                rule = self.recipe.select
+                warn(f"--select {rule}: every checkpoint was turned away; the one best on source val is kept")
+            score = None if state.best[0] <= REJECTED else state.best[0]
+            return {"rule": self.recipe.select, "step": state.best_step, "steps": state.step, "score": score}
         rule = "last"
         if self.average and self.average.weights():
             rule = self.recipe.average
