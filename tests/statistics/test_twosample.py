@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from injerto.basics.errors import InjertoError
-from injerto.statistics import twosample
+from injerto.statistics import distance, twosample
+from injerto.statistics.distance import a_distance, frechet_distance
 from injerto.statistics.kernels import MULTIPLIERS
 from injerto.statistics.mmd import mmd2
-from injerto.statistics.twosample import a_distance, frechet_distance, two_sample_test
+from injerto.statistics.twosample import two_sample_test
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -345,7 +346,7 @@ def test_a_distance_of_equal_and_of_disjoint_domains(n: int, m: int, d: int) -> 
     assert abs(np.mean([result.error for result in equal]) - 0.5) < 0.05
     assert np.mean([result.value for result in equal]) < 0.2 and equal[0].low <= equal[0].value <= equal[0].high
     x, y = normal(22, n, d) * scale, normal(23, m, d) * scale + 6 * scale
-    assert a_distance(x, y) == twosample.ADistance(2.0, 0.0, 2.0, 2.0)
+    assert a_distance(x, y) == distance.ADistance(2.0, 0.0, 2.0, 2.0)
 
 
 def test_a_distance_reads_the_overlap_of_two_normals() -> None:
@@ -364,18 +365,18 @@ def test_groups_never_straddle_folds_and_every_fold_has_both_sides() -> None:
     rng = np.random.default_rng(0)
     for seed in range(30):
         first, second = rng.choice(list("abcdefgh"), 20), rng.choice(list("efghijkl"), 15)
-        folds = twosample._folds((first, second), seed)
+        folds = distance._folds((first, second), seed)
         placed: dict[str, int] = {}
         for names, fold in zip((first, second), folds, strict=True):
             assert set(fold) == {0, 1}
             assert all(placed.setdefault(name, where) == where for name, where in zip(names, fold, strict=True))
         order = rng.permutation(20)
-        assert (twosample._folds((first[order], second), seed)[0] == folds[0][order]).all()
-        mirrored = twosample._folds((second, first), seed)
+        assert (distance._folds((first[order], second), seed)[0] == folds[0][order]).all()
+        mirrored = distance._folds((second, first), seed)
         assert {n: f for n, f in zip(second, mirrored[0], strict=True) if n in set(first)}.items() <= placed.items()
     for names in ((list("ab"), list("ab")), (list("ab"), list("ac")), (list("ab"), list("cd"))):
-        assert all(set(fold) == {0, 1} for fold in twosample._folds(tuple(map(np.array, names)), 0))
-    different = [twosample._folds((np.arange(20), np.arange(20)), seed)[0].tolist() for seed in range(5)]
+        assert all(set(fold) == {0, 1} for fold in distance._folds(tuple(map(np.array, names)), 0))
+    different = [distance._folds((np.arange(20), np.arange(20)), seed)[0].tolist() for seed in range(5)]
     assert len(set(map(tuple, different))) == 5
 
 
@@ -396,10 +397,10 @@ def test_frechet_equals_the_formula_with_a_matrix_root() -> None:
         x, y = normal(seed, 80, 6) @ normal(seed + 50, 6, 6), normal(seed + 100, 60, 6) @ normal(seed + 150, 6, 6) + 1
         s1, s2 = np.cov(x.T), np.cov(y.T)
         expected = np.trace(s1 + s2 - 2 * np.real(sqrtm(s1 @ s2)))
-        assert twosample._covariance_distance(s1, s2) == pytest.approx(expected, rel=1e-9)
-        assert twosample._covariance_distance(s2, s1) == pytest.approx(expected, rel=1e-9)
-        assert twosample._covariance_distance(s1, s1) == pytest.approx(0, abs=1e-6)
-        shrunk = [twosample._shrunk_covariance([(z, np.arange(len(z)))])[1] for z in (x, y)]
+        assert distance._covariance_distance(s1, s2) == pytest.approx(expected, rel=1e-9)
+        assert distance._covariance_distance(s2, s1) == pytest.approx(expected, rel=1e-9)
+        assert distance._covariance_distance(s1, s1) == pytest.approx(0, abs=1e-6)
+        shrunk = [distance._shrunk_covariance([(z, np.arange(len(z)))])[1] for z in (x, y)]
         whole = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(
             shrunk[0] + shrunk[1] - 2 * np.real(sqrtm(shrunk[0] @ shrunk[1]))
         )
@@ -418,7 +419,7 @@ def test_shrinkage_equals_ledoit_and_wolf(n: int, d: int) -> None:
     apart = ((sample - centre * np.eye(d)) ** 2).sum()
     around = sum(((np.outer(row, row)) ** 2).sum() for row in z) / (n - 1) - (sample**2).sum()
     weight = min(max(around / (n - 1) / apart, 0), 1)
-    result = twosample._shrunk_covariance([(x, np.arange(n))])[1]
+    result = distance._shrunk_covariance([(x, np.arange(n))])[1]
     np.testing.assert_allclose(result, (1 - weight) * sample + weight * centre * np.eye(d), atol=1e-12)
     if n >= 30:
         from sklearn.covariance import ledoit_wolf
@@ -449,7 +450,7 @@ def test_shrinkage_takes_a_part_of_the_bias_of_small_samples() -> None:
     for n, plain, shrunk in ((50, 0.74, 0.34), (256, 0.23, 0.17), (1000, 0.06, 0.05)):
         x, y = normal(31, n, 256) * scale, normal(32, n, 256) * scale
         mean = ((x.mean(0) - y.mean(0)) ** 2).sum()
-        raw = mean + twosample._covariance_distance(np.cov(x.T), np.cov(y.T))
+        raw = mean + distance._covariance_distance(np.cov(x.T), np.cov(y.T))
         assert raw / (np.trace(np.cov(x.T) + np.cov(y.T)) / 2 + mean / 4) == pytest.approx(plain, abs=0.05)
         assert frechet_distance(x, y).relative == pytest.approx(shrunk, abs=0.05)
 

@@ -18,10 +18,13 @@ from injerto.domains.load import load_domains
 from injerto.evaluation.causes import Vocabulary, differences, look_at
 from injerto.evaluation.verdict import judge_all, judge_pair
 from injerto.recipe.defaults import BACKBONES
+from injerto.statistics.distance import a_distance, frechet_distance
 from injerto.statistics.labelshift import estimate_label_shift
-from injerto.statistics.twosample import a_distance, frechet_distance, two_sample_test
+from injerto.statistics.twosample import two_sample_test
 from injerto.tasks.probe import Probe, fit_probe
 
+LARGEST = 999.0
+"""An effect is cut here: where each side is one point it is infinite."""
 LEAST = 10
 """Examples of a domain below which its distance to others is not measured."""
 
@@ -157,7 +160,7 @@ def _distances(a: Domain, b: Domain, x: np.ndarray, y: np.ndarray, seed: int, dr
         "mmd2_error": test.error,
         "p_value": test.p_value,
         "paired": test.paired,
-        "effect": test.effect,
+        "effect": float(np.clip(test.effect, -LARGEST, LARGEST)),
         "a_distance": apart.value,
         "a_distance_low": apart.low,
         "a_distance_high": apart.high,
