@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from injerto.basics.errors import InjertoError
     from injerto.estimator import Classifier
     from injerto.evaluation.gap import measure_gap
+    from injerto.evaluation.rank import rank_backbones
     from injerto.reporting.gap import report_gap
     from injerto.studies.combine import combine
     from injerto.studies.compare import compare
@@ -30,6 +31,7 @@ _PLACES = {
     "combine": "injerto.studies.combine",
     "compare": "injerto.studies.compare",
     "measure_gap": "injerto.evaluation.gap",
+    "rank_backbones": "injerto.evaluation.rank",
     "report_gap": "injerto.reporting.gap",
     "InjertoError": "injerto.basics.errors",
     "Classifier": "injerto.estimator",
@@ -51,6 +53,7 @@ __all__ = [
     "load_peft",
     "measure_gap",
     "predict",
+    "rank_backbones",
     "report_gap",
     "soup",
 ]

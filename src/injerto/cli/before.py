@@ -18,6 +18,7 @@ from injerto.cli.commands import (
 
 SkipBad = Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")]
 ImageSize = Annotated[int | None, _option("Pixels a side; the backbone's own where not given.")]
+Group = Annotated[str | None, _option("Column or pattern of what belongs together.")]
 MaxLength = Annotated[int | None, _option("Tokens of a text, at most.")]
 
 
@@ -41,7 +42,7 @@ def gap(
     input: Column = None,
     label: LabelColumn = None,
     domain: DomainColumn = None,
-    group: Annotated[str | None, _option("Column or pattern of what belongs together.")] = None,
+    group: Group = None,
     seed: Annotated[int, _option("Seed of permutations and folds.")] = 0,
     precision: Precision = None,
     threads: Threads = None,
@@ -74,6 +75,71 @@ def gap(
         print_gap(found.content)
         if report is not None:
             print(f"map and all numbers: {report}")
+
+
+@app.command()
+def rank(
+    data: Data,
+    backbones: Annotated[str, _option("Names or folders with commas between them; finished runs too.")],
+    on: Annotated[list[str] | None, _option("Domain to score on; all with labels where not given.")] = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
+    input: Column = None,
+    label: LabelColumn = None,
+    domain: DomainColumn = None,
+    group: Group = None,
+    seed: Annotated[int, _option("Seed of the probe's folds.")] = 0,
+    precision: Precision = None,
+    threads: Threads = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Which pretrained model knows most of the data already: several scores, each with its cost."""
+    from injerto.cli.show import print_json
+    from injerto.evaluation.rank import rank_backbones
+
+    names = [name.strip() for name in backbones.split(",") if name.strip()]
+    options = given(
+        image_size=image_size, max_length=max_length, input=input, label=label, domain=domain, group=group,
+        precision=precision, threads=threads,
+    )  # fmt: skip
+    found = rank_backbones(data, names, on=on or (), seed=seed, skip_bad=skip_bad, **options)
+    if as_json:
+        print_json(found)
+    else:
+        print_rank(found)
+
+
+def print_rank(content: dict[str, Any]) -> None:
+    """The models, best first.
+
+    Args:
+        content: From :func:`injerto.evaluation.rank.rank_backbones`.
+    """
+    from injerto.basics.progress import format_seconds
+    from injerto.cli.show import percent, table
+
+    rows = []
+    for entry in content["backbones"]:
+        scores, seconds = entry["scores"], entry["seconds"]
+        spent = sum(value for name, value in seconds.items() if name != "embedding")
+        rows.append(
+            [
+                entry["backbone"],
+                percent(scores["probe_accuracy"]),
+                percent(scores["knn_accuracy"]),
+                f"{scores['logme']:.3f}",
+                f"{scores['h_score']:.2f}",
+                f"{scores['leep']:.3f}" if "leep" in scores else "-",
+                f"{entry['parameters'] / 1e6:.1f} M",
+                format_seconds(seconds["embedding"]),
+                format_seconds(spent),
+            ]
+        )
+    columns = ("backbone", "probe", "kNN", "LogME", "H-score", "LEEP", "parameters", "embedding", "scores")
+    domains = ", ".join(f"{name} ({count})" for name, count in content["domains"].items())
+    table(f"{content['data']}: {domains}", columns, rows, ("H-score", "LEEP", "scores", "LogME", "embedding"))
+    print("probe and kNN: balanced accuracy on held-out groups, mean over domains; higher is better in every column")
 
 
 def print_gap(content: dict[str, Any]) -> None:

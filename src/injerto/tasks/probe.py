@@ -72,7 +72,8 @@ def fit_probe(
     Raises:
         InjertoError: Where all train examples are of one class.
     """
-    head = Head(embeddings.shape[1], classes)
+    with torch.random.fork_rng(devices=[]):  # a new layer draws its weights
+        head = Head(embeddings.shape[1], classes)
     head.standardize(torch.from_numpy(np.ascontiguousarray(embeddings, np.float32)))
     shift, scale = head.shift.double().numpy(), head.scale.double().numpy()
     present = np.unique(labels)
