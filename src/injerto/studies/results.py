@@ -20,6 +20,8 @@ from injerto.studies.grid import Planned, label_of, text_of
 
 BOTH = "train+test"
 """All examples of a target: those it was adapted on, and the others."""
+MEASURED = ("forgetting", "alignment", "validators")
+"""Blocks of ``metrics.json`` that become columns."""
 ROLES = ("source", "target", "unseen")
 ORACLE = "oracle: needed labels of a domain that was not learned from"
 Key = tuple[str, str]
@@ -103,11 +105,11 @@ def row_of(planned: Planned, run: Path, failed: Mapping[str, Any] | None) -> dic
         for name, entry in metrics["domains"].items()
     }
     row |= {"domains": domains, "selection": _scalars(metrics["selection"])}
-    row["forgetting"] = _flat(metrics.get("forgetting") or {})
     row["trainable"] = metrics["parameters"]["trainable"]
     row["adapter_bytes"] = metrics["adapter_bytes"]
     row["seconds"] = sum(metrics["seconds"].values())
-    row["alignment"] = _flat(metrics.get("alignment") or {})
+    for block in MEASURED:
+        row[block] = _flat(metrics.get(block) or {})
     return row
 
 
@@ -278,10 +280,8 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
         mark = "oracle:" if entry["oracle"] else ""
         for side, values in entry["splits"].items():
             cells |= {f"{mark}{name}/{side}/{metric}": value for metric, value in values.items()}
-    for block in ("selection", "forgetting"):
-        cells |= {f"{block}/{name}": value for name, value in row.get(block, {}).items()}
     cells |= {name: row[name] for name in ("trainable", "adapter_bytes", "seconds") if name in row}
-    for block in ("alignment", "recipe"):
+    for block in ("selection", *MEASURED, "recipe"):
         cells |= {f"{block}/{name}": value for name, value in row.get(block, {}).items()}
     return cells
 

@@ -1,0 +1,137 @@
+"""Choosing without target labels: how much accuracy does each validator lose against the oracle?
+
+    python benchmarks/studies/validators.py WORK
+
+WORK is the folder of `benchmarks/studies/alignment.py`. In each of its comparisons with a target, the rows of one seed are
+the candidates (alignments and tunings): a validator picks the row with its highest score among those that its guard lets
+pass (reference: the best source accuracy of the candidates), and loses the difference to the row that is truly best on the
+target. Without the guard the same, to show what it is for. Rank correlation (Spearman) is between score and target accuracy
+over the candidates. Means over comparisons and seeds; 95 % interval by resampling comparisons and seeds within.
+
+Target accuracy is on train and test together; target labels serve this table only. Writes `validators.json` and `.md`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from injerto.basics.files import write_text
+from injerto.compute.machine import machine
+from injerto.evaluation.validators import FLOOR, VALIDATORS
+
+HERE = Path(__file__).parent
+DRAWS = 2000
+
+
+def candidates_of(folder: Path) -> list[dict[str, Any]]:
+    """One entry for every seed of a comparison: name, and arrays over its rows."""
+    content = json.loads((folder / "results.json").read_text())
+    if not content["target"]:
+        return []
+    (target,) = content["target"]
+    found = []
+    for seed in content["seeds"]:
+        rows = [row for row in content["rows"] if row["seed"] == seed and row["status"] == "ok" and row["validators"]]
+        if len(rows) < 3:
+            continue
+        sides = [row["domains"][target]["splits"] for row in rows]
+        counts = [(side["train"]["n"], side["test"]["n"]) for side in sides]
+        truth = [
+            (side["train"]["accuracy"] * a + side["test"]["accuracy"] * b) / (a + b)
+            for side, (a, b) in zip(sides, counts, strict=True)
+        ]
+        vals = [[row["domains"][name]["splits"]["val"]["accuracy"] for name in content["source"]] for row in rows]
+        source = [float(np.mean(values)) for values in vals]
+        scores = {name: np.asarray([row["validators"][f"scores/{name}"] for row in rows]) for name in VALIDATORS}
+        rejected = np.asarray([row["validators"].get("rejected") is not None for row in rows])
+        found.append(
+            {
+                "comparison": f"{'/'.join(content['source'])} -> {target}, {Path(content['data']).stem}",
+                "rows": [row["row"] for row in rows],
+                "truth": np.asarray(truth),
+                "scores": scores,
+                "turned": rejected | (np.asarray(source) < max(source) - FLOOR),
+                "last": next((i for i, row in enumerate(rows) if row["axes"]["alignment"] == "mmd"), 0),
+            }
+        )
+    return found
+
+
+def figures(entries: list[dict[str, Any]], name: str, guarded: bool) -> dict[str, Any]:
+    """Loss and rank correlation of one validator; `mmd` and `worst` are rules that look at nothing."""
+    losses: dict[str, list[float]] = {}
+    ranks = []
+    for entry in entries:
+        truth = entry["truth"]
+        if name == "always mmd":
+            chosen = entry["last"]
+        elif name == "worst":
+            chosen = int(truth.argmin())
+        else:
+            scores = entry["scores"][name].copy()
+            if guarded and not entry["turned"].all():
+                scores[entry["turned"]] = -np.inf
+            chosen = int(scores.argmax())
+            ranks.append(float(spearmanr(entry["scores"][name], truth).statistic))
+        losses.setdefault(entry["comparison"], []).append(float(truth.max() - truth[chosen]))
+    rng = np.random.default_rng(0)
+    groups = [np.asarray(values) for values in losses.values()]
+    draws = []
+    for _ in range(DRAWS):
+        picked = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
+        draws.append(np.mean([values[rng.integers(len(values), size=len(values))].mean() for values in picked]))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {
+        "validator": name,
+        "guarded": guarded,
+        "loss": float(np.mean([values.mean() for values in groups])),
+        "low": float(low),
+        "high": float(high),
+        "most": float(max(values.max() for values in groups)),
+        "rank": float(np.nanmean(ranks)) if ranks else None,
+    }
+
+
+def lost(row: dict[str, Any]) -> str:
+    loss, low, high, most = (100 * row[what] for what in ("loss", "low", "high", "most"))
+    return f"{loss:.1f} [{low:.1f}, {high:.1f}] | {most:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    work = parser.parse_args().work
+    entries = [entry for path in sorted(work.glob("*/results.json")) for entry in candidates_of(path.parent)]
+    assert entries, "no comparison with a target in there"
+    rows = [figures(entries, name, guarded) for name in VALIDATORS for guarded in (True, False)]
+    rows += [figures(entries, name, True) for name in ("always mmd", "worst")]
+    comparisons: dict[str, int] = {}
+    for entry in entries:
+        comparisons[entry["comparison"]] = comparisons.get(entry["comparison"], 0) + 1
+    command = "python benchmarks/studies/validators.py WORK"
+    about = {"command": command, "machine": str(machine()), "comparisons": comparisons, "rows": rows}
+    write_text(HERE / "validators.json", json.dumps(about, indent=1) + "\n")
+    lines = [
+        "Points of target accuracy lost by choosing a row with each validator, against the best row (mean over",
+        "comparisons and seeds, 95 % interval, and the most that was lost), with the guard and without.",
+        "",
+        "| validator | lost with guard | most | lost without | most | rank correlation |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for with_guard, without in zip(rows[:-2:2], rows[1:-2:2], strict=True):
+        rank = f"{with_guard['rank']:+.2f}"
+        lines.append(f"| `{with_guard['validator']}` | {lost(with_guard)} | {lost(without)} | {rank} |")
+    lines += [f"| {row['validator']} | {lost(row)} | | | |" for row in rows[-2:]]
+    where = "; ".join(f"{name} ({count} seeds)" for name, count in comparisons.items())
+    lines += ["", f"{len(entries)} choices: {where}"]
+    lines += ["", f"`{command}`; {machine()}", ""]
+    write_text(HERE / "validators.md", "\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
