@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from injerto.evaluation.gap import measure_gap
     from injerto.evaluation.rank import rank_backbones
     from injerto.reporting.gap import report_gap
+    from injerto.studies.advise import advise
     from injerto.studies.combine import combine
     from injerto.studies.compare import compare
     from injerto.studies.soup import soup
@@ -30,6 +31,7 @@ _PLACES = {
     "soup": "injerto.studies.soup",
     "combine": "injerto.studies.combine",
     "compare": "injerto.studies.compare",
+    "advise": "injerto.studies.advise",
     "measure_gap": "injerto.evaluation.gap",
     "rank_backbones": "injerto.evaluation.rank",
     "report_gap": "injerto.reporting.gap",
@@ -40,6 +42,7 @@ __all__ = [
     "Classifier",
     "InjertoError",
     "__version__",
+    "advise",
     "combine",
     "compare",
     "evaluate",

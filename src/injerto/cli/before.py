@@ -142,6 +142,58 @@ def print_rank(content: dict[str, Any]) -> None:
     print("probe and kNN: balanced accuracy on held-out groups, mean over domains; higher is better in every column")
 
 
+@app.command()
+def advise(
+    data: Data,
+    source: Annotated[list[str] | None, _option("Domain to learn from, with labels; repeat for several.")] = None,
+    target: Annotated[list[str] | None, _option("Domain without labels, or NAME=PATH; repeat for several.")] = None,
+    backbone: BackboneName = None,
+    minutes: Annotated[float, _option("What a run may take on this machine; 30 where not given.")] = 30,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
+    input: Column = None,
+    label: LabelColumn = None,
+    domain: DomainColumn = None,
+    group: Group = None,
+    seed: Annotated[int, _option("Seed of what is measured.")] = 0,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """What to try first on this data: recipes with their reasons, minutes and commands."""
+    from injerto.cli.show import print_json
+    from injerto.studies.advise import advise as find
+
+    options = given(
+        backbone=backbone, image_size=image_size, max_length=max_length, input=input, label=label, domain=domain,
+        group=group, threads=threads,
+    )  # fmt: skip
+    found = find(data, source=source or (), target=target or (), minutes=minutes, seed=seed, **options)
+    if as_json:
+        print_json(found)
+    else:
+        print_advice(found)
+
+
+def print_advice(content: dict[str, Any]) -> None:
+    """The recipes, best guess first.
+
+    Args:
+        content: From :func:`injerto.studies.advise.advise`.
+    """
+    from injerto.basics.progress import format_seconds
+
+    facts = content["facts"]
+    widest = facts["gap"]
+    print(f"{facts['labelled']} labelled examples, {facts['a_class']:.0f} a class")
+    if widest:
+        print(f"widest gap to a target: {widest['says']}")
+    for number, recipe in enumerate(content["recipes"], 1):
+        late = " (longer than --minutes)" if recipe["minutes"] > content["minutes"] else ""
+        print(f"{number}. --tuning {recipe['tuning']} --alignment {recipe['alignment']}: {recipe['why']}")
+        print(f"   about {format_seconds(60 * recipe['minutes'])}{late}")
+        print(f"   {recipe['command']}")
+
+
 def print_gap(content: dict[str, Any]) -> None:
     """The gap as a table, a verdict and what to try.
 

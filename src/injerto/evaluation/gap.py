@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from injerto.backbones.backbone import Backbone
+from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress
@@ -97,9 +99,7 @@ def measure_gap(
     if backbone is None or isinstance(backbone, str | PathLike):
         network = open_backbone(str(backbone or BACKBONES[domains.modality]), data, image_size, max_length)
     else:
-        from injerto.backbones.load import load_backbone
-
-        network = load_backbone(backbone, image_size=image_size)
+        network = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, image_size=image_size)
     if network.modality != domains.modality:
         raise InjertoError(f"{domains.name} holds {domains.modality}s, and {network.spec} takes {network.modality}s")
     plan = make_plan(network, precision, threads)

@@ -1,0 +1,166 @@
+"""What to try first: a short ranked list of recipes, each with its reason, its minutes here and its command.
+
+The rules were fixed on `emoji-styles` (docs/alignment.md, benchmarks/studies) and look at no label of a target:
+
+1. **alignment.** A target whose inputs look different from the source's: ``mmd``. Where they are close, and the classes
+   seem to be distributed differently: ``mcc`` (far apart, that estimate is a poor classifier's). None where no
+   difference can be shown, and without a target.
+2. **tuning.** The more may move, the more is gained: the first of ``full``, ``lora:last:2`` and ``head`` that is done
+   within the time given. For a text model with few labels ``head`` first: nothing else beat it.
+3. The first recipe without its alignment is always there: what it must beat.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any
+
+from injerto.basics.progress import quiet
+from injerto.compute.embedding import open_backbone
+from injerto.domains.domain import Domains
+from injerto.domains.load import load_domains
+from injerto.evaluation.gap import measure_gap
+from injerto.evaluation.verdict import CLASSES
+from injerto.recipe.defaults import BACKBONES
+from injerto.recipe.recipe import make_recipe
+from injerto.training.prepare import prepare, settle_roles, target_paths
+
+TUNINGS = ("full", "lora:last:2", "head")
+"""Most gain first."""
+WHY = {
+    "full": "everything moves: most accurate where there is time",
+    "lora:last:2": "a small adapter on the last stages: frozen ones run once",
+    "head": "only the new layers move: seconds, and an honest baseline",
+}
+STEPS = 200
+"""Steps of a recipe with a target whose backbone moves; measured: enough for most of the gain."""
+FEW = 30
+"""Labelled examples a class below which a text model's head is trained alone."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the rules look at."""
+
+    modality: str
+    level: str | None
+    skewed: bool
+    a_class: float
+    targets: tuple[str, ...]
+
+
+def advise(
+    data: Any,
+    *,
+    source: str | Sequence[str] = (),
+    target: str | Sequence[str] = (),
+    backbone: str | PathLike[str] | None = None,
+    minutes: float = 30,
+    image_size: int | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Recipes worth trying on some data, best guess first.
+
+    Args:
+        data: What :func:`injerto.fit` takes.
+        source: Domains that are labelled and trained on.
+        target: Domains that are trained on without labels.
+        backbone: A name or a folder; the modality's default where not given.
+        minutes: What a run may take on this machine.
+        image_size: Pixels a side.
+        max_length: Tokens a text.
+        seed: Of the measured gap and of the splits.
+        threads: CPU threads, all cores where not given.
+        **reading: ``input``, ``label``, ``domain``, ``group`` as for :func:`injerto.load_domains`.
+
+    Returns:
+        ``facts`` (what was measured) and ``recipes``: each with ``backbone``, ``tuning``, ``alignment``, ``settings``,
+        ``minutes`` (estimated), ``why`` and ``command``.
+
+    Raises:
+        InjertoError: Where the data or the names do not fit.
+
+    Example:
+        >>> found = injerto.advise("emoji-styles", source="noto", target="openmoji-line")  # doctest: +SKIP
+        >>> print(found["recipes"][0]["command"])  # doctest: +SKIP
+    """
+    shown = str(data) if isinstance(data, str | PathLike) else "DATA"
+    roles = {"source": _names(source), "target": _names(target)}
+    sizes = {"image_size": image_size, "max_length": max_length, "threads": threads}
+    recipe = make_recipe(data=shown, **roles, **{name: value for name, value in sizes.items() if value})
+    domains = load_domains(data, **reading, extra=target_paths(recipe.target))
+    with quiet():
+        sources, targets = settle_roles(recipe, domains)
+    name = str(backbone or BACKBONES[domains.modality])
+    network = open_backbone(name, data, image_size, max_length)
+    facts, measured = _facts(domains, sources, targets, network, seed, threads)
+    given = {**roles, "backbone": name if backbone else None, **sizes, **reading}
+
+    def entry(tuning: str, alignment: str, why: str) -> dict[str, Any]:
+        settings: dict[str, Any] = {"tuning": tuning, "alignment": alignment}
+        if facts.targets and tuning != "head":
+            settings["steps"] = STEPS
+        everything = {name: value for name, value in {**given, **settings}.items() if value}
+        with quiet():
+            plan = prepare(make_recipe(data=shown, seed=seed, **everything), domains, network).plan
+        found = {"backbone": name, "tuning": tuning, "alignment": alignment, "settings": settings}
+        return found | {"minutes": (plan.seconds or 0.0) / 60, "why": why, "command": _command(shown, everything)}
+
+    alignment, reason = _alignment(facts)
+    recipes = [entry(tuning, alignment, f"{reason}; {WHY[tuning]}") for tuning in TUNINGS]
+    few = facts.modality == "text" and facts.a_class < FEW
+    recipes.sort(key=lambda one: (one["minutes"] > minutes, few and one["tuning"] != "head"))
+    if alignment != "none":
+        recipes.append(entry(recipes[0]["tuning"], "none", "the first one without its alignment: what it must beat"))
+    return {"data": shown, "facts": measured, "minutes": minutes, "recipes": recipes}
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _facts(
+    domains: Domains, sources: Sequence[str], targets: Sequence[str], network: Any, seed: int, threads: int | None
+) -> tuple[_Facts, dict[str, Any]]:
+    """The widest gap between a source and a target, and how many labels there are."""
+    labels = [label for name in sources for label in domains[name].labels if label is not None]
+    a_class = len(labels) / max(1, len(set(labels)))
+    pairs: list[dict[str, Any]] = []
+    if targets:
+        blind = {name: domains[name] for name in sources}
+        blind |= {name: replace(domains[name], labels=(None,) * len(domains[name])) for name in targets}
+        seen = Domains(blind, domains.modality, domains.name)
+        gap = measure_gap(seen, backbone=network, seed=seed, threads=threads)
+        pairs = [p for p in gap.content["pairs"] if {p["a"], p["b"]} & set(targets) and {p["a"], p["b"]} & set(sources)]
+    widest = max(pairs, key=lambda pair: pair["mmd2"], default=None)
+    shift = widest["label_shift"] if widest else None
+    facts = _Facts(
+        domains.modality, widest["level"] if widest else None, bool(shift and shift["value"] > CLASSES), a_class,
+        tuple(targets),
+    )  # fmt: skip
+    measured = {"modality": domains.modality, "labelled": len(labels), "a_class": a_class, "sources": list(sources)}
+    return facts, measured | {"targets": list(targets), "gap": widest}
+
+
+def _alignment(facts: _Facts) -> tuple[str, str]:
+    """What must match, and why."""
+    if not facts.targets:
+        return "none", "no target: plain training on the sources is hard to beat"
+    if facts.level in (None, "same"):
+        return "none", "source and target look the same: there is nothing to align"
+    if facts.level == "close" and facts.skewed:
+        return "mcc", "the target's classes seem to be distributed differently: do not match their frequencies"
+    return "mmd", f"source and target are {facts.level}: pull them together while the head learns"
+
+
+def _command(data: str, settings: dict[str, Any]) -> str:
+    words = ["injerto", "fit", data]
+    for name, value in settings.items():
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None:
+                words += [f"--{name.replace('_', '-')}", str(item)]
+    return shlex.join(words)

@@ -1,0 +1,97 @@
+"""Advice: the rules see what is in the data, never a target's labels, and every command is one that can be run."""
+
+import json
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import injerto
+from injerto.basics.errors import InjertoError
+
+
+@pytest.fixture(scope="module")
+def lights(tmp_path_factory: pytest.TempPathFactory, data_writers: SimpleNamespace) -> Path:
+    root = tmp_path_factory.mktemp("data") / "lights"
+    return Path(data_writers.pictures(root, per_class=40, domains=("day", "dusk", "dark", "night")))
+
+
+@pytest.fixture(scope="module")
+def found(lights: Path, tiny_timm: Path) -> dict[str, Any]:
+    return injerto.advise(lights, source="day", target="night", backbone=tiny_timm, threads=1)
+
+
+def test_another_light_is_aligned_and_the_baseline_stands_beside(found: dict[str, Any]) -> None:
+    first, *others, last = found["recipes"]
+    assert [one["tuning"] for one in (first, *others)] == ["full", "lora:last:2", "head"]
+    assert {one["alignment"] for one in (first, *others)} == {"mmd"}
+    assert (last["tuning"], last["alignment"]) == ("full", "none")
+    assert first["minutes"] > others[1]["minutes"] > 0
+    assert found["facts"]["gap"]["level"] in ("close", "far") and found["facts"]["labelled"] == 120
+
+
+def test_with_little_time_the_quick_recipe_is_first(lights: Path, tiny_timm: Path, found: dict[str, Any]) -> None:
+    least = min(one["minutes"] for one in found["recipes"])
+    quick = injerto.advise(lights, source="day", target="night", backbone=tiny_timm, threads=1, minutes=least / 100)
+    assert [one["tuning"] for one in quick["recipes"][:3]] == ["full", "lora:last:2", "head"]  # none fits: as they were
+    middle = sorted(one["minutes"] for one in found["recipes"][:3])
+    some = injerto.advise(
+        lights, source="day", target="night", backbone=tiny_timm, threads=1, minutes=(middle[0] + middle[2]) / 2
+    )
+    assert some["recipes"][0]["tuning"] != "full"
+
+
+def test_equal_domains_and_no_target_are_not_aligned(tiny_timm: Path, lights: Path, tmp_path: Path) -> None:
+    for number, path in enumerate(sorted((lights / "day").rglob("*.png"))):
+        copy = tmp_path / "data" / ("even" if number % 2 else "odd") / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    same = injerto.advise(tmp_path / "data", source="even", target="odd", backbone=tiny_timm, threads=1)
+    assert {one["alignment"] for one in same["recipes"]} == {"none"} and "nothing to align" in same["recipes"][0]["why"]
+    plain = injerto.advise(lights, source=["day", "dusk"], backbone=tiny_timm, threads=1)
+    assert {one["alignment"] for one in plain["recipes"]} == {"none"} and plain["facts"]["gap"] is None
+
+
+def test_permuted_target_labels_change_nothing(
+    lights: Path, tiny_timm: Path, found: dict[str, Any], tmp_path: Path
+) -> None:
+    poisoned = tmp_path / "lights"
+    (poisoned / "night").mkdir(parents=True)
+    for name in ("day", "dusk", "dark"):
+        (poisoned / name).symlink_to(lights / name)
+    for old, new in (("blue", "red"), ("green", "blue"), ("red", "green")):
+        (poisoned / "night" / new).symlink_to(lights / "night" / old)
+    other = injerto.advise(poisoned, source="day", target="night", backbone=tiny_timm, threads=1)
+    assert other["facts"] == found["facts"]
+    assert [one["settings"] for one in other["recipes"]] == [one["settings"] for one in found["recipes"]]
+
+
+def test_texts_with_few_labels_begin_with_the_head(reviews: Path, tiny_bert: Path) -> None:
+    found = injerto.advise(reviews, source="films", target="books", backbone=tiny_bert, threads=1)
+    assert found["recipes"][0]["tuning"] == "head"
+
+
+def test_each_command_runs(cli: Any, found: dict[str, Any], tmp_path: Path) -> None:
+    for number, one in enumerate(found["recipes"]):
+        words = shlex.split(one["command"])
+        assert words[:2] == ["injerto", "fit"]
+        shown = cli(*words[1:], "--out", tmp_path / str(number), "--steps", 2, "--json")
+        assert shown.code == 0, shown.err
+        recipe = injerto.load(tmp_path / str(number)).path / "recipe.yaml"
+        assert f"tuning: {one['tuning']}" in recipe.read_text()
+
+
+def test_the_command_line(cli: Any, lights: Path, tiny_timm: Path) -> None:
+    flags = ("--source", "day", "--target", "night", "--backbone", tiny_timm, "--threads", 1)
+    shown = cli("advise", lights, *flags)
+    assert shown.code == 0 and "1. --tuning full --alignment mmd" in shown.out and "injerto fit" in shown.out
+    assert json.loads(cli("advise", lights, *flags, "--json").out)["recipes"][0]["why"]
+
+
+def test_names_that_are_not_there_are_refused(lights: Path, tiny_timm: Path) -> None:
+    with pytest.raises(InjertoError, match="did you mean 'day'"):
+        injerto.advise(lights, source="dy", backbone=tiny_timm)
+    with pytest.raises(InjertoError, match="--source"):
+        injerto.advise(lights, backbone=tiny_timm)
