@@ -14,7 +14,7 @@ from measure import interleave, row, save
 from tuning import LITE0, MINILM, epoch, ready
 
 TERMS = ("mmd", "coral", "lmmd", "dann", "cdan-e", "mcc", "mmd+mcc")
-STEPS, PAIRS = 3, 7
+STEPS, PAIRS = 2, 5
 CASES = {
     "Lite0 full, 64 px": (LITE0 | {"tuning": "full", "image_size": 64}, "openmoji-line"),
     "MiniLM full": (MINILM | {"tuning": "full"}, "tweets"),

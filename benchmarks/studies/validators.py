@@ -2,11 +2,12 @@
 
     python benchmarks/studies/validators.py WORK
 
-WORK is the folder of `benchmarks/studies/alignment.py`. In each of its comparisons with a target, the rows of one seed
-are the candidates (alignments and tunings): a validator picks the row with its highest score among those that its guard
-lets pass (reference: the best source accuracy of the candidates), and loses the difference to the row that is truly best
-on the target. Without the guard the same, to show what it is for. Rank correlation (Spearman) is between score and target
-accuracy over the candidates. Means over comparisons and seeds; 95 % intervals by resampling comparisons, and seeds within.
+WORK is the folder of `benchmarks/studies/alignment.py`. In each of its comparisons with a target, the rows of one
+seed are the candidates (alignments and tunings): a validator picks the row with its highest score among those that its
+guard lets pass (reference: the best source accuracy of the candidates), and loses the difference to the row that is
+truly best on the target. Without the guard the same, to show what it is for. Rank correlation (Spearman) is between
+score and target accuracy over the candidates. Means over comparisons and seeds; 95 % intervals by resampling
+comparisons, and seeds within.
 
 Target accuracy is on train and test together; target labels serve this table only. Writes `validators.json` and `.md`.
 """
