@@ -97,6 +97,8 @@ def test_a_domain_of_one_example_is_named_and_left_out(lights: Path, tiny_timm: 
     shutil.copy(data / "even" / "red" / "1.png", data / "lone" / "red" / "1.png")
     content = injerto.measure_gap(data, backbone=tiny_timm, threads=1).content
     assert len(content["pairs"]) == 3 and content["domains"]["lone"]["n"] == 1
+    for number in range(20):  # copies are one example
+        shutil.copy(data / "even" / "red" / "1.png", data / "lone" / "red" / f"copy{number}.png")
     alone = injerto.measure_gap(data, on=["lone", "even"], backbone=tiny_timm, threads=1).content
     assert alone["pairs"] == [] and "too few" in alone["verdict"]
 

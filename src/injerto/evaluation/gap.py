@@ -28,7 +28,7 @@ from injerto.tasks.probe import Probe, fit_probe
 LARGEST = 999.0
 """An effect is cut here: where each side is one point it is infinite."""
 LEAST = 10
-"""Examples of a domain below which its distance to others is not measured."""
+"""Groups of examples in a domain below which its distance to others is not measured."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def measure_gap(
 def _content(
     domains: Domains, embeddings: Mapping[str, np.ndarray], seed: int, draws: int, data: str
 ) -> dict[str, Any]:
-    large = [name for name in domains if len(domains[name]) >= LEAST]
+    large = [name for name in domains if len(set(domains[name].groups)) >= LEAST]
     for name in set(domains) - set(large):
-        note(f"{name}: fewer than {LEAST} examples; its distance to others is not measured")
+        note(f"{name}: fewer than {LEAST} different examples; its distance to others is not measured")
     looks = {name: look_at(domains[name], domains.modality) for name in domains}
     words = {name: Vocabulary(domains[name]) for name in domains} if domains.modality == "text" else {}
     probes = {name: probe for name in large if (probe := _Home.of(domains[name], embeddings[name], seed))}
