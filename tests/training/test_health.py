@@ -1,6 +1,7 @@
 """What an alignment did, in plain words: each trouble is named with its cure, and nothing is said without one."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,25 @@ def test_a_dead_adversary_is_not_taken_for_success() -> None:
     assert "at chance (55 %)" in text and "fresh probe still tells the domains apart (93 %)" in text
 
 
-def test_a_shift_of_the_classes_is_named_where_the_estimate_can_be_trusted() -> None:
-    assert "lmmd, cdan or mcc" in said(label_shift={"sketch": 0.4})["label shift sketch"]
-    assert said(label_shift={"sketch": 0.4}, best=0.4, last=0.4) == {}
+def test_a_shift_of_the_classes_is_named_to_terms_that_match_frequencies() -> None:
+    assert "compare with mcc" in said(label_shift={"sketch": 0.4})["label shift sketch"]
+    watch = Watch()
+    warn_about({**FINE, "label_shift": {"sketch": 0.4}}, {"mcc": 1.0}, watch, 0.9, 0.9, 7)
+    assert watch.said == {}
+
+
+def test_skewed_target_classes_are_seen_before_mmd_hides_them(
+    tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, data_writers: SimpleNamespace
+) -> None:
+    """Nine of ten target examples are blue; after MMD the guesses have the source's frequencies."""
+    data = data_writers.pictures(tmp_path / "data", per_class=100, domains=("day", "dusk"))
+    for label, kept in (("green", 10), ("red", 0)):
+        for number in range(kept, 100):
+            (data / "dusk" / label / f"{number}.png").unlink()
+    settings = {"source": "day", "target": "dusk", "backbone": tiny_timm, "tuning": "head", "steps": 20} | quick
+    run = injerto.fit(data, alignment="mmd", out=tmp_path / "run", **settings)
+    assert run.metrics["alignment"]["label_shift"]["dusk"] > 0.25
+    assert any("may be distributed differently" in text for text in run.metrics["warnings"])
 
 
 def test_what_is_lost_on_the_source_is_told() -> None:
@@ -83,10 +100,15 @@ def test_a_probe_and_mmd_see_two_domains_apart_and_one_that_is_cut_in_two() -> N
 
 
 def test_the_estimated_shift_of_the_classes() -> None:
-    """A classifier that is right: the estimate is the total variation between the classes' shares."""
+    """Where probes are right the estimate is the total variation between the classes' shares."""
+    rng = np.random.default_rng(0)
+
+    def drawn(*counts: int) -> np.ndarray:
+        return np.repeat(np.eye(2), counts, axis=0) * 10 + rng.normal(0, 0.5, (sum(counts), 2))
+
     labels = np.repeat([0, 1], 50)
-    sure = np.eye(2)[labels] * 10
-    skewed = np.eye(2)[np.repeat([0, 1], [90, 10])] * 10
-    found = label_shift([sure], [labels], {"same": sure, "skewed": skewed, "tiny": sure[:5]})
-    assert found["same"] == pytest.approx(0, abs=1e-6) and found["skewed"] == pytest.approx(0.4, abs=1e-4)
+    targets = {"same": drawn(50, 50), "skewed": drawn(90, 10), "tiny": drawn(2, 3)}
+    found = label_shift(drawn(50, 50), labels, targets, 2)
+    assert found["same"] == pytest.approx(0, abs=1e-3) and found["skewed"] == pytest.approx(0.4, abs=1e-3)
     assert "tiny" not in found
+    assert label_shift(drawn(50, 50), np.where(labels == 0, 0, -1), targets, 2) == {}  # one class only

@@ -84,6 +84,7 @@ class Fit:
             judged = {name: held_out[name] for name in (*validated, *prepared.targets)}
             self.choice = Selection(judged, validated, prepared.classes, self.recipe.seed)
         self.held_out = held_out if self.health or self.choice else {}
+        self.shift: dict[str, float] = {}
         self.memory = Memory(prepared, self.caches, lambda: self._kept)
 
     def run(self, resume: bool) -> dict[str, Any]:
@@ -107,6 +108,8 @@ class Fit:
             sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
             self.model.standardize(sample, moving=bool(prepared.tuned.rates))
             apart = self.health.measure(self._embed_before) if self.health else None
+            if self.health and prepared.targets:
+                self.shift = self._label_shift()
             if probe is not None and prepared.tuned.probe_first:
                 probe.install(self.model.head)
         with clock.measure("train"):
@@ -119,8 +122,8 @@ class Fit:
             assert probe is not None
             line = self._line(base, probe)
         with clock.measure("evaluate"):
-            domains, said = self._measure()
-            aligned, judged = self._aligned(apart, said), self._validators()
+            domains = self._measure()
+            aligned, judged = self._aligned(apart), self._validators()
             forgotten = self.memory.after(before, self.model, line, self._accuracy)
         size = self._ship(domains, line)
         return self._report(domains, selection, size, forgotten, aligned, judged)
@@ -334,22 +337,25 @@ class Fit:
         split = np.split(values, np.cumsum([len(part) for part in parts.values()])[:-1])
         return dict(zip(parts, split, strict=True))
 
+    def _label_shift(self) -> dict[str, float]:
+        """How differently the targets' classes seem to be distributed; estimated from the pretrained embeddings."""
+        seen, prepared = self._embed_before(self.held_out), self.prepared
+        sources = {name: self.held_out[name] for name in prepared.sources}
+        labels = np.concatenate(list(prepared.labels(sources).values()))
+        targets = {name: seen[name] for name in prepared.targets}
+        return label_shift(np.concatenate([seen[name] for name in sources]), labels, targets, len(prepared.classes))
+
     def _embed_after(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:
         """What the head sees of the same inputs now."""
         return {name: self._logits(name, "held out", part, "embedding") for name, part in parts.items()}
 
-    def _aligned(self, before: dict[str, Any] | None, said: Mapping[Key, np.ndarray]) -> dict[str, Any] | None:
+    def _aligned(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
         """The block ``alignment``: the domains' distance now, and what to worry about."""
         if not self.health or self.trainer is None:
             return None
         prepared = self.prepared
-        after = self.health.measure(self._embed_after)
-        vals = {name: part for name, part in prepared.parts("val").items() if (name, "val") in said}
-        labels = list(prepared.labels(vals).values())
-        targets = {name: said[name, "train"] for name in prepared.targets if (name, "train") in said}
-        shift = label_shift([said[name, "val"] for name in vals], labels, targets)
-        objective = self.trainer.objective
-        block = report(before, after, objective.seen, shift, len(prepared.roles))
+        after, objective = self.health.measure(self._embed_after), self.trainer.objective
+        block = report(before, after, objective.seen, self.shift, len(prepared.roles))
         assert isinstance(objective, Classification)
         scores = self.watch.accuracies or [0.0]
         warn_about(block, objective.weights_of_terms(), self.watch, max(scores), scores[-1], len(prepared.classes))
@@ -357,22 +363,21 @@ class Fit:
 
     # --- results --------------------------------------------------------------------------------------------------
 
-    def _measure(self) -> tuple[dict[str, Any], dict[Key, np.ndarray]]:
-        """Metrics of every reported split, and the logits they are from by domain and split."""
+    def _measure(self) -> dict[str, Any]:
+        """Metrics of every reported split; each prediction is written down."""
         found: dict[str, Any] = {}
-        said: dict[Key, np.ndarray] = {}
         rows: list[tuple[str, ...]] = []
         for name, sides in self.prepared.reported().items():
             role = role_of(name, self.prepared.sources, self.prepared.targets)
             splits = {}
             for side, part in sides.items():
-                said[name, side] = logits = self._logits(name, side, part)
+                logits = self._logits(name, side, part)
                 splits[side] = measure(part, logits, self.prepared.classes)
                 rows += prediction_rows(part, role, side, logits, self.prepared.classes)
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}
             warn_of_unknown(sides.values(), self.prepared.classes)
         save_predictions(self.folder, rows)
-        return found, said
+        return found
 
     def _accuracy(self) -> dict[str, float]:
         """Accuracy on the test split of every domain with labels, by the model as it is now."""

@@ -1,7 +1,7 @@
 """Did an alignment do what it is for? The domains' distance before and after, seen by judges that had no part in it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -82,7 +82,7 @@ def report(
         before: From :meth:`Health.measure`, on the pretrained embeddings.
         after: On those of the finished model.
         seen: What the last watched step showed.
-        shift: Estimated label shift of each target.
+        shift: Label shift of each target, estimated before training.
         domains: Number of domains that are trained on.
     """
     finite = {name: value if math.isfinite(value) else None for name, value in seen.items()}
@@ -100,24 +100,30 @@ def report(
     return result
 
 
-def label_shift(
-    source: Sequence[np.ndarray], labels: Sequence[np.ndarray], targets: Mapping[str, np.ndarray]
-) -> dict[str, float]:
+def label_shift(source: np.ndarray, labels: np.ndarray, targets: Embeddings, classes: int) -> dict[str, float]:
     """Estimated total variation between the classes' frequencies in the sources and in each target, by target.
 
+    By two probes, each fitted on one half of the source examples and asked about the other half and the targets. Before
+    an alignment: afterwards the frequencies of the guesses have been made equal, and nothing could be seen.
+
     Args:
-        source: Logits of held-out examples of each source, (n, C).
-        labels: Their labels, (n,).
-        targets: Logits of examples of each target, (m, C).
+        source: Embeddings of held-out source examples before training, (n, D).
+        labels: Their labels (n,), -1 where there is none.
+        targets: Embeddings of target examples, (m, D) by target.
+        classes: Number of classes.
     """
-    if sum(map(len, labels)) < LEAST:
+    source, labels = source[labels >= 0], labels[labels >= 0]
+    halves = np.arange(len(labels)) % 2
+    if len(labels) < LEAST or any(len(np.unique(labels[halves == half])) < 2 for half in (0, 1)):
         return {}
-    guessed, truth = np.concatenate(source).argmax(1), np.concatenate(labels)
-    classes = source[0].shape[1]
+    probes = [fit_probe(source[halves == half], labels[halves == half], [], classes) for half in (0, 1)]
+    guessed = np.where(halves, *(probe.logits(source).argmax(1) for probe in probes))  # each half by the other's probe
     return {
-        name: estimate_label_shift(guessed, truth, logits.argmax(1), classes)[2]
-        for name, logits in targets.items()
-        if len(logits) >= LEAST
+        name: estimate_label_shift(
+            guessed, labels, np.concatenate([probe.logits(values).argmax(1) for probe in probes]), classes
+        )[2]
+        for name, values in targets.items()
+        if len(values) >= LEAST
     }
 
 
@@ -155,13 +161,14 @@ def warn_about(
                 f"more --steps, a higher --head-lr or a lower weight ({name}:{terms[name] / 2:g})",
             )
     shifted = {name: value for name, value in block["label_shift"].items() if value > LARGE_SHIFT}
-    matching = [name for name in terms if name in ("mmd", "coral", "dann")]
+    matching = [name for name in terms if name in ("mmd", "lmmd", "coral", "dann")]
     for name, value in shifted.items():
-        if matching and last > HALF:  # below that the estimate says more about the classifier
+        if matching:
             watch.say(
                 f"label shift {name}",
-                f"the classes of target '{name}' seem to be distributed differently (estimated shift {value:.2f} of 1):"
-                f" {', '.join(matching)} would then pull different classes together; lmmd, cdan or mcc assume less",
+                f"the classes of target '{name}' may be distributed differently (estimated shift {value:.2f} of 1; "
+                f"inputs that look different raise it too): if so, {', '.join(matching)} pulls different classes "
+                "together; compare with mcc, which assumes less",
             )
     unlearned = seen.get("loss/labelled", 0.0) > HALF * math.log(classes)
     if unlearned or best - last > FALL:
