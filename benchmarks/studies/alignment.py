@@ -7,7 +7,10 @@
     python benchmarks/studies/alignment.py pacs-unseen WORK --data PACS.tar
     python benchmarks/studies/alignment.py pacs-full WORK --data PACS.tar
     python benchmarks/studies/alignment.py sentiment WORK
+    python benchmarks/studies/alignment.py sentiment-full WORK
+    python benchmarks/studies/alignment.py sentiment-terms WORK
     python benchmarks/studies/alignment.py reviews WORK --data FDU.jsonl.xz
+    python benchmarks/studies/alignment.py reviews-full WORK --data FDU.jsonl.xz
 
 Every table comes out of `injerto compare`, one comparison per shift, in the folder WORK: a stopped study goes on. Rows
 of a comparison share splits, steps, augmentation, rates and the rule that a step is chosen by (the last). Gains are
@@ -98,6 +101,11 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     ),
     "sentiment": shifts(
         list(permutations(SENTIMENT, 2)), {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
+        3, steps=100, batch_size=16, neck="256", select="last", **MINILM,
+    ),
+    "sentiment-terms": shifts(
+        [("news", "tweets"), ("movies", "tweets")],
+        {"tuning": ["head"], "alignment": ["none", "mmd", "mmd:0.1", "lmmd", "coral", "dann", "cdan", "mcc", "mmd+mcc"]},
         3, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),
     "sentiment-full": shifts(
