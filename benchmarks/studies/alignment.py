@@ -105,7 +105,10 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     ),
     "sentiment-terms": shifts(
         [("news", "tweets"), ("movies", "tweets")],
-        {"tuning": ["head"], "alignment": ["none", "mmd", "mmd:0.1", "lmmd", "coral", "dann", "cdan", "mcc", "mmd+mcc"]},
+        {
+            "tuning": ["head"],
+            "alignment": ["none", "mmd", "mmd:0.1", "lmmd", "coral", "dann", "cdan", "mcc", "mmd+mcc"],
+        },
         3, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),
     "sentiment-full": shifts(
