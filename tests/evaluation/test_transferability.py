@@ -486,6 +486,7 @@ def test_groups_that_can_not_judge_are_said() -> None:
 # --- real pictures ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pretrained_embeddings_rank_above_raw_pixels() -> None:
     try:
         locate("efficientnet-lite0")

@@ -31,7 +31,6 @@ BAD = {  # setting: (value, what the message must name)
     "image_size": [(8, "--image-size"), (10_000, "--image-size")],
     "augment": [("heavy", "--augment")],
     "views": [(-1, "--views")],
-    "select": [("best-target", "--select")],
     "patience": [(0, "--patience")],
     "precision": [("fp16", "--precision")],
     "threads": [(0, "--threads")],

@@ -32,7 +32,9 @@ def log_of(run: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", VALIDATORS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("infomax", "iwv") else pytest.param(name, marks=pytest.mark.slow) for name in VALIDATORS]
+)
 def test_the_checkpoint_with_the_best_score_is_kept(
     name: str, styles: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:

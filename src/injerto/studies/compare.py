@@ -220,9 +220,10 @@ def _check_needs(planned: Sequence[Planned]) -> None:
     domains = api.load_domains(
         first.data, **{name: getattr(first, name) for name in columns}, extra=target_paths(first.target)
     )
-    for recipe in {one.label: one.recipe for one in planned}.values():
-        check_terms(recipe)
-        settle_roles(recipe, domains)
+    with quiet():  # a row without alignment is what its target is for
+        for recipe in {one.label: one.recipe for one in planned}.values():
+            check_terms(recipe)
+            settle_roles(recipe, domains)
 
 
 def _keeps(one: Planned) -> list[Any]:
