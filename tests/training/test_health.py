@@ -92,8 +92,8 @@ def test_a_probe_and_mmd_see_two_domains_apart_and_one_that_is_cut_in_two() -> N
         names = tuple(f"{name} {i}" for i in range(80))
         parts[name] = Domain(name, names, (None,) * 80, names, names, names, (None,) * 80, names)
     health = Health(parts, seed=0)
-    apart = health.measure(lambda _: {"one": rng.normal(0, 1, (80, 8)), "other": rng.normal(1, 1, (80, 8))})
-    alike = health.measure(lambda _: {name: rng.normal(0, 1, (80, 8)) for name in parts})
+    apart = health.measure({"one": rng.normal(0, 1, (80, 8)), "other": rng.normal(1, 1, (80, 8))})
+    alike = health.measure({name: rng.normal(0, 1, (80, 8)) for name in parts})
     assert apart is not None and alike is not None
     assert apart["probe"] > 0.85 and apart["mmd"][0]["p"] < 0.01
     assert alike["probe"] < 0.65 and alike["mmd"][0]["p"] > 0.01

@@ -14,21 +14,15 @@ from injerto.cli.commands import (
     Threads,
     _option,
     app,
+    given,
 )
 
 SkipBad = Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")]
 ImageSize = Annotated[int | None, _option("Pixels a side; the backbone's own where not given.")]
 Group = Annotated[str | None, _option("Column or pattern of what belongs together.")]
 MaxLength = Annotated[int | None, _option("Tokens of a text, at most.")]
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """The options that the user gave.
-
-    Args:
-        **options: Each as typed, None where not.
-    """
-    return {name: value for name, value in options.items() if value is not None}
+MOST = 6
+"""Pairs that are described in words on the screen."""
 
 
 @app.command()
@@ -52,22 +46,16 @@ def gap(
     """How far apart the domains are before anything is trained, why, and what to try first."""
     from injerto.cli.show import print_json
     from injerto.evaluation.gap import measure_gap
+    from injerto.reporting.gap import check_page, report_gap
 
     if report is not None:
-        from injerto.basics.errors import InjertoError
-        from injerto.basics.files import check_writable
-
-        if report.is_dir():
-            raise InjertoError(f"--report {report} is a folder; name a file, such as {report / 'gap.html'}")
-        check_writable(report.parent)
+        check_page(report)
     options = given(
         backbone=backbone, image_size=image_size, max_length=max_length, input=input, label=label, domain=domain,
         group=group, precision=precision, threads=threads,
     )  # fmt: skip
     found = measure_gap(data, on=on or (), seed=seed, skip_bad=skip_bad, **options)
     if report is not None:
-        from injerto.reporting.gap import report_gap
-
         report_gap(found, report, seed)
     if as_json:
         print_json(found.content)
@@ -228,7 +216,3 @@ def print_gap(content: dict[str, Any]) -> None:
         print(f"  - ... and {len(content['pairs']) - MOST} pairs more: --json or --report has them")
     for number, advice in enumerate(content["advice"], 1):
         print(f"{number}. {advice['why']}\n   {advice['command']}")
-
-
-MOST = 6
-"""Pairs that are described in words on the screen."""

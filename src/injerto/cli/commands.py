@@ -42,6 +42,15 @@ def _number(text: str, flag: str) -> float:
         raise typer.BadParameter(f"{flag} '{text}' is no number{other}") from None
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave.
+
+    Args:
+        **options: Each as typed, None where not.
+    """
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _version(show: bool) -> None:
     if show:
         from importlib.metadata import version
@@ -159,19 +168,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run on domains (the recorded test split where the content is known, else everything)."""
-    given = {
-        "input": input,
-        "label": label,
-        "domain": domain,
-        "backbone": backbone,
-        "precision": precision,
-        "threads": threads,
-        "slider": slider,
-    }
     from injerto import api
     from injerto.cli.show import print_evaluation, print_json
 
-    options = {name: value for name, value in given.items() if value is not None}
+    options = given(
+        input=input, label=label, domain=domain, backbone=backbone, precision=precision, threads=threads, slider=slider
+    )
     results = api.evaluate(run, data, on=on or None, skip_bad=skip_bad, **options)
     if as_json:
         print_json({"run": str(run), "domains": results})
@@ -200,10 +202,8 @@ def predict(
     from injerto.cli.show import print_predictions, print_texts
     from injerto.cli.stdin import expand
 
-    given: dict[str, Any] = {"backbone": backbone, "precision": precision, "threads": threads, "slider": slider}
-    opened = api.load(run, **{name: value for name, value in given.items() if value is not None})
-    drawing = {"tokens": tokens, "temperature": temperature, "seed": seed}
-    drawing = {name: value for name, value in drawing.items() if value is not None}
+    opened = api.load(run, **given(backbone=backbone, precision=precision, threads=threads, slider=slider))
+    drawing = given(tokens=tokens, temperature=temperature, seed=seed)
     speaks = opened.card["task"] == "causal-lm"
     if drawing and not speaks:
         raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")

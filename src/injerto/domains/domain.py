@@ -43,6 +43,14 @@ class Domain:
         """The number of examples."""
         return len(self.ids)
 
+    def first(self, most: int) -> "Domain":
+        """The first examples by id: a choice that no label, name or file order decides.
+
+        Args:
+            most: How many, at most.
+        """
+        return self.subset(range(min(most, len(self))))
+
     def subset(self, indices: Sequence[int]) -> "Domain":
         """The domain with only some examples.
 

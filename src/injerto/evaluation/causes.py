@@ -16,7 +16,7 @@ from injerto.domains.images import decode
 from injerto.domains.rows import threads
 
 MOST = 1000
-"""Examples of a domain that are looked at, chosen by their hash."""
+"""Examples of a domain that are looked at: the first by id."""
 SIDE = 64
 """Pixels of the longer side of what brightness, contrast, colour and sharpness are measured on."""
 LARGE = 0.8
@@ -60,14 +60,14 @@ def look_at(domain: Domain, modality: str) -> dict[str, np.ndarray]:
     Returns:
         Name of the measure, as in :data:`PICTURE` or :data:`TEXT`, to its values, float64 (n,).
     """
-    chosen = sorted(range(len(domain)), key=lambda i: domain.contents[i])[:MOST]
+    inputs = domain.first(MOST).inputs
     measure = _look_at_picture if modality == "image" else _look_at_text
     with (
         ThreadPoolExecutor(threads()) as pool,
-        progress(f"looking at {domain.name}", len(chosen), f"{modality}s") as bar,
+        progress(f"looking at {domain.name}", len(inputs), f"{modality}s") as bar,
     ):
         rows = []
-        for row in pool.map(lambda i: measure(domain.inputs[i]), chosen):
+        for row in pool.map(measure, inputs):
             bar.advance()
             if row is not None:
                 rows.append(row)
@@ -136,8 +136,7 @@ class Vocabulary:
         Args:
             domain: Of texts; up to :data:`MOST` of them are read.
         """
-        chosen = sorted(range(len(domain)), key=lambda i: domain.contents[i])[:MOST]
-        texts = [str(domain.inputs[i]) for i in chosen]
+        texts = [str(text) for text in domain.first(MOST).inputs]
         self.words = Counter(word for text in texts for word in _WORD.findall(text.lower()))
         self.languages = _languages(texts)
 

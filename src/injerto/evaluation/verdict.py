@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from injerto.evaluation.causes import DIRECTIONS, LARGE
+from injerto.evaluation.causes import DIRECTIONS
 
 SIGNIFICANT = 0.05
 FAR = 0.1
@@ -99,10 +99,10 @@ def _advice(
     command = f"injerto fit {shlex.quote(data)} --source {shlex.quote(source)} --target {shlex.quote(target)}"
     shift = worst["label_shift"]
     skewed = bool(shift and shift["value"] > CLASSES)
-    found = []
     if worst["level"] == "same":
-        found.append(("learn from all domains together: no difference can be seen", "injerto fit"))
-        return [{"why": why, "command": f"{head} {shlex.quote(data)}"} for why, head in found]
+        why = "learn from all domains together: no difference can be seen"
+        return [{"why": why, "command": f"injerto fit {shlex.quote(data)}"}]
+    found = []
     if worst["level"] == "far" and skewed:
         found.append(
             ("the farthest pair also differs in its classes: a term that does not match their frequencies",
@@ -117,7 +117,7 @@ def _advice(
         ("plain training first: what any alignment must beat" if worst["level"] == "far"
          else "close domains: plain training usually carries over; measure it first", f"{command} --alignment none")
     )  # fmt: skip
-    looks = {entry["what"] for entry in worst["causes"] if abs(entry["effect"]) > LARGE}
+    looks = {entry["what"] for entry in worst["causes"] if entry["large"]}
     if looks & {"brightness", "contrast", "colour"} and modality == "image":
         found.append(
             ("brightness, contrast or colour differ: train on pictures in which they vary",

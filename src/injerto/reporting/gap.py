@@ -29,6 +29,20 @@ TSNE_LEAST = 20
 """Examples below which only principal components are drawn."""
 
 
+def check_page(path: Path) -> None:
+    """Refuse a place where no page can be written, before anything is measured.
+
+    Args:
+        path: The page to write.
+
+    Raises:
+        InjertoError: Where it is a folder, or its folder cannot be written.
+    """
+    if path.is_dir():
+        raise InjertoError(f"--report {path} is a folder; name a file, such as {path / 'gap.html'}")
+    check_writable(path.parent)
+
+
 def report_gap(gap: Gap, path: str | PathLike[str], seed: int = 0) -> Path:
     """Write a measured gap as an HTML page that needs nothing else.
 
@@ -44,9 +58,7 @@ def report_gap(gap: Gap, path: str | PathLike[str], seed: int = 0) -> Path:
         InjertoError: Where it cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InjertoError(f"--report {path} is a folder; name a file, such as gap.html")
-    check_writable(path.parent)
+    check_page(path)
     measures = PICTURE if gap.domains.modality == "image" else TEXT
     content = {"gap": gap.content, "map": map_of(gap, seed), "measures": measures}
     data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")  # nothing in it can end the script
@@ -65,34 +77,24 @@ def map_of(gap: Gap, seed: int = 0) -> dict[str, Any]:
     from sklearn.decomposition import PCA
 
     share = max(1, MOST // len(gap.domains))
-    rows = [
-        (name, index)
-        for name, domain in gap.domains.items()
-        for index in sorted(range(len(domain)), key=lambda i: domain.contents[i])[:share]  # noqa: B023
-    ]
-    values = np.stack([gap.embeddings[name][index] for name, index in rows]).astype(np.float32)
+    parts = {name: domain.first(share) for name, domain in gap.domains.items()}
+    values = np.concatenate([gap.embeddings[name][: len(part)] for name, part in parts.items()]).astype(np.float32)
     values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-6)
     count = min(COMPONENTS, *values.shape)
     reduced = PCA(count, svd_solver="randomized", random_state=seed).fit_transform(values)
     layouts = {"principal components": reduced[:, :2] if count > 1 else np.repeat(reduced, 2, axis=1)}
-    if len(rows) >= TSNE_LEAST:
+    if len(values) >= TSNE_LEAST:
         from sklearn.manifold import TSNE
 
-        note(f"map of {len(rows)} examples by t-SNE: about {format_seconds(0.012 * len(rows))}")
-        perplexity = min(30.0, (len(rows) - 1) / 4)
+        note(f"map of {len(values)} examples by t-SNE: about {format_seconds(0.012 * len(values))}")
+        perplexity = min(30.0, (len(values) - 1) / 4)
         layouts["t-SNE"] = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(reduced)
     shown = []
-    with progress("map", len(rows), "examples") as bar:
-        for name, index in rows:
-            domain = gap.domains[name]
-            shown.append(
-                {
-                    "domain": name,
-                    "label": domain.labels[index],
-                    "is": _small(domain.inputs[index], gap.domains.modality),
-                }
-            )
-            bar.advance()
+    with progress("map", len(values), "examples") as bar:
+        for name, part in parts.items():
+            for item, label in zip(part.inputs, part.labels, strict=True):
+                shown.append({"domain": name, "label": label, "is": _small(item, gap.domains.modality)})
+                bar.advance()
     return {"examples": shown, "layouts": {name: _scaled(layout) for name, layout in layouts.items()}}
 
 

@@ -12,7 +12,7 @@ The rules were fixed on `emoji-styles` (docs/alignment.md, benchmarks/studies) a
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -37,17 +37,6 @@ STEPS = 200
 """Steps of a recipe with a target whose backbone moves; measured: enough for most of the gain."""
 FEW = 30
 """Labelled examples a class below which a text model's head is trained alone."""
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the rules look at."""
-
-    modality: str
-    level: str | None
-    skewed: bool
-    a_class: float
-    targets: tuple[str, ...]
 
 
 def advise(
@@ -89,20 +78,20 @@ def advise(
         >>> print(found["recipes"][0]["command"])  # doctest: +SKIP
     """
     shown = str(data) if isinstance(data, str | PathLike) else "DATA"
-    roles = {"source": _names(source), "target": _names(target)}
+    recipe = make_recipe(data=shown, source=source, target=target)
+    roles = {"source": list(recipe.source), "target": list(recipe.target)}
     sizes = {"image_size": image_size, "max_length": max_length, "threads": threads}
-    recipe = make_recipe(data=shown, **roles, **{name: value for name, value in sizes.items() if value})
     domains = load_domains(data, **reading, extra=target_paths(recipe.target))
     with quiet():
         sources, targets = settle_roles(recipe, domains)
     name = str(backbone or BACKBONES[domains.modality])
     network = open_backbone(name, data, image_size, max_length)
-    facts, measured = _facts(domains, sources, targets, network, seed, threads)
+    facts = _facts(domains, sources, targets, network, seed, threads)
     given = {**roles, "backbone": name if backbone else None, **sizes, **reading}
 
     def entry(tuning: str, alignment: str, why: str) -> dict[str, Any]:
         settings: dict[str, Any] = {"tuning": tuning, "alignment": alignment}
-        if facts.targets and tuning != "head":
+        if targets and tuning != "head":
             settings["steps"] = STEPS
         everything = {name: value for name, value in {**given, **settings}.items() if value}
         with quiet():
@@ -112,20 +101,16 @@ def advise(
 
     alignment, reason = _alignment(facts)
     recipes = [entry(tuning, alignment, f"{reason}; {WHY[tuning]}") for tuning in TUNINGS]
-    few = facts.modality == "text" and facts.a_class < FEW
+    few = facts["modality"] == "text" and facts["a_class"] < FEW
     recipes.sort(key=lambda one: (one["minutes"] > minutes, few and one["tuning"] != "head"))
     if alignment != "none":
         recipes.append(entry(recipes[0]["tuning"], "none", "the first one without its alignment: what it must beat"))
-    return {"data": shown, "facts": measured, "minutes": minutes, "recipes": recipes}
-
-
-def _names(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
+    return {"data": shown, "facts": facts, "minutes": minutes, "recipes": recipes}
 
 
 def _facts(
     domains: Domains, sources: Sequence[str], targets: Sequence[str], network: Any, seed: int, threads: int | None
-) -> tuple[_Facts, dict[str, Any]]:
+) -> dict[str, Any]:
     """The widest gap between a source and a target, and how many labels there are."""
     labels = [label for name in sources for label in domains[name].labels if label is not None]
     a_class = len(labels) / max(1, len(set(labels)))
@@ -137,24 +122,20 @@ def _facts(
         gap = measure_gap(seen, backbone=network, seed=seed, threads=threads)
         pairs = [p for p in gap.content["pairs"] if {p["a"], p["b"]} & set(targets) and {p["a"], p["b"]} & set(sources)]
     widest = max(pairs, key=lambda pair: pair["mmd2"], default=None)
-    shift = widest["label_shift"] if widest else None
-    facts = _Facts(
-        domains.modality, widest["level"] if widest else None, bool(shift and shift["value"] > CLASSES), a_class,
-        tuple(targets),
-    )  # fmt: skip
     measured = {"modality": domains.modality, "labelled": len(labels), "a_class": a_class, "sources": list(sources)}
-    return facts, measured | {"targets": list(targets), "gap": widest}
+    return measured | {"targets": list(targets), "gap": widest}
 
 
-def _alignment(facts: _Facts) -> tuple[str, str]:
+def _alignment(facts: dict[str, Any]) -> tuple[str, str]:
     """What must match, and why."""
-    if not facts.targets:
+    if not facts["targets"]:
         return "none", "no target: plain training on the sources is hard to beat"
-    if facts.level in (None, "same"):
+    gap = facts["gap"]
+    if gap is None or gap["level"] == "same":
         return "none", "source and target look the same: there is nothing to align"
-    if facts.level == "close" and facts.skewed:
+    if gap["level"] == "close" and gap["label_shift"] and gap["label_shift"]["value"] > CLASSES:
         return "mcc", "the target's classes seem to be distributed differently: do not match their frequencies"
-    return "mmd", f"source and target are {facts.level}: pull them together while the head learns"
+    return "mmd", f"source and target are {gap['level']}: pull them together while the head learns"
 
 
 def _command(data: str, settings: dict[str, Any]) -> str:

@@ -107,9 +107,7 @@ class Fit:
             self._cache()
             sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
             self.model.standardize(sample, moving=bool(prepared.tuned.rates))
-            apart = self.health.measure(self._embed_before) if self.health else None
-            if self.health and prepared.targets:
-                self.shift = self._label_shift()
+            apart = self._apart() if self.health else None
             if probe is not None and prepared.tuned.probe_first:
                 probe.install(self.model.head)
         with clock.measure("train"):
@@ -123,7 +121,8 @@ class Fit:
             line = self._line(base, probe)
         with clock.measure("evaluate"):
             domains = self._measure()
-            aligned, judged = self._aligned(apart), self._validators()
+            seen = self._embed_after(self.held_out)
+            aligned, judged = self._aligned(apart, seen), self._validators(seen)
             forgotten = self.memory.after(before, self.model, line, self._accuracy)
         size = self._ship(domains, line)
         return self._report(domains, selection, size, forgotten, aligned, judged)
@@ -296,14 +295,16 @@ class Fit:
 
     def _look(self, parts: Mapping[str, Domain]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """What the head sees of held-out inputs, and what it says."""
-        seen = self._embed_after(parts)
+        return self._with_logits(self._embed_after(parts))
+
+    def _with_logits(self, seen: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {name: (values, head_logits(self.model, self.plan, values)) for name, values in seen.items()}
 
-    def _validators(self) -> dict[str, Any] | None:
-        """What every validator says of the finished model."""
+    def _validators(self, seen: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+        """What every validator says of the finished model, given what its head sees of the held-out inputs."""
         if not self.choice or self.trainer is None:
             return None
-        evidence = self.choice.evidence(self._look)
+        evidence = self.choice.evidence(lambda _: self._with_logits(seen))
         return self.choice.judge_all(evidence, self.trainer.progress.reference) if evidence else None
 
     def _logits(self, name: str, side: str, part: Domain, what: str = "logits") -> np.ndarray:
@@ -337,24 +338,27 @@ class Fit:
         split = np.split(values, np.cumsum([len(part) for part in parts.values()])[:-1])
         return dict(zip(parts, split, strict=True))
 
-    def _label_shift(self) -> dict[str, float]:
-        """How differently the targets' classes seem to be distributed; estimated from the pretrained embeddings."""
+    def _apart(self) -> dict[str, Any] | None:
+        """The domains' distance in the pretrained embedding; how their classes seem to differ is kept."""
+        assert self.health is not None
         seen, prepared = self._embed_before(self.held_out), self.prepared
         sources = {name: self.held_out[name] for name in prepared.sources}
         labels = np.concatenate(list(prepared.labels(sources).values()))
+        values = np.concatenate([seen[name] for name in sources])
         targets = {name: seen[name] for name in prepared.targets}
-        return label_shift(np.concatenate([seen[name] for name in sources]), labels, targets, len(prepared.classes))
+        self.shift = label_shift(values, labels, targets, len(prepared.classes)) if targets else {}
+        return self.health.measure(seen)
 
     def _embed_after(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:
         """What the head sees of the same inputs now."""
         return {name: self._logits(name, "held out", part, "embedding") for name, part in parts.items()}
 
-    def _aligned(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _aligned(self, before: dict[str, Any] | None, seen: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
         """The block ``alignment``: the domains' distance now, and what to worry about."""
         if not self.health or self.trainer is None:
             return None
         prepared = self.prepared
-        after, objective = self.health.measure(self._embed_after), self.trainer.objective
+        after, objective = self.health.measure(seen), self.trainer.objective
         block = report(before, after, objective.seen, self.shift, len(prepared.roles))
         assert isinstance(objective, Classification)
         scores = self.watch.accuracies or [0.0]

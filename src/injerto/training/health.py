@@ -1,7 +1,7 @@
 """Did an alignment do what it is for? The domains' distance before and after, seen by judges that had no part in it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -37,11 +37,11 @@ class Health:
         """
         self.parts, self.seed = parts, seed
 
-    def measure(self, embed: Callable[[Mapping[str, Domain]], Embeddings]) -> dict[str, Any] | None:
+    def measure(self, embeddings: Embeddings) -> dict[str, Any] | None:
         """The distance of every pair of domains, and how well a fresh probe tells all of them apart.
 
         Args:
-            embed: Examples by domain to embeddings, (n, D) by domain.
+            embeddings: Of the held-out examples, (n, D) by domain.
 
         Returns:
             ``mmd``: for each pair the unbiased MMD^2 and its permutation p-value; ``probe``: the balanced accuracy of a
@@ -49,7 +49,7 @@ class Health:
         """
         if len(self.parts) < 2 or min(map(len, self.parts.values())) < LEAST:
             return None
-        embeddings, pairs = embed(self.parts), []
+        pairs = []
         for one, other in combinations(embeddings, 2):
             x, y = (torch.from_numpy(np.ascontiguousarray(embeddings[name], np.float32)) for name in (one, other))
             value, p = permutation_test(x, y, draws=PERMUTATIONS, seed=self.seed)

@@ -114,7 +114,7 @@ class Prepared:
         for name in (*self.sources, *self.targets):
             part = self.part(name, "val")
             part = part if len(part) else self.part(name, "test")
-            found[name] = part.subset(range(min(most, len(part))))
+            found[name] = part.first(most)
         return found
 
     def _unlearned(self, name: str, side: str) -> Domain:

@@ -16,12 +16,11 @@ Look = Callable[[Mapping[str, Domain]], Mapping[str, tuple[np.ndarray, np.ndarra
 """Examples by domain to what the head sees of them (n, D) and their logits (n, C)."""
 
 
-def check_rule(select: str | None, sources: int, targets: int) -> None:
+def check_rule(select: str | None, targets: int) -> None:
     """Refuse a rule that is not there, or that needs a target.
 
     Args:
         select: As the user gave it.
-        sources: Number of sources.
         targets: Number of targets.
 
     Raises:

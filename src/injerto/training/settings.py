@@ -48,7 +48,7 @@ def check_roles(recipe: Recipe, sources: int, targets: int) -> None:
         InjertoError: Where a term needs a domain more.
     """
     check_needs(recipe.alignment_terms, sources, targets)
-    check_rule(recipe.select, sources, targets)
+    check_rule(recipe.select, targets)
     if targets and not (recipe.alignment_terms or recipe.target_labels or "target" in (recipe.norm or "")):
         note("--alignment none: the target is only measured, nothing is learned from it")
     if recipe.objective != "erm" and sources < 2:

@@ -426,11 +426,11 @@ class Trainer:
         state = self.progress
         if self.recipe.select != "last" and state.best is not None:
             self._load(load_checkpoint(best)[0])
-            if state.best[0] <= REJECTED:
-                rule = self.recipe.select
+            rule, score = self.recipe.select, state.best[0]
+            if score <= REJECTED:
                 warn(f"--select {rule}: every checkpoint was turned away; the one best on source val is kept")
-            score = None if state.best[0] <= REJECTED else state.best[0]
-            return {"rule": self.recipe.select, "step": state.best_step, "steps": state.step, "score": score}
+            chosen = {"rule": rule, "step": state.best_step, "steps": state.step}
+            return chosen | {"score": None if score <= REJECTED else score}
         rule = "last"
         if self.average and self.average.weights():
             rule = self.recipe.average
