@@ -200,7 +200,8 @@ def go(study: str, work: Path, data: str | None, seeds: int | None, known: dict[
             out=work / name, threads=1, **settings,
         )  # fmt: skip
         text = json.dumps({name: value for name, value in content.items() if name != "rows"})
-        yield {"plan": key, **json.loads(text.replace(str(work), "WORK"))}  # no machine's path in a result
+        text = text.replace(str(work), "WORK")
+        yield {"plan": key, **json.loads(text.replace(data, Path(data).name) if data else text)}  # no machine's paths
 
 
 def ceiling(results: list[dict[str, Any]], target: str, tuning: str) -> float | None:

@@ -56,6 +56,15 @@ def test_examples_without_labels_do_not_count(hard: Path, tiny_timm: Path, tmp_p
     assert after["backbones"][0]["scores"] == before["backbones"][0]["scores"]
 
 
+def test_bad_pictures_are_named_or_left_out(hard: Path, tiny_timm: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(hard, tmp_path / "data"))
+    (data / "day" / "red" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InjertoError, match="broken.png"):
+        injerto.rank_backbones(data, [tiny_timm], on=["day"], threads=1)
+    found = injerto.rank_backbones(data, [tiny_timm], on=["day"], threads=1, skip_bad=True)
+    assert found["domains"] == {"day": 72}
+
+
 def test_the_command(cli: Any, hard: Path, tiny_timm: Path, other_timm: Path) -> None:
     shown = cli("rank", hard, "--backbones", f"{tiny_timm}, {other_timm}", "--threads", 1)
     assert shown.code == 0 and "LogME" in shown.out and "tiny-resnet" in shown.out

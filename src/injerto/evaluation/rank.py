@@ -74,7 +74,8 @@ def rank_backbones(
         raise InjertoError("--backbones names a model twice; name each once")
     domains = load_domains(data, **reading)
     parts = _labelled(domains, on)
-    Domains({part.name: part for part in parts}, domains.modality, domains.name).check(skip_bad)
+    whole = Domains({part.name: part for part in parts}, domains.modality, domains.name).check(skip_bad)
+    parts = list(whole.values())
     found = []
     for name in names:
         found.append(_scored(name, data, parts, domains.modality, image_size, max_length, seed, threads, precision))
