@@ -69,7 +69,7 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
             "tuning": ["head"],
             "alignment": [
                 "none", "mmd", "lmmd", "coral", "dann", "cdan", "cdan-e", "mcc", "self-training", "mmd+mcc",
-                "mmd+self-training",
+                "mmd+self-training", "mmd(frequencies=estimated)",
             ],
         },
         5, steps=300, image_size=128, neck="256", select="last", **LITE0,
@@ -107,7 +107,7 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         [("news", "tweets"), ("movies", "tweets")],
         {
             "tuning": ["head"],
-            "alignment": ["none", "mmd", "mmd:0.1", "lmmd", "coral", "dann", "cdan", "mcc", "mmd+mcc"],
+            "alignment": ["none", "mmd", "mmd:0.1", "mmd(frequencies=estimated)", "lmmd", "coral", "dann", "cdan", "mcc", "mmd+mcc"],
         },
         3, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),

@@ -1,5 +1,7 @@
 """Distances as terms: pairs, roles, stages, and that the terms equal the pure functions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,6 +48,39 @@ def test_the_mean_over_pairs_of_sources_and_targets_or_else_of_sources(
     parts = [outputs.embedding[outputs.domain == index] for index in range(len(roles))]
     expected = torch.stack([DISTANCES[name](parts[i], parts[j]) for i, j in pairs]).mean()
     torch.testing.assert_close(build(f"{name}:0.3", roles)(outputs, 0.1), 0.3 * expected)
+
+
+def test_estimated_frequencies_weigh_the_source() -> None:
+    """Guesses are sure and right: a target of which two thirds are class 0 makes class 0 of the source count double."""
+    roles = ("source", "target")
+    outputs = step(roles)
+    guessed = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 1, 2])
+    outputs = replace(outputs, logits=50.0 * torch.nn.functional.one_hot(guessed, 3))
+    term = build("mmd(frequencies=estimated)", roles)
+    for _ in range(200):  # until the running averages have settled
+        value = term(outputs, 0.5)
+    x, y = outputs.embedding[:6], outputs.embedding[6:]
+    weights = torch.tensor([4.0, 1.0, 1.0, 4.0, 1.0, 1.0])
+    torch.testing.assert_close(value, mmd2(x, y, weights=weights), rtol=1e-3, atol=1e-4)
+    again = build("mmd(frequencies=estimated)", roles)
+    again.load_state_dict(term.state_dict())  # a resumed run
+    torch.testing.assert_close(again(outputs, 0.5), term(outputs, 0.5), rtol=0, atol=0)
+
+
+def test_frequencies_between_sources_are_those_of_their_labels() -> None:
+    outputs = step(("source", "source"))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 1, 2])
+    term = build("mmd(frequencies=estimated)", ("source", "source"))
+    for _ in range(200):
+        value = term(replace(outputs, labels=labels), 0.5)
+    weights = torch.tensor([4.0, 1.0, 1.0, 4.0, 1.0, 1.0])
+    expected = mmd2(outputs.embedding[:6], outputs.embedding[6:], weights=weights)
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_linear_estimator_has_no_weights() -> None:
+    with pytest.raises(InjertoError, match="leave one of them out"):
+        build("mmd(frequencies=estimated,estimator=linear)", ("source", "target"))
 
 
 @pytest.mark.parametrize("name", ["mmd", "coral", "lmmd"])

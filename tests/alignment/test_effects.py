@@ -16,11 +16,14 @@ SEEDS = (0, 1, 2)
 STEPS = 300
 
 
-def bright(count: int, light: float, contrast: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Noisy "pictures" of 16 pixels with one of two patterns; the target's are brighter, and paler."""
+def bright(count: int, light: float, contrast: float, seed: int, share: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Noisy "pictures" of 16 pixels with one of two patterns; the target's are brighter, and paler.
+
+    ``share`` is the frequency of class 1.
+    """
     rng = np.random.default_rng(seed)
     patterns = np.random.default_rng(0).normal(0, 1, (2, 16))
-    labels = np.arange(count) % 2
+    labels = (np.arange(count) % 10 < 10 * share).astype(int)
     x = contrast * (0.5 * patterns[labels] + rng.normal(0, 0.5, (count, 16))) + light
     return torch.from_numpy(x).float(), torch.from_numpy(labels)
 
@@ -121,6 +124,19 @@ def test_a_brighter_target(term: str, source_only: list[float]) -> None:
         kept.append(accuracy(predict, *bright(1000, 0, 1, seed + 30)))
     assert np.mean(gains) >= GAINS[term]
     assert min(kept) > 0.95  # the source is not forgotten
+
+
+def test_frequencies_that_differ_mislead_mmd_unless_they_are_estimated() -> None:
+    """Half of the source is of class 1, nine of ten target examples are; the target is a little brighter."""
+    found: dict[str, list[float]] = {"none": [], "mmd": [], "mmd(frequencies=estimated)": []}
+    for seed in SEEDS:
+        target = bright(600, 0.3, 1, seed + 10, share=0.9)[0]
+        for term, values in found.items():
+            predict = train(term, [bright(600, 0, 1, seed)], [target], seed)
+            values.append(100 * accuracy(predict, *bright(1000, 0.3, 1, seed + 20, share=0.9)))
+    none, plain, weighted = (float(np.mean(values)) for values in found.values())
+    assert plain < none - 5
+    assert weighted > plain + 5 and weighted > none - 1
 
 
 @pytest.mark.parametrize(("term", "least"), [("dann:3", 1.5), ("coral(mean=true):3", 1.5), ("cdann:10", 1.0)])

@@ -39,5 +39,5 @@ def test_all_are_there_and_say_when_to_use_them() -> None:
 
 def test_options_are_read() -> None:
     _, options = find_alignment(parse_alignment("mmd(stages=5/6,estimator=linear)")[0])
-    assert options == {"stages": (5, 6), "estimator": "linear"}
+    assert options == {"stages": (5, 6), "estimator": "linear", "frequencies": "same"}
     assert find_alignment(parse_alignment("mmd(stages=5)")[0])[1]["stages"] == (5,)

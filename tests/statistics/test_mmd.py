@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,35 @@ def test_equal_distributions_read_zero_unbiased_and_a_known_offset_biased(n: int
         assert abs(values[estimator].mean() - expected) < 2 * error, estimator
     assert offset > 0.02 and values["biased"].min() > 0 and (values["unbiased"] < 0).mean() > 0.3
     assert values["linear"].std() > 3 * values["unbiased"].std()
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_weights_are_copies_to_the_biased_and_leave_out_rows_to_both(chunk: int | None) -> None:
+    x, y = (torch.randn(count, 3, dtype=torch.float64) for count in (5, 4))
+    counts = torch.tensor([1, 2, 0, 3, 1])
+    settings: dict[str, Any] = {"bandwidth": 2.0, "chunk": chunk}
+    weighted = mmd2(x, y, estimator="biased", weights=0.3 * counts, **settings)
+    copied = mmd2(x.repeat_interleave(counts, 0), y, estimator="biased", **settings)
+    torch.testing.assert_close(weighted, copied)
+    for estimator in ("unbiased", "biased"):
+        some = mmd2(x, y, estimator=estimator, weights=(counts > 0).double(), **settings)
+        torch.testing.assert_close(some, mmd2(x[counts > 0], y, estimator=estimator, **settings))
+    alone = mmd2(x, y, weights=torch.tensor([1.0, 0, 0, 0, 0]), **settings)  # no pair has weight
+    assert bool(alone.isfinite())
+    with pytest.raises(ValueError, match="need weights"):
+        mmd2(x, y, estimator="linear", weights=counts)
+
+
+def test_weights_undo_a_known_shift_of_the_classes() -> None:
+    """On average nearly zero, as without a shift, where plain MMD reads a distance."""
+    generator = torch.Generator().manual_seed(0)
+    plain, weighted = [], []
+    for _ in range(200):
+        labels, others = (torch.rand(100, generator=generator) < share for share in (0.5, 0.8))  # of class 1
+        x, y = (torch.randn(100, 2, generator=generator) + 2 * own[:, None] for own in (labels, others))
+        plain.append(float(mmd2(x, y, bandwidth=2.0)))
+        weighted.append(float(mmd2(x, y, bandwidth=2.0, weights=0.4 + 1.2 * labels)))
+    assert abs(np.mean(weighted)) < 0.05 * np.mean(plain)
 
 
 def test_symmetric_and_blind_to_the_order_of_a_batch() -> None:

@@ -1,14 +1,23 @@
 """Distances between the domains' distributions: MMD, its class-wise form, and CORAL."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from injerto.alignment.base import Alignment, StepOutputs, register_alignment
+from injerto.alignment.base import Alignment, Setting, StepOutputs, register_alignment
+from injerto.basics.errors import InjertoError
 from injerto.recipe.options import Option
 from injerto.statistics.covariance import coral
+from injerto.statistics.labelshift import likeliest_frequencies
 from injerto.statistics.mmd import Estimator, class_mmd2, mmd2
+
+NEWS = 0.05
+"""What a step counts in a running average."""
+RARE = 1e-4
+"""The least share of a class."""
+ROUNDS = 30
 
 
 def _mean(values: Iterator[Tensor], like: Tensor) -> Tensor:
@@ -29,15 +38,40 @@ class Mmd(Alignment):
     ``stages=5/6`` also the sum over those stages' outputs (DAN, Long et al., ICML 2015, eq. 3 with equal betas).
 
     Use it: where the classes are about as frequent in the target as in the source. Not: under strong label shift, for
-    it then pulls examples of one class onto another.
+    it then pulls examples of one class onto another. ``frequencies=estimated`` is for that case (weighted MMD, Yan et
+    al., CVPR 2017): each source example counts as much as its class is more frequent in the target, as estimated from
+    the guesses of the steps so far and from what the same guesses are worth on the source. It loses much of the gain
+    where the frequencies are the same after all and the guesses poor.
     """
 
     needs = frozenset({"domains", "gradient"})
     options = {
         "stages": Option((), several=True),
         "estimator": Option("unbiased", choices=("unbiased", "biased", "linear")),
+        "frequencies": Option("same", choices=("same", "estimated")),
     }
     estimator: Estimator
+    frequencies: str
+
+    def __init__(self, setting: Setting, weight: float, **options: Any) -> None:
+        """Keep the running averages that frequencies are estimated from.
+
+        Args:
+            setting: What it is built for.
+            weight: Its weight.
+            **options: See the class.
+
+        Raises:
+            InjertoError: Where the linear estimator is to have weights.
+        """
+        super().__init__(setting, weight, **options)
+        self.tracker: FrequencyTracker | None = None
+        if self.frequencies == "estimated":
+            if self.estimator == "linear":
+                raise InjertoError(
+                    "--alignment mmd: frequencies=estimated has no estimator=linear; leave one of them out"
+                )
+            self.tracker = FrequencyTracker(setting.classes, len(setting.roles))
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:
         """See the class.
@@ -47,10 +81,61 @@ class Mmd(Alignment):
             p: Not used.
         """
         total = outputs.embedding.sum() * 0
+        pairs = list(_enough(outputs))
+        counts = self.tracker.weights(outputs, pairs) if self.tracker else [None] * len(pairs)
         for values in (outputs.embedding, *(outputs.stages[stage] for stage in self.stages)):
-            each = (mmd2(values[x], values[y], estimator=self.estimator) for x, y in _enough(outputs))
+            each = (
+                mmd2(values[x], values[y], estimator=self.estimator, weights=count)
+                for (x, y), count in zip(pairs, counts, strict=True)
+            )
             total = total + _mean(each, values)
         return total
+
+
+class FrequencyTracker(nn.Module):
+    """How frequent each class is in every domain, from the steps so far.
+
+    Attributes:
+        joint: How often a source example of a class (row) is guessed as each class (column), (C, C).
+        shares: Per domain: of a source the classes' shares, of a target the mean guess, (domains, C).
+    """
+
+    joint: Tensor
+    shares: Tensor
+
+    def __init__(self, classes: int, domains: int) -> None:
+        """Begin with equal frequencies and perfect guesses.
+
+        Args:
+            classes: Number of classes.
+            domains: Number of domains.
+        """
+        super().__init__()
+        self.register_buffer("joint", torch.eye(classes) / classes)
+        self.register_buffer("shares", torch.full((domains, classes), 1 / classes))
+
+    @torch.no_grad()
+    def weights(self, outputs: StepOutputs, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """What each example of the first domain of every pair counts, after learning from this step.
+
+        Args:
+            outputs: The step's.
+            pairs: Positions of the examples of two domains; between two sources the shares of both are known.
+        """
+        known, guess = outputs.weights().float(), outputs.logits.float().softmax(1)
+        rows = torch.cat(list(outputs.rows_by_domain("source").values()))
+        self.joint.lerp_(known[rows].T @ guess[rows] / len(rows), NEWS)
+        for index, own in outputs.rows_by_domain().items():
+            values = known if outputs.roles[index] == "source" else guess
+            self.shares[index].lerp_(values[own].mean(0), NEWS)
+        found = []
+        for x, y in pairs:
+            one, other = int(outputs.domain[x[0]]), int(outputs.domain[y[0]])
+            wanted = self.shares[other]
+            if outputs.roles[other] == "target":
+                wanted = likeliest_frequencies(self.joint + RARE, wanted, ROUNDS)
+            found.append(known[x] @ (wanted.clamp_min(RARE) / self.shares[one].clamp_min(RARE)))
+        return found
 
 
 @register_alignment("lmmd")

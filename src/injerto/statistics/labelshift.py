@@ -1,6 +1,8 @@
 """How the classes' frequencies differ in a domain without labels."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def estimate_label_shift(
@@ -24,13 +26,26 @@ def estimate_label_shift(
     """
     joint = np.zeros((classes, classes))
     np.add.at(joint, (labels, guessed), 1.0)
-    source = joint.sum(axis=1)
-    likely = (joint + 1e-3) / (joint + 1e-3).sum(axis=1, keepdims=True)  # p(guess | class)
-    source = source / source.sum()
+    source = joint.sum(axis=1) / joint.sum()
     seen = np.bincount(target, minlength=classes) / max(len(target), 1)
-    found = np.full(classes, 1 / classes)
-    for _ in range(500):
-        posterior = likely * found[:, None]
-        posterior /= posterior.sum(axis=0, keepdims=True)
-        found = posterior @ seen
+    found = likeliest_frequencies(torch.from_numpy(joint + 1e-3), torch.from_numpy(seen), rounds=500).numpy()
     return source, found, float(np.abs(found - source).sum() / 2)
+
+
+def likeliest_frequencies(joint: Tensor, seen: Tensor, rounds: int) -> Tensor:
+    """The frequencies of the classes under which these guesses are likeliest (EM of Saerens et al. 2002, section 2).
+
+    Args:
+        joint: How often an example of a class (row) is guessed as each class (column), in any unit, (C, C), positive.
+        seen: How often each class is guessed where the frequencies are not known, summing to 1, (C,).
+        rounds: Of expectation and maximization, from equal frequencies on.
+
+    Returns:
+        Frequencies (C,), summing to 1.
+    """
+    likely = joint / joint.sum(1, keepdim=True)  # p(guess | class)
+    found = torch.full_like(seen, 1 / len(seen))
+    for _ in range(rounds):
+        posterior = likely * found[:, None]
+        found = (posterior / posterior.sum(0, keepdim=True)) @ seen
+    return found

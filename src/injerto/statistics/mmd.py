@@ -33,6 +33,7 @@ def mmd2(
     estimator: Estimator = "unbiased",
     bandwidth: Tensor | float | None = None,
     multipliers: Sequence[float] = MULTIPLIERS,
+    weights: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy of two samples, of any two sizes.
@@ -49,6 +50,9 @@ def mmd2(
         bandwidth: sigma^2 of k = exp(-d^2 / (2 sigma^2)); None for the median of the pooled sample, see
             :func:`injerto.statistics.kernels.median_bandwidth`.
         multipliers: Of sigma^2, one kernel each; the kernels are averaged.
+        weights: (n,) how much each row of ``x`` counts, non-negative, in any unit (weighted MMD, Yan et al., CVPR 2017,
+            equation 5): the share of its class in ``y``'s distribution over that in ``x``'s undoes a known label shift.
+            Not for ``linear``.
         chunk: Rows at a time, for memory of O(chunk (n + m)) instead of O((n + m)^2), also in the backward pass, which
             computes them again. The result is the same. No use to ``linear``.
 
@@ -57,9 +61,11 @@ def mmd2(
 
     Raises:
         InjertoError: Where a side has too few examples for the estimator, or the estimator is unknown.
-        ValueError: Where the shapes do not fit.
+        ValueError: Where the shapes do not fit, or ``linear`` gets weights.
     """
     _check(x, y, estimator)
+    if weights is not None and (estimator == "linear" or weights.shape != (len(x),)):
+        raise ValueError(f"need weights ({len(x)},) and an estimator other than linear, not {tuple(weights.shape)}")
     with no_autocast(x):
         x, y = cast_up(x, y)
         n, m = len(x), len(y)
@@ -67,18 +73,20 @@ def mmd2(
         if estimator == "linear":
             return _linear(x, y, resolve_bandwidth(pooled, bandwidth, multipliers), multipliers)
         unbiased = estimator == "unbiased"
-        offset = 0.0 if unbiased else 1 / n + 1 / m  # the diagonals, k(x, x) = 1
+        signed = -pooled.new_ones(n + m, requires_grad=False) / m
+        signed[:n] = 1 / n if weights is None else weights.to(pooled) / weights.sum()
+        offset = 0.0 if unbiased else signed.square().sum()  # the diagonals, k(x, x) = 1
         if chunk is None:
             distances = squared_distances(pooled)
             kernel = gaussian(distances, resolve_bandwidth(pooled, bandwidth, multipliers, distances), multipliers)
-            return (kernel * _weights(kernel, n, m, unbiased)).sum() + offset
+            return (kernel * _weights(signed, n, unbiased)).sum() + offset
         if chunk < 1:
             raise InjertoError(f"chunk is a number of rows, at least 1, not {chunk}")
         sigma2 = resolve_bandwidth(pooled, bandwidth, multipliers)
 
         def block(rows: Tensor, everything: Tensor, start: int) -> Tensor:
             kernel = gaussian(squared_distances(rows, everything), sigma2, multipliers)
-            return (kernel * _weights(kernel, n, m, unbiased, start)).sum()
+            return (kernel * _weights(signed, n, unbiased, start, len(rows))).sum()
 
         blocks = [
             checkpoint(block, rows, pooled, index * chunk, use_reentrant=False, preserve_rng_state=False)
@@ -277,14 +285,17 @@ def _check(x: Tensor, y: Tensor, estimator: str, known: Sequence[str] = get_args
         )
 
 
-def _weights(like: Tensor, n: int, m: int, unbiased: bool, start: int = 0) -> Tensor:
-    """What each pair of the pooled sample counts, rows from ``start`` on; nothing on the diagonal."""
-    own_x, own_y = (1 / (s * (s - 1)) if unbiased else 1 / s**2 for s in (n, m))
-    weights = torch.full_like(like, -1 / (n * m), requires_grad=False)
-    cut = max(n - start, 0)
-    weights[:cut, :n] = own_x
-    weights[cut:, n:] = own_y
+def _weights(signed: Tensor, n: int, unbiased: bool, start: int = 0, rows: int | None = None) -> Tensor:
+    """What each pair of the pooled sample counts, some rows from ``start`` on; nothing on the diagonal.
+
+    ``signed`` is what each example counts: the first ``n`` sum to 1, the others to -1.
+    """
+    weights = torch.outer(signed[start:][:rows], signed)
     weights.diagonal(start).zero_()
+    if unbiased:
+        cut = max(n - start, 0)
+        for block, own in ((weights[:cut, :n], signed[:n]), (weights[cut:, n:], signed[n:])):
+            block /= (1 - own.square().sum()).clamp_min(1e-6)  # 0 where one example has all the weight
     return weights
 
 

@@ -168,7 +168,7 @@ def warn_about(
                 f"label shift {name}",
                 f"the classes of target '{name}' may be distributed differently (estimated shift {value:.2f} of 1; "
                 f"inputs that look different raise it too): if so, {', '.join(matching)} pulls different classes "
-                "together; compare with mcc, which assumes less",
+                "together; compare with mcc, which assumes less, and with mmd(frequencies=estimated)",
             )
     unlearned = seen.get("loss/labelled", 0.0) > HALF * math.log(classes)
     if unlearned or best - last > FALL:
