@@ -54,6 +54,22 @@ def judge_pair(pair: Mapping[str, Any], languages: Mapping[str, Mapping[str, flo
     return {"level": level, "says": "; ".join(words)}
 
 
+def choose_alignment(pair: Mapping[str, Any]) -> tuple[str, str]:
+    """What must match across two domains, and why; fixed on `emoji-styles` and `sentiment-domains` (docs/alignment.md).
+
+    Args:
+        pair: With its ``level`` and ``label_shift``. An estimated shift counts between close domains only: far apart it
+            reads a poor classifier as shift.
+    """
+    shift = pair["label_shift"]
+    if pair["level"] == "same":
+        return "none", "no difference can be seen: there is nothing to align"
+    if shift and shift["value"] > CLASSES and not (shift["estimated"] and pair["level"] == "far"):
+        how = "seem to be" if shift["estimated"] else "are"
+        return "mcc", f"the classes {how} distributed differently: a term that does not match their frequencies"
+    return "mmd", f"the domains are {pair['level']}: pull them together while the classifier learns"
+
+
 def judge_all(
     pairs: Sequence[Mapping[str, Any]], domains: Mapping[str, Mapping[str, Any]], data: str, modality: str
 ) -> dict[str, Any]:
@@ -97,22 +113,13 @@ def _advice(
     if domains[target]["labelled"] > domains[source]["labelled"]:
         source, target = target, source
     command = f"injerto fit {shlex.quote(data)} --source {shlex.quote(source)} --target {shlex.quote(target)}"
-    shift = worst["label_shift"]
-    skewed = bool(shift and shift["value"] > CLASSES)
+    alignment, reason = choose_alignment(worst)
     if worst["level"] == "same":
         why = "learn from all domains together: no difference can be seen"
         return [{"why": why, "command": f"injerto fit {shlex.quote(data)}"}]
     found = []
-    if worst["level"] == "far" and skewed:
-        found.append(
-            ("the farthest pair also differs in its classes: a term that does not match their frequencies",
-             f"{command} --tuning lora:last:2 --alignment mcc")
-        )  # fmt: skip
-    elif worst["level"] == "far":
-        found.append(
-            ("the farthest pair: pull the two distributions together while the classifier learns",
-             f"{command} --tuning lora:last:2 --alignment mmd")
-        )  # fmt: skip
+    if worst["level"] == "far":
+        found.append((f"the farthest pair: {reason}", f"{command} --tuning lora:last:2 --alignment {alignment}"))
     found.append(
         ("plain training first: what any alignment must beat" if worst["level"] == "far"
          else "close domains: plain training usually carries over; measure it first", f"{command} --alignment none")
@@ -121,7 +128,7 @@ def _advice(
     if looks & {"brightness", "contrast", "colour"} and modality == "image":
         found.append(
             ("brightness, contrast or colour differ: train on pictures in which they vary",
-             f"{command} --alignment mmd --tuning lora:last:2 --augment standard")
+             f"{command} --alignment {alignment} --tuning lora:last:2 --augment standard")
         )  # fmt: skip
     others = [name for name in domains if name not in (source, target) and domains[name]["labelled"]]
     if others:

@@ -2,9 +2,8 @@
 
 The rules were fixed on `emoji-styles` (docs/alignment.md, benchmarks/studies) and look at no label of a target:
 
-1. **alignment.** A target whose inputs look different from the source's: ``mmd``. Where they are close, and the classes
-   seem to be distributed differently: ``mcc`` (far apart, that estimate is a poor classifier's). None where no
-   difference can be shown, and without a target.
+1. **alignment.** :func:`injerto.evaluation.verdict.choose_alignment`: ``mmd``, ``mcc`` where the classes seem to be
+   distributed differently, none where no difference can be shown, and without a target.
 2. **tuning.** The more may move, the more is gained: the first of ``full``, ``lora:last:2`` and ``head`` that is done
    within the time given. For a text model with few labels ``head`` first: nothing else beat it.
 3. The first recipe without its alignment is always there: what it must beat.
@@ -21,7 +20,7 @@ from injerto.compute.embedding import open_backbone
 from injerto.domains.domain import Domains
 from injerto.domains.load import load_domains
 from injerto.evaluation.gap import measure_gap
-from injerto.evaluation.verdict import CLASSES
+from injerto.evaluation.verdict import choose_alignment
 from injerto.recipe.defaults import BACKBONES
 from injerto.recipe.recipe import make_recipe
 from injerto.training.prepare import prepare, settle_roles, target_paths
@@ -130,12 +129,9 @@ def _alignment(facts: dict[str, Any]) -> tuple[str, str]:
     """What must match, and why."""
     if not facts["targets"]:
         return "none", "no target: plain training on the sources is hard to beat"
-    gap = facts["gap"]
-    if gap is None or gap["level"] == "same":
-        return "none", "source and target look the same: there is nothing to align"
-    if gap["level"] == "close" and gap["label_shift"] and gap["label_shift"]["value"] > CLASSES:
-        return "mcc", "the target's classes seem to be distributed differently: do not match their frequencies"
-    return "mmd", f"source and target are {gap['level']}: pull them together while the head learns"
+    if facts["gap"] is None:
+        return "none", "too few examples to measure a gap"
+    return choose_alignment(facts["gap"])
 
 
 def _command(data: str, settings: dict[str, Any]) -> str:
