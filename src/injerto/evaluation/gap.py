@@ -18,6 +18,7 @@ from injerto.compute.plan import make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.load import load_domains
 from injerto.evaluation.causes import Vocabulary, differences, look_at
+from injerto.evaluation.metrics import mean_recall
 from injerto.evaluation.verdict import judge_all, judge_pair
 from injerto.recipe.defaults import BACKBONES
 from injerto.statistics.distance import a_distance, frechet_distance
@@ -196,8 +197,7 @@ class _Home:
         if not len(rows):
             return None
         truth = np.asarray([self.classes.index(str(domain.labels[row])) for row in rows])
-        right = self.probe.logits(values[rows]).argmax(axis=1) == truth
-        return float(np.mean([right[truth == k].mean() for k in np.unique(truth)]))
+        return mean_recall(self.probe.logits(values[rows]).argmax(axis=1) == truth, truth)
 
 
 def _transfer(

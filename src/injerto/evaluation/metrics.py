@@ -12,6 +12,17 @@ from injerto.statistics.bootstrap import bootstrap_interval
 _SMALLEST = 1e-12  # a probability of 0 for the true class costs -log of this, 27.6, not infinity
 
 
+def mean_recall(right: np.ndarray, labels: np.ndarray) -> float:
+    """Balanced accuracy: the share that is right, averaged over the classes that are there.
+
+    Args:
+        right: Whether each example's prediction is right, (n,), n > 0.
+        labels: True class of each, (n,).
+    """
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return float((np.bincount(index, weights=right) / counts).mean())
+
+
 def classification_metrics(
     probabilities: np.ndarray,
     labels: np.ndarray,

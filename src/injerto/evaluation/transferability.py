@@ -13,6 +13,7 @@ import numpy as np
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
+from injerto.evaluation.metrics import mean_recall
 from injerto.tasks.probe import fit_probe
 
 PROBE_ROWS = 3000
@@ -252,7 +253,7 @@ def knn_accuracy(
         agreeing = ((votes[:, :, None] == votes[:, None]) & (votes >= 0)[:, :, None]).sum(2)
         winner = np.take_along_axis(votes, agreeing.argmax(1)[:, None], 1)[:, 0]  # the first of equals: the nearest
         right[rows] = winner == labels[rows]
-    return _balanced(right, labels, counts)
+    return mean_recall(right, labels)
 
 
 def probe_accuracy(
@@ -306,7 +307,7 @@ def probe_accuracy(
         test = fold == held
         probe = fit_probe(features[~test], labels[~test], [], len(counts), balanced=True)
         right[test] = probe.logits(features[test]).argmax(1) == labels[test]
-    return _balanced(right, labels, counts)
+    return mean_recall(right, labels)
 
 
 def _checked(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -371,8 +372,3 @@ def _dealt(
     rank = np.empty(len(names), np.int64)
     rank[order] = np.arange(len(names)) - starts
     return kind, rank, np.lexsort((digests, rank))
-
-
-def _balanced(right: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> float:
-    """Mean over the classes of the share that is right."""
-    return float((np.bincount(labels, weights=right, minlength=len(counts)) / counts).mean())

@@ -11,6 +11,7 @@ import torch
 from injerto.basics.files import sha256
 from injerto.basics.progress import note
 from injerto.domains.domain import Domain
+from injerto.evaluation.metrics import mean_recall
 from injerto.statistics.labelshift import estimate_label_shift
 from injerto.statistics.mmd import permutation_test
 from injerto.tasks.probe import fit_probe
@@ -66,7 +67,7 @@ class Health:
             fitted = np.arange(len(values)) % 2 == 0
         found = fit_probe(values[fitted], domain[fitted], [], count, True).logits(values[~fitted]).argmax(1)
         truth = domain[~fitted]
-        return float(np.mean([(found[truth == k] == k).mean() for k in range(count)]))
+        return mean_recall(found == truth, truth)
 
 
 def report(
