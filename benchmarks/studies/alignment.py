@@ -108,7 +108,8 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         {
             "tuning": ["head"],
             "alignment": [
-                "none", "mmd", "mmd:0.1", "mmd(frequencies=estimated)", "lmmd", "coral", "dann", "cdan", "mcc", "mmd+mcc",
+                "none", "mmd", "mmd:0.1", "mmd(frequencies=estimated)", "lmmd", "coral", "dann", "cdan", "mcc",
+                "mmd+mcc",
             ],
         },
         3, steps=100, batch_size=16, neck="256", select="last", **MINILM,
