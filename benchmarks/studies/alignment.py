@@ -1,6 +1,7 @@
 """What alignment gains and costs: with a target, over several sources, on pictures and texts.
 
     python benchmarks/studies/alignment.py emoji WORK
+    python benchmarks/studies/alignment.py emoji-weights WORK
     python benchmarks/studies/alignment.py emoji-full WORK
     python benchmarks/studies/alignment.py emoji-lora WORK
     python benchmarks/studies/alignment.py pacs WORK --data PACS.tar
@@ -72,6 +73,11 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
                 "mmd+self-training", "mmd(frequencies=estimated)",
             ],
         },
+        5, steps=300, image_size=128, neck="256", select="last", **LITE0,
+    ),
+    "emoji-weights": shifts(  # too heavy: published collapses of label-free selection (skada-bench) came about this way
+        EMOJI[:1],
+        {"tuning": ["head"], "alignment": ["none", "mmd", "mmd:10", "mmd:100", "mmd:1000", "dann", "dann:30", "dann:1000"]},
         5, steps=300, image_size=128, neck="256", select="last", **LITE0,
     ),
     "emoji-full": shifts(
