@@ -77,7 +77,10 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     ),
     "emoji-weights": shifts(  # too heavy: published collapses of label-free selection (skada-bench) came about this way
         EMOJI[:1],
-        {"tuning": ["head"], "alignment": ["none", "mmd", "mmd:10", "mmd:100", "mmd:1000", "dann", "dann:30", "dann:1000"]},
+        {
+            "tuning": ["head"],
+            "alignment": ["none", "mmd", "mmd:10", "mmd:100", "mmd:1000", "dann", "dann:30", "dann:1000"],
+        },
         5, steps=300, image_size=128, neck="256", select="last", **LITE0,
     ),
     "emoji-full": shifts(
