@@ -1,10 +1,13 @@
 """Names, options and needs: said in one line, before compute is spent."""
 
+from pathlib import Path
+
 import pytest
 
 from injerto.alignment.base import Alignment, alignments, check_needs, find_alignment
 from injerto.basics.errors import InjertoError
 from injerto.recipe.grammar import parse_alignment
+from injerto.training.robust import OBJECTIVES
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,12 @@ def test_options_are_read() -> None:
     _, options = find_alignment(parse_alignment("mmd(stages=5/6,estimator=linear)")[0])
     assert options == {"stages": (5, 6), "estimator": "linear", "frequencies": "same"}
     assert find_alignment(parse_alignment("mmd(stages=5)")[0])[1]["stages"] == (5,)
+
+
+def test_the_page_of_methods_has_every_term_objective_and_option() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "alignment-methods.md").read_text()
+    everything = {name: kind.options for name, kind in {**alignments(), **OBJECTIVES}.items() if name != "erm"}
+    for name, options in everything.items():
+        assert f"`{name}`" in text, name
+        for option in options:
+            assert f"{option}=" in text, f"{name}({option})"
