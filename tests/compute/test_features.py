@@ -79,6 +79,7 @@ def test_many_shards(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert look(keys) == []
 
 
+@pytest.mark.slow
 def test_more_rows_than_a_real_shard_holds(own_cache: Path) -> None:
     count = features.SHARD_BYTES // 6  # of twelve bytes each: two shards
     keys = keys_of(count)

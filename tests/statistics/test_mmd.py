@@ -116,7 +116,7 @@ def test_weights_undo_a_known_shift_of_the_classes() -> None:
     """On average nearly zero, as without a shift, where plain MMD reads a distance."""
     generator = torch.Generator().manual_seed(0)
     plain, weighted = [], []
-    for _ in range(200):
+    for _ in range(100):
         labels, others = (torch.rand(100, generator=generator) < share for share in (0.5, 0.8))  # of class 1
         x, y = (torch.randn(100, 2, generator=generator) + 2 * own[:, None] for own in (labels, others))
         plain.append(float(mmd2(x, y, bandwidth=2.0)))
