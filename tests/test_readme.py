@@ -45,7 +45,9 @@ def place(tmp_path_factory):
 
 def takes_long(command: str) -> bool:
     """Whether a command trains more than a head, or looks at all pictures of all styles."""
-    return any(word in command for word in ("last:", "full", "lora", " gap ", " rank ", " advise ", " compare ", " dann "))
+    return any(
+        word in command for word in ("last:", "full", "lora", " gap ", " rank ", " advise ", " compare ", " dann ")
+    )
 
 
 def test_the_readme_shows_every_command():
