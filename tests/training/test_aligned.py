@@ -47,7 +47,7 @@ def non_oracle(metrics: dict[str, Any]) -> dict[str, Any]:
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "head, all terms": {"tuning": "head", "alignment": "+".join(TERMS)},
-    "lora and mmd": {"tuning": "lora", "alignment": "mmd(stages=2)"},
+    "lora and mmd": {"tuning": "lora", "alignment": "mmd(stages=2,frequencies=estimated)"},
     "last and dann": {"tuning": "last:1", "alignment": "dann", "augment": "light", "views": 2},
     "full and mcc": {"tuning": "full", "alignment": "mcc", "norm": "recalibrate:target", "average": "ema"},
     "target only looked at": {"tuning": "last:1", "alignment": "none"},
@@ -83,7 +83,7 @@ def test_resuming_gives_the_same_bits_and_the_same_lambda(
 ) -> None:
     settings = {
         "source": ["day", "dawn"], "target": "dusk", "backbone": tiny_timm, "steps": 12, "tuning": "last:1",
-        "alignment": "dann+cdan-e+self-training", "objective": "group-dro", "shots": 4, "augment": "light", "views": 2,
+        "alignment": "dann+cdan-e+self-training+mmd(frequencies=estimated)", "objective": "group-dro", "shots": 4, "augment": "light", "views": 2,
     } | quick  # fmt: skip
     whole = injerto.fit(styles, out=tmp_path / "whole", **settings)
     seen: list[float] = []
