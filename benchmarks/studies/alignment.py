@@ -113,7 +113,7 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         3, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),
     "sentiment-terms": shifts(
-        [("news", "tweets"), ("movies", "tweets")],
+        list(permutations(SENTIMENT, 2)),
         {
             "tuning": ["head"],
             "alignment": [
