@@ -1,6 +1,6 @@
 """What an alignment is, what it sees, and where new ones come in."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
@@ -256,13 +256,26 @@ def make_alignment(term: AlignmentTerm, setting: Setting) -> Alignment:
     Raises:
         InjertoError: Where its stages do not move.
     """
+    check_stages([term], setting.stages)
     kind, options = find_alignment(term)
-    made = kind(setting, kind.default_weight if term.weight is None else term.weight, **options)
-    for stage in made.stages:
-        if stage not in setting.stages:
-            moving = ", ".join(map(str, sorted(setting.stages))) or "none"
-            raise InjertoError(
-                f"--alignment {term.name}: stage {stage} cannot be aligned; stages that move under this --tuning: "
-                f"{moving}; choose among them, or a --tuning such as last:K that moves more"
-            )
-    return made
+    return kind(setting, kind.default_weight if term.weight is None else term.weight, **options)
+
+
+def check_stages(terms: Sequence[AlignmentTerm], moving: Collection[int]) -> None:
+    """Refuse terms on stages whose outputs do not move.
+
+    Args:
+        terms: Parsed.
+        moving: The stages that move.
+
+    Raises:
+        InjertoError: Where a term names another one.
+    """
+    for term in terms:
+        for stage in find_alignment(term)[1].get("stages", ()):
+            if stage not in moving:
+                listed = ", ".join(map(str, sorted(moving))) or "none"
+                raise InjertoError(
+                    f"--alignment {term.name}: stage {stage} cannot be aligned; stages that move under this --tuning: "
+                    f"{listed}; choose among them, or a --tuning such as last:K that moves more"
+                )

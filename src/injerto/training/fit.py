@@ -33,7 +33,6 @@ from injerto.training.prepare import Prepared, save_splits
 from injerto.training.robust import make_objective
 from injerto.training.selection import PLAIN, Selection
 from injerto.training.stepplan import plan_steps
-from injerto.training.taps import stage_widths
 from injerto.training.trainer import Trainer
 from injerto.training.watch import Watch
 from injerto.tuning.norms import norm_layers, recalibrate
@@ -260,14 +259,8 @@ class Fit:
             ).to(self.plan.device)
 
     def _setting(self) -> Setting:
-        first = self.prepared.tuned.frozen_stages
-        stages = any("stages" in term.options for term in self.recipe.alignment_terms)
-        return Setting(
-            self.model.head.shift.numel(),
-            len(self.prepared.classes),
-            self.prepared.roles,
-            stage_widths(self.model.backbone, first) if stages else {},
-        )
+        prepared = self.prepared
+        return Setting(self.model.head.shift.numel(), len(prepared.classes), prepared.roles, prepared.stages)
 
     def _validate(self) -> Score | None:
         """Accuracy and minus NLL on source ``val``, averaged over the sources."""

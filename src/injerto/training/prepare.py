@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from injerto.alignment.base import check_stages
 from injerto.backbones.backbone import Backbone, fingerprint
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
@@ -31,6 +32,7 @@ from injerto.training.examples import Stream
 from injerto.training.settings import check_mixing, check_roles, check_share, check_terms
 from injerto.training.stepplan import count_steps
 from injerto.training.streams import few_labels, make_streams
+from injerto.training.taps import stage_widths
 from injerto.training.tracking import check_trackers
 from injerto.tuning.base import Span, Tuned, apply_tuning, find_tuning
 from injerto.tuning.norms import check_norm, norm_layers
@@ -59,6 +61,7 @@ class Prepared:
         cuts: Where what frozen stages compute is kept, by their number.
         streams: What the steps draw from, by name.
         few: The labels of targets that are used, by domain and position in its train split.
+        stages: Numbers in the pooled output of each stage that moves; empty where no alignment asks for stages.
     """
 
     recipe: Recipe
@@ -76,6 +79,7 @@ class Prepared:
     cuts: dict[int, Cut] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     few: dict[str, dict[int, str]] = field(default_factory=dict)
+    stages: Mapping[int, int] = field(default_factory=dict)
 
     def part(self, name: str, side: str) -> Domain:
         """One split of one domain; a source's without its unlabelled examples.
@@ -196,6 +200,10 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         resolved = resolved.model_copy(update={"backbone": network.spec})
     check_mixing(resolved, network)
     tuned = apply_tuning(network, resolved.tuning_spec, resolved.layer_decay, resolved.seed)
+    stages = {}
+    if any("stages" in term.options for term in resolved.alignment_terms):
+        stages = stage_widths(network, tuned.frozen_stages)
+        check_stages(resolved.alignment_terms, stages)
     assert resolved.norm is not None and resolved.split_seed is not None
     check_norm(network, resolved.norm)
     if resolved.norm == "recalibrate:target" and not targets:
@@ -224,6 +232,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         tuned=tuned,
         plan=make_plan(network, resolved.precision, resolved.threads),
         remember=remember,
+        stages=stages,
     )
     train, adapted = prepared.parts("train"), prepared.parts("train", targets=True)
     for name, part in train.items():
