@@ -436,7 +436,7 @@ def test_recalibrating_a_remainder_of_one_and_pictures_twice(
     """Batches of 17 of 18 train pictures leave one over, and its deepest maps are a single pixel."""
     for tuning in ("head", "last:1"):
         settings = quick | {"batch_size": 17, "steps": 2, "augment": "none"}
-        injerto.fit(
+        run = injerto.fit(
             pictures,
             source="day",
             backbone=tiny_timm,
@@ -445,6 +445,7 @@ def test_recalibrating_a_remainder_of_one_and_pictures_twice(
             out=tmp_path / tuning,
             **settings,
         )
+        assert any("18 examples make rough statistics" in text for text in run.metrics["warnings"])
 
 
 def test_equal_pictures_as_objects_can_be_recalibrated_on(

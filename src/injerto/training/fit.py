@@ -41,6 +41,8 @@ STANDARDIZE = 1024
 """Train examples whose embeddings set the head's scale."""
 RECALIBRATE = 2048
 """Examples from which norm statistics are re-estimated."""
+ROUGH = 100
+"""Examples below which those statistics are called rough."""
 Key = tuple[str, str]
 """Domain and split."""
 
@@ -164,8 +166,11 @@ class Fit:
             return False
         names = self.prepared.targets if norm.endswith(":target") else self.prepared.sources
         parts = [self.prepared.part(name, "train") for name in names]
-        if sum(map(len, parts)) < 2:
+        count = sum(map(len, parts))
+        if count < 2:
             raise InjertoError(f"--norm {norm}: {', '.join(names)} has fewer than two train examples; leave --norm out")
+        if count < ROUGH:
+            self.watch.say("recalibrate", f"--norm {norm}: {count} examples make rough statistics; compare without it")
         first = self.prepared.tuned.frozen_stages
         only = {
             name for name in norm_layers(backbone) if (backbone.stage_of(f"{name}.running_mean") >= first) == trained
