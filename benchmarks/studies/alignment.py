@@ -128,11 +128,11 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         1, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),
     "reviews": shifts(
-        list(permutations(REVIEWS, 2)), {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
+        list(zip(REVIEWS, REVIEWS[1:] + REVIEWS[:1], strict=True)), {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
         3, steps=100, batch_size=16, neck="256", select="last", max_length=128, **MINILM,
     ),
     "reviews-full": shifts(
-        list(permutations(REVIEWS, 2)), {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]},
+        list(zip(REVIEWS, REVIEWS[1:] + REVIEWS[:1], strict=True)), {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]},
         1, steps=100, batch_size=16, neck="256", select="last", max_length=128, **MINILM,
     ),
 }  # fmt: skip
