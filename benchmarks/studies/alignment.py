@@ -44,6 +44,7 @@ EMOJI = [("noto", "openmoji-line"), ("fluent-3d", "openmoji-line"), ("openmoji-l
 PACS = ("art_painting", "cartoon", "photo", "sketch")
 SENTIMENT = ("movies", "news", "products", "tweets")
 REVIEWS = ("books", "dvd", "electronics", "kitchen_housewares")
+CYCLE = list(zip(REVIEWS, REVIEWS[1:] + REVIEWS[:1], strict=True))
 MOST = 1500
 LITE0 = {"backbone": "packaged:efficientnet-lite0"}
 MINILM = {"backbone": "packaged:minilm-l6"}
@@ -128,11 +129,11 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         1, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),
     "reviews": shifts(
-        list(zip(REVIEWS, REVIEWS[1:] + REVIEWS[:1], strict=True)), {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
+        CYCLE, {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
         3, steps=100, batch_size=16, neck="256", select="last", max_length=128, **MINILM,
     ),
     "reviews-full": shifts(
-        list(zip(REVIEWS, REVIEWS[1:] + REVIEWS[:1], strict=True)), {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]},
+        CYCLE, {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]},
         1, steps=100, batch_size=16, neck="256", select="last", max_length=128, **MINILM,
     ),
 }  # fmt: skip
