@@ -36,7 +36,7 @@ def candidates_of(folder: Path) -> list[dict[str, Any]]:
     (target,) = content["target"]
     found = []
     for seed in content["seeds"]:
-        rows = [row for row in content["rows"] if row["seed"] == seed and row["status"] == "ok" and row["validators"]]
+        rows = [row for row in content["rows"] if row["seed"] == seed and row["status"] == "ok" and row.get("validators")]
         if len(rows) < 3:
             continue
         sides = [row["domains"][target]["splits"] for row in rows]
