@@ -22,7 +22,8 @@ from scipy.stats import spearmanr
 
 from injerto.basics.files import write_text
 from injerto.compute.machine import machine
-from injerto.evaluation.validators import FLOOR, VALIDATORS
+from injerto.evaluation.validators import VALIDATORS
+from injerto.studies.choice import choose
 
 HERE = Path(__file__).parent
 DRAWS = 2000
@@ -36,7 +37,8 @@ def candidates_of(folder: Path) -> list[dict[str, Any]]:
     (target,) = content["target"]
     found = []
     for seed in content["seeds"]:
-        rows = [row for row in content["rows"] if row["seed"] == seed and row["status"] == "ok" and row.get("validators")]
+        own = [row for row in content["rows"] if row["seed"] == seed and row["status"] == "ok"]
+        rows = [row for row in own if row.get("validators")]
         if len(rows) < 3:
             continue
         sides = [row["domains"][target]["splits"] for row in rows]
@@ -45,17 +47,14 @@ def candidates_of(folder: Path) -> list[dict[str, Any]]:
             (side["train"]["accuracy"] * a + side["test"]["accuracy"] * b) / (a + b)
             for side, (a, b) in zip(sides, counts, strict=True)
         ]
-        vals = [[row["domains"][name]["splits"]["val"]["accuracy"] for name in content["source"]] for row in rows]
-        source = [float(np.mean(values)) for values in vals]
         scores = {name: np.asarray([row["validators"][f"scores/{name}"] for row in rows]) for name in VALIDATORS}
-        rejected = np.asarray([row["validators"].get("rejected") is not None for row in rows])
         found.append(
             {
                 "comparison": f"{'/'.join(content['source'])} -> {target}, {Path(content['data']).stem}",
-                "rows": [row["row"] for row in rows],
+                "rows": rows,
+                "labels": [row["row"] for row in rows],
                 "truth": np.asarray(truth),
                 "scores": scores,
-                "turned": rejected | (np.asarray(source) < max(source) - FLOOR),
                 "last": next((i for i, row in enumerate(rows) if row["axes"]["alignment"] == "mmd"), 0),
             }
         )
@@ -73,10 +72,11 @@ def figures(entries: list[dict[str, Any]], name: str, guarded: bool) -> dict[str
         elif name == "worst":
             chosen = int(truth.argmin())
         else:
-            scores = entry["scores"][name].copy()
-            if guarded and not entry["turned"].all():
-                scores[entry["turned"]] = -np.inf
-            chosen = int(scores.argmax())
+            chosen = int(entry["scores"][name].argmax())
+            if guarded:
+                choice = choose(entry["rows"], name)
+                assert choice is not None
+                chosen = entry["labels"].index(choice["row"])
             ranks.append(float(spearmanr(entry["scores"][name], truth).statistic))
         losses.setdefault(entry["comparison"], []).append(float(truth.max() - truth[chosen]))
     rng = np.random.default_rng(0)

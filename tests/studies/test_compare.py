@@ -173,6 +173,11 @@ def test_aligned_rows_are_compared_with_the_same_row_without(again: Call, tmp_pa
         "tuning=last:1 alignment=none",
     ]
     assert "the same row without alignment" in (out / "results.md").read_text()
+    assert content["choice"]["row"] in {row["row"] for row in content["rows"]}
+    assert (
+        f"chosen without target labels (infomax, of 4 rows): {content['choice']['row']}"
+        in (out / "results.md").read_text()
+    )
     assert all(isinstance(value, int | float | str | bool | None) for value in content["rows"][1]["alignment"].values())
     assert content["rows"][1]["alignment"] and not content["rows"][0]["alignment"]
     assert len(content["fairness"]) == 2

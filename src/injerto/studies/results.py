@@ -16,6 +16,7 @@ from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import format_seconds
 from injerto.recipe.recipe import load_recipe
 from injerto.statistics.bootstrap import nested_interval
+from injerto.studies.choice import choose
 from injerto.studies.grid import Planned, label_of, text_of
 
 BOTH = "train+test"
@@ -172,6 +173,7 @@ class Results:
         """
         rows = [self._rows[one.name] for one in self.planned if one.name in self._rows]
         content = {**self.about, "planned": len(self.planned), "rows": rows, "summary": self._summary()}
+        content["choice"] = choose(rows)
         write_text(self.folder / "results.csv", csv_of(rows))
         write_text(self.folder / "results.md", markdown_of(content))
         write_text(self.folder / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -340,6 +342,8 @@ def table_of(content: Mapping[str, Any], both: bool = False) -> tuple[str, list[
         below.append("a gain in (parentheses) is none: its interval holds 0")
     if any(len(row["seeds"]) == 1 for row in summary):
         below.append("one seed: its interval knows of test examples only")
+    if content.get("choice"):
+        below.append(_chosen(content["choice"]))
     if any("unpaired" in part for row in summary for d in row["domains"].values() for part in d["splits"].values()):
         below.append("a gain is left out where rows were tested on other examples than their baseline")
     below += [f"failed: {row['row']} seed {row['seed']}: {row['reason']}" for row in content["rows"] if row["reason"]]
@@ -347,6 +351,13 @@ def table_of(content: Mapping[str, Any], both: bool = False) -> tuple[str, list[
     if done < content["planned"]:
         below.append(f"{done} of {content['planned']} runs are finished")
     return title, [*headings, "time"], cells, below
+
+
+def _chosen(choice: Mapping[str, Any]) -> str:
+    """What to take without target labels, in words."""
+    away = f"; its guard turned {len(choice['turned_away'])} away" if choice["turned_away"] else ""
+    rows = f"{len(choice['scores'])} rows{away}"
+    return f"chosen without target labels ({choice['validator']}, of {rows}): {choice['row']}"
 
 
 def _sides(role: str, both: bool) -> tuple[str, ...]:
