@@ -1,6 +1,7 @@
 """The gap between domains: it sees what was put there, says it in words, and is the same for whoever asks."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,20 +143,47 @@ def pairs_of(**levels: str) -> list[dict[str, Any]]:
 
 
 def test_the_verdict_over_all_pairs() -> None:
-    domains = {name: {"labelled": 10} for name in "abc"}
-    odd = judge_all(pairs_of(ab="close", ac="far", bc="far"), domains, "d", "image")
+    domains = {name: {"labelled": 10, "classes": 2} for name in "abc"}
+    odd = judge_all(pairs_of(ab="close", ac="far", bc="far"), domains, "d", {})
     assert odd["verdict"].startswith("'c' is far from all others")
     assert "--source a --target c" in odd["advice"][0]["command"] and "mmd" in odd["advice"][0]["command"]
-    same = judge_all(pairs_of(ab="same", ac="same", bc="same"), domains, "d", "image")
+    same = judge_all(pairs_of(ab="same", ac="same", bc="same"), domains, "d", {})
     assert same["verdict"] == "the domains look the same" and len(same["advice"]) == 1
-    two = judge_all(pairs_of(ab="far"), {name: {"labelled": 10} for name in "ab"}, "d", "image")
+    assert "--source a --source b --source c" in same["advice"][0]["command"]
+    two = judge_all(pairs_of(ab="far"), domains, "d", {})
     assert two["verdict"] == "far apart: 'a' and 'b'"
+    many = judge_all(pairs_of(ab="far", ac="far", ad="far", bc="far", bd="far", cd="close"), domains, "d", {})
+    assert many["verdict"].endswith("and 1 pairs more")
 
 
 def test_the_labelled_domain_is_the_source() -> None:
-    domains = {"a": {"labelled": 0}, "b": {"labelled": 10}}
-    advice = judge_all(pairs_of(ab="far"), domains, "d", "image")["advice"]
+    domains: dict[str, dict[str, Any]] = {"a": {"labelled": 0, "classes": 0}, "b": {"labelled": 10, "classes": 3}}
+    advice = judge_all(pairs_of(ab="far"), domains, "d", {})["advice"]
     assert "--source b --target a" in advice[0]["command"]
+    domains["a"]["path"] = "else/where"
+    advice = judge_all(pairs_of(ab="far"), domains, "d", {})["advice"]
+    assert "--target a=else/where" in advice[0]["command"]
+    assert judge_all(pairs_of(ab="far"), {**domains, "b": {"labelled": 10, "classes": 1}}, "d", {})["advice"] == []
+
+
+def test_commands_are_read_as_the_data_were_and_do_not_share_a_folder() -> None:
+    domains = {name: {"labelled": 10, "classes": 2} for name in "ab"}
+    given = {"input": "text", "max_length": 32, "skip_bad": True, "backbone": None, "image_size": None}
+    pair = {**pairs_of(ab="far")[0], "causes": [{"what": "brightness", "large": True}]}
+    commands = [shlex.split(one["command"]) for one in judge_all([pair], domains, "my data.csv", given)["advice"]]
+    assert len(commands) == 3
+    for words in commands:
+        assert words[:3] == ["injerto", "fit", "my data.csv"] and "--backbone" not in words
+        assert words[words.index("--input") + 1] == "text" and words[words.index("--max-length") + 1] == "32"
+        assert "--skip-bad" in words
+    assert len({words[words.index("--out") + 1] for words in commands}) == 3
+
+
+def test_a_domain_from_elsewhere_is_measured(lights: Path, tiny_timm: Path, tmp_path: Path) -> None:
+    shutil.copytree(lights / "night", tmp_path / "new" / "x")
+    found = injerto.measure_gap(lights, on=["even", f"new={tmp_path / 'new'}"], backbone=tiny_timm, threads=1).content
+    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("even", "new")]
+    assert found["domains"]["new"]["path"] == str(tmp_path / "new")
 
 
 def test_the_command_prints_a_table_a_verdict_and_commands(

@@ -28,7 +28,7 @@ MOST = 6
 @app.command()
 def gap(
     data: Data,
-    on: Annotated[list[str] | None, _option("Domain to measure; all where not given.")] = None,
+    on: Annotated[list[str] | None, _option("Domain to measure, or NAME=PATH; all where not given.")] = None,
     backbone: BackboneName = None,
     report: Annotated[Path | None, _option("Write a page with a map of the examples: FILE.html.")] = None,
     image_size: ImageSize = None,
@@ -143,8 +143,9 @@ def advise(
     label: LabelColumn = None,
     domain: DomainColumn = None,
     group: Group = None,
-    seed: Annotated[int, _option("Seed of what is measured.")] = 0,
+    seed: Annotated[int, _option("Seed of what is measured, and of the recipes.")] = 0,
     threads: Threads = None,
+    skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """What to try first on this data: recipes with their reasons, minutes and commands."""
@@ -155,7 +156,9 @@ def advise(
         backbone=backbone, image_size=image_size, max_length=max_length, input=input, label=label, domain=domain,
         group=group, threads=threads,
     )  # fmt: skip
-    found = find(data, source=source or (), target=target or (), minutes=minutes, seed=seed, **options)
+    found = find(
+        data, source=source or (), target=target or (), minutes=minutes, seed=seed, skip_bad=skip_bad, **options
+    )
     if as_json:
         print_json(found)
     else:

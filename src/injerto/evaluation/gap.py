@@ -16,6 +16,7 @@ from injerto.basics.progress import note, progress
 from injerto.compute.embedding import embed_parts, open_backbone
 from injerto.compute.plan import make_plan
 from injerto.domains.domain import Domain, Domains
+from injerto.domains.elsewhere import named_in, paths_elsewhere
 from injerto.domains.load import load_domains
 from injerto.evaluation.causes import Vocabulary, differences, look_at
 from injerto.evaluation.metrics import mean_recall
@@ -50,7 +51,7 @@ class Gap:
 def measure_gap(
     data: Any,
     *,
-    on: Sequence[str] = (),
+    on: str | Sequence[str] = (),
     backbone: Any = None,
     image_size: int | None = None,
     max_length: int | None = None,
@@ -71,7 +72,7 @@ def measure_gap(
 
     Args:
         data: What :func:`injerto.fit` takes.
-        on: Names of domains; all where not given.
+        on: Names of domains, or ``NAME=PATH`` for one that comes from elsewhere; all of the data's where not given.
         backbone: A name, a folder or any ``nn.Module``; the modality's default where not given.
         image_size: Pixels a side.
         max_length: Tokens a text.
@@ -92,10 +93,15 @@ def measure_gap(
         >>> gap = injerto.measure_gap("emoji-styles")  # doctest: +SKIP
         >>> print(gap.content["verdict"])  # doctest: +SKIP
     """
-    domains = load_domains(data, **reading)
-    chosen = {name: domains.named(name) for name in dict.fromkeys(on or domains)}
+    items = [on] if isinstance(on, str) else list(on)
+    elsewhere = paths_elsewhere(items, "--on")
+    domains = load_domains(data, **reading, extra=elsewhere)
+    chosen = {name: domains[name] for name in dict.fromkeys(named_in(domains, items, "--on") or domains)}
     if len(chosen) < 2:
-        raise InjertoError(f"a gap is between two domains or more, and {domains.name} has {', '.join(chosen)} only")
+        raise InjertoError(
+            f"a gap is between two domains or more, and {domains.name} has {', '.join(chosen)} only; a folder of "
+            "pictures is read as DOMAIN/CLASS/PICTURE, a table by --domain; --on NAME=PATH adds a domain from elsewhere"
+        )
     domains = Domains(chosen, domains.modality, domains.name, domains.problems).check(skip_bad)
     if backbone is None or isinstance(backbone, str | PathLike):
         network = open_backbone(str(backbone or BACKBONES[domains.modality]), data, image_size, max_length)
@@ -109,17 +115,26 @@ def measure_gap(
     ends = np.cumsum([len(domains[name]) for name in names])
     embeddings = dict(zip(names, np.split(values, ends[:-1]), strict=True))
     shown = str(data) if isinstance(data, str | PathLike) else domains.name
-    content = _content(domains, embeddings, seed, draws, shown)
+    sizes = {"image_size": image_size, "max_length": max_length, "skip_bad": skip_bad}
+    named = str(backbone) if isinstance(backbone, str | PathLike) else None
+    given = {"backbone": named, **sizes, **reading}
+    content = _content(domains, embeddings, seed, draws, elsewhere)
+    content |= judge_all(content["pairs"], content["domains"], shown, given)
     about = {"data": shown, "modality": domains.modality, "backbone": network.spec, "seed": seed}
     return Gap({**about, "preprocessing": network.preprocessing.card(), **content}, domains, embeddings)
 
 
 def _content(
-    domains: Domains, embeddings: Mapping[str, np.ndarray], seed: int, draws: int, data: str
+    domains: Domains,
+    embeddings: Mapping[str, np.ndarray],
+    seed: int,
+    draws: int,
+    elsewhere: Mapping[str, str],
 ) -> dict[str, Any]:
     large = [name for name in domains if len(set(domains[name].groups)) >= LEAST]
     for name in set(domains) - set(large):
-        note(f"{name}: fewer than {LEAST} different examples; its distance to others is not measured")
+        what = "different examples" if len(domains[name]) < LEAST else "groups (examples that belong together are one)"
+        note(f"{name}: fewer than {LEAST} {what}; its distance to others is not measured")
     looks = {name: look_at(domains[name], domains.modality) for name in domains}
     words = {name: Vocabulary(domains[name]) for name in domains} if domains.modality == "text" else {}
     probes = {name: probe for name in large if (probe := _Home.of(domains[name], embeddings[name], seed))}
@@ -138,6 +153,7 @@ def _content(
     about = {
         name: {
             "n": len(domain),
+            **({"path": elsewhere[name]} if name in elsewhere else {}),
             "labelled": sum(label is not None for label in domain.labels),
             "classes": len({label for label in domain.labels if label is not None}),
             "looks": {what: float(values.mean()) if len(values) else None for what, values in looks[name].items()},
@@ -145,7 +161,7 @@ def _content(
         }
         for name, domain in domains.items()
     }
-    return {"domains": about, "pairs": pairs, **judge_all(pairs, about, data, domains.modality)}
+    return {"domains": about, "pairs": pairs}
 
 
 def _distances(a: Domain, b: Domain, x: np.ndarray, y: np.ndarray, seed: int, draws: int) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """What the numbers of a gap mean, in plain words, and what to try first."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from injerto.evaluation.causes import DIRECTIONS
+from injerto.recipe.command import fit_command
 
 SIGNIFICANT = 0.05
 FAR = 0.1
@@ -12,6 +12,8 @@ FAR = 0.1
 CLASSES = 0.25
 """Total variation from which the classes' frequencies are called different."""
 LEVELS = ("same", "close", "far")
+MOST = 4
+"""Pairs that a verdict names."""
 
 
 def judge_pair(pair: Mapping[str, Any], languages: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def choose_alignment(pair: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def judge_all(
-    pairs: Sequence[Mapping[str, Any]], domains: Mapping[str, Mapping[str, Any]], data: str, modality: str
+    pairs: Sequence[Mapping[str, Any]], domains: Mapping[str, Mapping[str, Any]], data: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The verdict over all pairs, and what to try first with each reason.
 
@@ -79,19 +81,20 @@ def judge_all(
         pairs: With their levels.
         domains: What is known of each domain.
         data: Its name, for commands.
-        modality: ``image`` or ``text``.
+        given: How it is read, for commands.
     """
     if not pairs:
         return {"verdict": "too few examples to compare anything", "advice": []}
-    far = [pair for pair in pairs if pair["level"] == "far"]
+    far = sorted((pair for pair in pairs if pair["level"] == "far"), key=lambda pair: -pair["mmd2"])
     same = [pair for pair in pairs if pair["level"] == "same"]
     if not far:
         verdict = "the domains look the same" if len(same) == len(pairs) else "the domains are close to each other"
     else:
         odd = _odd_one_out(pairs)
-        listed = ", ".join(f"'{pair['a']}' and '{pair['b']}'" for pair in far[:4])
+        listed = ", ".join(f"'{pair['a']}' and '{pair['b']}'" for pair in far[:MOST])
+        listed += f" and {len(far) - MOST} pairs more" if len(far) > MOST else ""
         verdict = f"'{odd}' is far from all others, which are closer to each other" if odd else f"far apart: {listed}"
-    return {"verdict": verdict, "advice": _advice(pairs, domains, data, modality)}
+    return {"verdict": verdict, "advice": _advice(pairs, domains, data, given)}
 
 
 def _odd_one_out(pairs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -106,34 +109,37 @@ def _odd_one_out(pairs: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _advice(
-    pairs: Sequence[Mapping[str, Any]], domains: Mapping[str, Mapping[str, Any]], data: str, modality: str
+    pairs: Sequence[Mapping[str, Any]], domains: Mapping[str, Mapping[str, Any]], data: str, given: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     worst = max(pairs, key=lambda pair: pair["mmd2"])
     source, target = worst["a"], worst["b"]
-    if domains[target]["labelled"] > domains[source]["labelled"]:
+    learnable = [name for name, entry in domains.items() if entry["classes"] > 1 and not entry.get("path")]
+    more = domains[target]["labelled"] > domains[source]["labelled"]
+    if (target in learnable and more) or source not in learnable:
         source, target = target, source
-    command = f"injerto fit {shlex.quote(data)} --source {shlex.quote(source)} --target {shlex.quote(target)}"
-    alignment, reason = choose_alignment(worst)
+    if source not in learnable:
+        return []
+
+    def entry(why: str, **settings: Any) -> dict[str, str]:
+        return {"why": why, "command": fit_command(data, {**given, **settings})}
+
     if worst["level"] == "same":
-        why = "learn from all domains together: no difference can be seen"
-        return [{"why": why, "command": f"injerto fit {shlex.quote(data)}"}]
+        return [entry("learn from all labelled domains together: no difference can be seen", source=learnable)]
+    path = domains[target].get("path")
+    pair = {"source": source, "target": f"{target}={path}" if path else target}
+    lora = {**pair, "tuning": "lora:last:2"}
+    alignment, reason = choose_alignment(worst)
     found = []
     if worst["level"] == "far":
-        found.append((f"the farthest pair: {reason}", f"{command} --tuning lora:last:2 --alignment {alignment}"))
-    found.append(
-        ("plain training first: what any alignment must beat" if worst["level"] == "far"
-         else "close domains: plain training usually carries over; measure it first", f"{command} --alignment none")
-    )  # fmt: skip
+        found.append(entry(f"the farthest pair: {reason}", **lora, alignment=alignment))
+        found.append(entry("plain training: what any alignment must beat", **lora, alignment="none"))
+    else:
+        found.append(entry("close domains: plain training usually carries over; measure it first", **pair))
     looks = {entry["what"] for entry in worst["causes"] if entry["large"]}
-    if looks & {"brightness", "contrast", "colour"} and modality == "image":
-        found.append(
-            ("brightness, contrast or colour differ: train on pictures in which they vary",
-             f"{command} --alignment {alignment} --tuning lora:last:2 --augment standard")
-        )  # fmt: skip
-    others = [name for name in domains if name not in (source, target) and domains[name]["labelled"]]
-    if others:
-        extra = " ".join(f"--source {shlex.quote(name)}" for name in others)
-        found.append(
-            ("more labelled domains make a model that depends less on one", f"{command} {extra} --alignment none")
-        )
-    return [{"why": why, "command": text} for why, text in found]
+    if looks & {"brightness", "contrast", "colour"}:
+        why = "brightness, contrast or colour differ: train on pictures in which they vary"
+        found.append(entry(why, **lora, alignment=alignment, augment="standard"))
+    if others := [name for name in learnable if name not in (source, target)]:
+        why = "more labelled domains make a model that depends less on one"
+        found.append(entry(why, **{**pair, "source": [source, *others]}))
+    return found

@@ -9,21 +9,23 @@ The rules were fixed on `emoji-styles` (docs/alignment.md, benchmarks/studies) a
 3. The first recipe without its alignment is always there: what it must beat.
 """
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
 
+from injerto.basics.errors import InjertoError
 from injerto.basics.progress import quiet
 from injerto.compute.embedding import open_backbone
 from injerto.domains.domain import Domains
+from injerto.domains.elsewhere import paths_elsewhere
 from injerto.domains.load import load_domains
 from injerto.evaluation.gap import measure_gap
 from injerto.evaluation.verdict import choose_alignment
+from injerto.recipe.command import fit_command
 from injerto.recipe.defaults import BACKBONES
 from injerto.recipe.recipe import make_recipe
-from injerto.training.prepare import prepare, settle_roles, target_paths
+from injerto.training.prepare import prepare, settle_roles
 
 TUNINGS = ("full", "lora:last:2", "head")
 """Most gain first."""
@@ -49,6 +51,7 @@ def advise(
     max_length: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    skip_bad: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
     """Recipes worth trying on some data, best guess first.
@@ -63,6 +66,7 @@ def advise(
         max_length: Tokens a text.
         seed: Of the measured gap and of the splits.
         threads: CPU threads, all cores where not given.
+        skip_bad: Leave out inputs that cannot be read.
         **reading: ``input``, ``label``, ``domain``, ``group`` as for :func:`injerto.load_domains`.
 
     Returns:
@@ -79,14 +83,16 @@ def advise(
     shown = str(data) if isinstance(data, str | PathLike) else "DATA"
     recipe = make_recipe(data=shown, source=source, target=target)
     roles = {"source": list(recipe.source), "target": list(recipe.target)}
-    sizes = {"image_size": image_size, "max_length": max_length, "threads": threads}
-    domains = load_domains(data, **reading, extra=target_paths(recipe.target))
+    if minutes <= 0:
+        raise InjertoError(f"--minutes is a number above 0, not {minutes:g}")
+    sizes = {"image_size": image_size, "max_length": max_length, "threads": threads, "skip_bad": skip_bad}
+    domains = load_domains(data, **reading, extra=paths_elsewhere(recipe.target)).check(skip_bad)
     with quiet():
         sources, targets = settle_roles(recipe, domains)
     name = str(backbone or BACKBONES[domains.modality])
     network = open_backbone(name, data, image_size, max_length)
     facts = _facts(domains, sources, targets, network, seed, threads)
-    given = {**roles, "backbone": name if backbone else None, **sizes, **reading}
+    given = {**roles, "backbone": name if backbone else None, **sizes, "seed": seed, **reading}
 
     def entry(tuning: str, alignment: str, why: str) -> dict[str, Any]:
         settings: dict[str, Any] = {"tuning": tuning, "alignment": alignment}
@@ -94,9 +100,9 @@ def advise(
             settings["steps"] = STEPS
         everything = {name: value for name, value in {**given, **settings}.items() if value}
         with quiet():
-            plan = prepare(make_recipe(data=shown, seed=seed, **everything), domains, network).plan
+            plan = prepare(make_recipe(data=shown, **everything), domains, network).plan
         found = {"backbone": name, "tuning": tuning, "alignment": alignment, "settings": settings}
-        return found | {"minutes": (plan.seconds or 0.0) / 60, "why": why, "command": _command(shown, everything)}
+        return found | {"minutes": (plan.seconds or 0.0) / 60, "why": why, "command": fit_command(shown, everything)}
 
     alignment, reason = _alignment(facts)
     recipes = [entry(tuning, alignment, f"{reason}; {WHY[tuning]}") for tuning in TUNINGS]
@@ -132,12 +138,3 @@ def _alignment(facts: dict[str, Any]) -> tuple[str, str]:
     if facts["gap"] is None:
         return "none", "too few examples to measure a gap"
     return choose_alignment(facts["gap"])
-
-
-def _command(data: str, settings: dict[str, Any]) -> str:
-    words = ["injerto", "fit", data]
-    for name, value in settings.items():
-        for item in value if isinstance(value, list) else [value]:
-            if item is not None:
-                words += [f"--{name.replace('_', '-')}", str(item)]
-    return shlex.join(words)

@@ -212,13 +212,14 @@ def _check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
 
 def _check_needs(planned: Sequence[Planned]) -> None:
     """Refuse domains, alignments and objectives that the data cannot give, before the first run starts."""
-    from injerto.training.prepare import settle_roles, target_paths
+    from injerto.domains.elsewhere import paths_elsewhere
+    from injerto.training.prepare import settle_roles
     from injerto.training.settings import check_terms
 
     first = planned[0].recipe
     columns = ("input", "label", "domain", "group", "split_column", "split_file")
     domains = api.load_domains(
-        first.data, **{name: getattr(first, name) for name in columns}, extra=target_paths(first.target)
+        first.data, **{name: getattr(first, name) for name in columns}, extra=paths_elsewhere(first.target)
     )
     with quiet():  # a row without alignment is what its target is for
         for recipe in {one.label: one.recipe for one in planned}.values():

@@ -11,6 +11,7 @@ from typing import Any
 
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
+from injerto.recipe.command import flags
 from injerto.recipe.recipe import NECK, Recipe, make_recipe
 
 NO_AXIS = {
@@ -284,14 +285,7 @@ def command_of(
         settings: What is the same for all rows.
         out: The folder.
     """
-    words = ["injerto", "compare", data]
-    for name, value in settings.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            words += [flag] if value else []
-        elif value is not None:
-            for item in value if isinstance(value, list | tuple) else [value]:
-                words += [flag, str(item)]
+    words = ["injerto", "compare", data, *flags(settings)]
     for axis, values in grid.items():
         words += ["--grid", f"{axis.replace('_', '-')}={','.join(map(text_of, values))}"]
     counted = list(seeds) == list(range(len(seeds)))

@@ -21,6 +21,7 @@ from injerto.compute.embedding import open_backbone
 from injerto.compute.features import cache_limit
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
+from injerto.domains.elsewhere import named_in, paths_elsewhere
 from injerto.domains.load import load_domains
 from injerto.domains.splits import keep_shots, split_domains
 from injerto.evaluation.domains import REPORTED, role_of
@@ -167,7 +168,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     check_trackers(recipe.track)
     cache_limit()
     start = time.perf_counter()
-    extra = target_paths(recipe.target)
+    extra = paths_elsewhere(recipe.target)
     domains = load_domains(
         data,
         input=recipe.input,
@@ -292,25 +293,6 @@ def _for_few(
     return resolved
 
 
-def target_paths(target: Sequence[str]) -> dict[str, str]:
-    """The paths of targets that come from elsewhere (``NAME=PATH``), by name.
-
-    Args:
-        target: As the user named them.
-
-    Raises:
-        InjertoError: Where nothing is at a path.
-    """
-    extra = {}
-    for item in target:
-        name, equals, path = item.partition("=")
-        if equals:
-            if not name or not Path(path).exists():
-                raise InjertoError(f"--target {item}: nothing at '{path}'; write NAME=PATH with an existing path")
-            extra[name] = path
-    return extra
-
-
 def settle_roles(recipe: Recipe, domains: Domains) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the sources and of the targets.
 
@@ -322,8 +304,8 @@ def settle_roles(recipe: Recipe, domains: Domains) -> tuple[tuple[str, ...], tup
         InjertoError: Where a name is unknown, or there twice, or a setting needs a domain more.
     """
     sources = recipe.source or only_domain(domains)
-    targets = tuple(item.partition("=")[0] for item in recipe.target)
-    for name in (*sources, *targets):
+    targets = named_in(domains, recipe.target)
+    for name in sources:
         domains.named(name)
     for name in set(sources) & set(targets):
         raise InjertoError(f"domain '{name}' is given as --source and as --target; choose one")
