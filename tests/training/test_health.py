@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import injerto
+from injerto.alignment.base import Setting, make_alignment
 from injerto.domains.domain import Domain
-from injerto.training.health import Health, label_shift, warn_about
+from injerto.recipe.grammar import parse_alignment
+from injerto.training.health import Health, label_shift, warn_about, warn_of_frequencies
 from injerto.training.watch import Watch
 
 FINE: dict[str, Any] = {
@@ -34,8 +37,9 @@ def said(best: float = 0.9, last: float = 0.89, **changes: Any) -> dict[str, str
 def test_nothing_is_said_of_a_healthy_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert said() == {}
     assert (
-        "tells the domains apart 95 % -> 60 % (chance 50 %), MMD^2 0.300 -> 0.010 (p 0.200)" in capsys.readouterr().err
-    )
+        "tells the domains apart 95 % in the pretrained embedding, 60 % in what the head sees now (chance 50 %), "
+        "MMD^2 0.300 -> 0.010 (p 0.200)"
+    ) in capsys.readouterr().err
 
 
 def test_a_dead_adversary_is_not_taken_for_success() -> None:
@@ -44,20 +48,34 @@ def test_a_dead_adversary_is_not_taken_for_success() -> None:
 
 
 def test_a_shift_of_the_classes_is_named_to_terms_that_match_frequencies() -> None:
-    assert "compare with mcc" in said(label_shift={"sketch": 0.4})["label shift sketch"]
-    watch = Watch()
-    warn_about({**FINE, "label_shift": {"sketch": 0.4}}, {"mcc": 1.0}, watch, 0.9, 0.9, 7)
-    assert watch.said == {}
+    def warned(terms: list[str], **block: Any) -> dict[str, str]:
+        watch = Watch()
+        warn_of_frequencies({**FINE, "mmd": [], **block}, terms, watch)
+        return watch.said
+
+    shift = {"sketch": 0.4}
+    assert "mmd, dann pulls different classes" in warned(["mmd", "dann"], label_shift=shift)["label shift sketch"]
+    assert warned(["mmd"], label_shift={"sketch": 0.2}) == warned([], label_shift=shift) == {}
+    assert warned(["mmd"], label_shift=shift, mmd=FINE["mmd"]) == {}  # far: a poor classifier reads as shift
+
+
+def test_terms_that_match_frequencies() -> None:
+    roles = ("source", "target")
+    texts = ("mmd", "mmd(frequencies=estimated)", "lmmd", "coral", "dann", "cdan", "mcc")
+    terms = {text: make_alignment(parse_alignment(text)[0], Setting(4, 3, roles)) for text in texts}
+    assert [text for text, term in terms.items() if term.matches_frequencies] == ["mmd", "lmmd", "dann"]
 
 
 def test_skewed_target_classes_are_seen_before_mmd_hides_them(
     tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, data_writers: SimpleNamespace
 ) -> None:
-    """Nine of ten target examples are blue; after MMD the guesses have the source's frequencies."""
-    data = data_writers.pictures(tmp_path / "data", per_class=100, domains=("day", "dusk"))
-    for label, kept in (("green", 10), ("red", 0)):
-        for number in range(kept, 100):
-            (data / "dusk" / label / f"{number}.png").unlink()
+    """Four of five target examples are blue; after MMD the guesses have the source's frequencies."""
+    data = data_writers.pictures(tmp_path / "data", per_class=100, domains=("day",))
+    for label, count in (("blue", 80), ("green", 10), ("red", 10)):
+        (data / "dusk" / label).mkdir(parents=True)
+        for number in range(count):
+            picture = data_writers.picture(label, 1000 + number, -5)
+            Image.fromarray(picture).save(data / "dusk" / label / f"{number}.png")
     settings = {"source": "day", "target": "dusk", "backbone": tiny_timm, "tuning": "head", "steps": 20} | quick
     run = injerto.fit(data, alignment="mmd", out=tmp_path / "run", **settings)
     assert run.metrics["alignment"]["label_shift"]["dusk"] > 0.25

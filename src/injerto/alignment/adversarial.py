@@ -149,6 +149,8 @@ class Dann(Adversary):
     shift; watch the fresh probe, for an adversary at chance may as well be dead.
     """
 
+    matches_frequencies = True
+
 
 class _Conditional(Adversary):
     """The discriminator sees the embedding together with the model's own guess of the class."""

@@ -121,12 +121,14 @@ class Alignment(nn.Module):
         ramped: Whether its weight grows over the run.
         stages: The stages whose outputs it wants.
         weight: Its weight in this run.
+        matches_frequencies: Whether it takes the classes to be as frequent in one domain as in the other.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, Option]] = {}
     default_weight: ClassVar[float] = 1.0
     ramped: ClassVar[bool] = False
+    matches_frequencies: bool = False
 
     def __init__(self, setting: Setting, weight: float, **options: Any) -> None:
         """Keep the weight and the options.

@@ -66,6 +66,7 @@ class Mmd(Alignment):
         """
         super().__init__(setting, weight, **options)
         self.tracker: FrequencyTracker | None = None
+        self.matches_frequencies = self.frequencies == "same"
         if self.frequencies == "estimated":
             if self.estimator == "linear":
                 raise InjertoError(
@@ -150,6 +151,7 @@ class Lmmd(Alignment):
 
     needs = frozenset({"target", "gradient"})
     ramped = True
+    matches_frequencies = True
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:
         """See the class.

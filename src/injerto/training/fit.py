@@ -26,7 +26,7 @@ from injerto.tasks.probe import Probe, Score, fit_probe, quick_score
 from injerto.training.caches import Caches
 from injerto.training.clock import Clock
 from injerto.training.examples import Examples, Kept
-from injerto.training.health import HELD_OUT, Health, label_shift, report, warn_about
+from injerto.training.health import HELD_OUT, Health, label_shift, report, warn_about, warn_of_frequencies
 from injerto.training.memory import Memory, snapshot
 from injerto.training.objectives import Classification
 from injerto.training.prepare import Prepared, save_splits
@@ -360,6 +360,7 @@ class Fit:
         block = report(before, after, objective.seen, self.shift, len(prepared.roles))
         assert isinstance(objective, Classification)
         scores = self.watch.accuracies or [0.0]
+        warn_of_frequencies(block, objective.matching(), self.watch)
         warn_about(block, objective.weights_of_terms(), self.watch, max(scores), scores[-1], len(prepared.classes))
         return block
 

@@ -25,12 +25,14 @@ class Objective(nn.Module):
     Attributes:
         watching: Whether this step's :attr:`seen` is wanted.
         seen: What the last watched step showed.
+        supervised: The labelled loss of the last call, without what alignments add; None where it is all there is.
     """
 
     def __init__(self) -> None:
         """Nothing is watched at first."""
         super().__init__()
         self.watching, self.seen = False, dict[str, float]()
+        self.supervised: Tensor | None = None
 
     def forward(self, part: Batch, p: float) -> Tensor:
         """The loss of a part of a batch, a mean over it.
@@ -88,6 +90,10 @@ class Classification(Objective):
         """The weight of each term by name."""
         return {name: term.weight for name, term in self._terms().items()}
 
+    def matching(self) -> list[str]:
+        """The terms that pull classes apart from themselves where their frequencies differ."""
+        return [name for name, term in self._terms().items() if term.matches_frequencies and term.weight]
+
     def live(self) -> str:
         """How well each discriminator tells the domains apart, against chance, and the terms without one."""
         words = []
@@ -120,6 +126,7 @@ class Classification(Objective):
         loss = self.labelled(each, outputs.logits, labels, part.domain, known, p)
         if not self.terms:
             return loss
+        self.supervised = loss.detach()
         step = StepOutputs(outputs.embedding, outputs.logits, labels, part.domain, self.roles, part.view, stages)
         plain = step if bool((part.view == PLAIN).all()) else step.select(part.view == PLAIN)
         whole = {"views", "labels"}

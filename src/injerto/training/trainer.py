@@ -215,18 +215,18 @@ class Trainer:
             self._diverged(f"the loss became {loss}")
         if self.average:
             self.average.step(self._weights())
-        self.watch.step(loss)
+        self.watch.step(self._supervised)
         return loss
 
     def _update(self, batch: Batch, factor: float) -> float:
-        """One optimizer step at a factor on the peak rates; the loss before it."""
+        """One optimizer step at a factor on the peak rates; the loss before it. Its labelled part is for the watch."""
         if batch.cut is None or batch.cut.suffix is not None:
             for module, mode in self._modes:
                 module.__dict__["training"] = mode  # nn.Module's own way to set an attribute is ten times slower
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total, self._supervised = 0.0, 0.0
         with torch.random.fork_rng(devices=None if self.plan.device == "cuda" else []):
             number = int(sha256(self.recipe.seed, self.progress.step, 0)[:15], 16)
             if self.plan.device == "cpu":
@@ -235,10 +235,13 @@ class Trainer:
                 torch.manual_seed(number)
             labelled, done = int(batch.labelled.sum()), self.progress.step / self.steps
             for part in batch.parts(self.recipe.accumulate):
+                share = int(part.labelled.sum()) / max(labelled, 1)
                 with self.frozen_norms:
-                    loss = self.objective(part, done) * (int(part.labelled.sum()) / max(labelled, 1))
+                    loss = self.objective(part, done) * share
                 self.accelerator.backward(loss)
+                own = self.objective.supervised
                 total += float(loss.detach())
+                self._supervised += float(loss.detach()) if own is None else share * float(own)
         if not math.isfinite(total):
             return total
         if self.recipe.clip:

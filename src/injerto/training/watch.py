@@ -8,6 +8,8 @@ from injerto.basics.progress import warn
 
 EARLY = 20
 """Steps before which nothing can be said."""
+WORSE = 0.05
+"""Rise of the NLL below which nothing is called over-fitting."""
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Watch:
         """Note a step's loss.
 
         Args:
-            loss: Of the train examples.
+            loss: Of the labelled examples, without what an alignment adds.
         """
         self.losses.append(loss)
 
@@ -57,7 +59,7 @@ class Watch:
         self.losses = []
         if self.first_loss is None:
             self.first_loss = loss
-        elif step >= max(EARLY, self.steps / 2) and loss > 0.98 * self.first_loss:
+        elif step >= max(EARLY, self.steps / 2) and loss > max(0.98 * self.first_loss, WORSE):
             self.say(
                 "not learning",
                 f"the loss has not fallen by step {step} ({self.first_loss:.3f} to {loss:.3f}): the head is not "
@@ -66,7 +68,8 @@ class Watch:
         if nll is not None:
             self.rising = self.rising + 1 if nll > self.best_nll else 0
             self.best_nll = min(self.best_nll, nll)
-            if self.rising >= 3 and nll > 1.2 * self.best_nll and loss < 0.5 * nll:
+            worse = nll > 1.2 * self.best_nll and nll > self.best_nll + WORSE
+            if self.rising >= 3 and worse and loss < 0.5 * nll:
                 self.say(
                     "over-fitting",
                     f"over-fitting: the NLL on source val rose from {self.best_nll:.3f} to {nll:.3f} while the loss on "
