@@ -157,6 +157,44 @@ def test_target_labels_are_the_few_that_were_given_away(
     (tmp_path / "few.csv").write_text("path,label\nelsewhere/0.png,blue\n")
     with pytest.raises(InjertoError, match="none of its paths"):
         injerto.fit(styles, out=tmp_path / "x", target_labels=str(tmp_path / "few.csv"), **settings)
+    (tmp_path / "few.csv").write_text("path,label\ndusk/blue/0.png,blue\ndusk/blue/0.png,red\n")
+    with pytest.raises(InjertoError, match="'dusk/blue/0.png' has two labels"):
+        injerto.fit(styles, out=tmp_path / "x", target_labels=str(tmp_path / "few.csv"), **settings)
+
+
+def test_target_labels_that_are_not_there_or_not_for_learning_are_told(
+    styles: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank = tmp_path / "blank"
+    blank.mkdir()
+    for number, path in enumerate(sorted((styles / "dusk").rglob("*.png"))):
+        shutil.copy(path, blank / f"{number}.png")
+    settings = {"source": "day", "backbone": tiny_timm, "steps": 2} | quick
+    with pytest.raises(InjertoError, match="'new' has no labels of the sources' classes to give away"):
+        injerto.fit(styles, out=tmp_path / "x", target=f"new={blank}", target_labels=2, **settings)
+    rows = "".join(f"dusk/{label}/{i}.png,{label}\n" for label in CLASSES for i in range(24))
+    (tmp_path / "all.csv").write_text(f"path,label\n{rows}")
+    injerto.fit(styles, out=tmp_path / "y", target="dusk", target_labels=str(tmp_path / "all.csv"), **settings)
+    assert "of 72 paths are no train example of a target and are left out" in capsys.readouterr().err
+
+
+def test_a_target_with_an_equals_sign_and_one_that_is_the_source(
+    styles: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(styles / "day", tmp_path / "data" / "day")
+    shutil.copytree(styles / "day", tmp_path / "data" / "p=q")
+    settings = {"source": "day", "target": "p=q", "backbone": tiny_timm, "steps": 2} | quick
+    run = injerto.fit(tmp_path / "data", out=tmp_path / "r", alignment="mmd", **settings)
+    assert run.metrics["domains"]["p=q"]["role"] == "target"
+    assert "72 inputs of target 'p=q' are in a source too" in capsys.readouterr().err
+
+
+def test_an_adversarys_loss_is_not_taken_for_a_head_that_does_not_learn(
+    styles: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"source": "day", "target": "dusk", "backbone": tiny_timm, "steps": 40, "tuning": "last:1"} | quick
+    run = injerto.fit(styles, out=tmp_path / "r", alignment="cdan(penalty=1000)+mmd:100", **settings)
+    assert not any("not learning" in text or "over-fitting" in text for text in run.metrics["warnings"])
 
 
 TEXTS: dict[str, dict[str, Any]] = {
@@ -213,6 +251,11 @@ def test_mixing_trains_and_aligns(
         ({"objective": "vrex(beta=1)", "source": ["day", "dusk"]}, "unknown option 'beta'"),
         ({"alignment": "mmd", "target": "dusk", "neck": "none"}, "leave --neck out"),
         ({"alignment": "mmd(stages=1)", "target": "dusk", "tuning": "last:1"}, "stage 1 cannot be aligned"),
+        ({"alignment": "mmd(stages=1)", "target": "dusk"}, "stage 1 cannot be aligned.*under this --tuning: none"),
+        ({"alignment": "mmd(frequencies=estimated,estimator=linear)", "target": "dusk"}, "leave one of them out"),
+        ({"alignment": "mmd", "target": "=dusk"}, "the name is missing; write NAME=PATH"),
+        ({"alignment": "mmd", "target": "dusk="}, "the path is missing; write NAME=PATH"),
+        ({"alignment": "mmd", "target": "dusk=nowhere"}, "nothing at 'nowhere'; write NAME=PATH"),
         ({"alignment": "mmd", "target": "dusk", "head": "probe"}, "cannot be aligned"),
         ({"alignment": "supcon", "augment": "mixup"}, "needs whole labels"),
         ({"augment": "mixstyle"}, "use --tuning full or lora"),

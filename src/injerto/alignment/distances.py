@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from injerto.alignment.base import Alignment, Setting, StepOutputs, register_alignment
-from injerto.basics.errors import InjertoError
 from injerto.recipe.options import Option
 from injerto.statistics.covariance import coral
 from injerto.statistics.labelshift import likeliest_frequencies
@@ -60,18 +59,11 @@ class Mmd(Alignment):
             setting: What it is built for.
             weight: Its weight.
             **options: See the class.
-
-        Raises:
-            InjertoError: Where the linear estimator is to have weights.
         """
         super().__init__(setting, weight, **options)
         self.tracker: FrequencyTracker | None = None
         self.matches_frequencies = self.frequencies == "same"
         if self.frequencies == "estimated":
-            if self.estimator == "linear":
-                raise InjertoError(
-                    "--alignment mmd: frequencies=estimated has no estimator=linear; leave one of them out"
-                )
             self.tracker = FrequencyTracker(setting.classes, len(setting.roles))
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:

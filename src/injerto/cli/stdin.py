@@ -17,10 +17,12 @@ def expand(inputs: Sequence[str], modality: str) -> list[str]:
         modality: ``image`` or ``text``.
 
     Raises:
-        InjertoError: Where a path holds no image, or nothing is given.
+        InjertoError: Where a path holds no image, or nothing is given; empty lines of standard input are skipped.
     """
     lines: list[str] = []
-    for item in inputs:
+    for place, item in enumerate(inputs, 1):
+        if not item.strip():
+            raise InjertoError(f"input {place} is empty; leave it out")
         lines += [line.rstrip("\r\n") for line in sys.stdin] if item == "-" else [item]
     lines = [line for line in lines if line.strip()]
     if modality == "image":

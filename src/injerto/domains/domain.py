@@ -39,6 +39,11 @@ class Domain:
     given: tuple[str | None, ...]
     sources: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """Name and size, not all examples."""
+        labelled = sum(label is not None for label in self.labels)
+        return f"<Domain {self.name!r}: {len(self)} examples, {labelled} with labels>"
+
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.ids)

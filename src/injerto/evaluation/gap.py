@@ -47,6 +47,10 @@ class Gap:
     domains: Domains
     embeddings: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        """The verdict, not all numbers."""
+        return f"<Gap {self.content['data']!r}, {len(self.content['pairs'])} pairs: {self.content['verdict']}>"
+
 
 def measure_gap(
     data: Any,

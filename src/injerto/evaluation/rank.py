@@ -27,9 +27,9 @@ LEADING = "probe_accuracy"
 
 def rank_backbones(
     data: Any,
-    backbones: Sequence[str | PathLike[str]],
+    backbones: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
-    on: Sequence[str] = (),
+    on: str | Sequence[str] = (),
     image_size: int | None = None,
     max_length: int | None = None,
     seed: int = 0,
@@ -69,13 +69,16 @@ def rank_backbones(
     """
     if not backbones:
         raise InjertoError("nothing to rank: name backbones, such as --backbones packaged:efficientnet-lite0,timm:NAME")
-    names = [str(name) for name in backbones]
+    names = [str(name) for name in ([backbones] if isinstance(backbones, str | PathLike) else backbones)]
     if len(set(names)) < len(names):
         raise InjertoError("--backbones names a model twice; name each once")
     domains = load_domains(data, **reading)
-    parts = _labelled(domains, on)
+    parts = _labelled(domains, [on] if isinstance(on, str) else on)
     whole = Domains({part.name: part for part in parts}, domains.modality, domains.name).check(skip_bad)
     parts = list(whole.values())
+    for name in names if len(names) > 1 else ():  # before any of them has cost time
+        if not _is_run(name):
+            _check_modality(name, open_backbone(name, data).modality, domains.modality)
     found = []
     for name in names:
         found.append(_scored(name, data, parts, domains.modality, image_size, max_length, seed, threads, precision))
@@ -121,8 +124,7 @@ def _scored(
     """One model: its embeddings of every part, and the mean of each score over the parts."""
     start = time.perf_counter()
     probabilities: list[np.ndarray | None] = [None] * len(parts)
-    is_run = (Path(name) / "recipe.yaml").exists() or (Path(name) / "adapter_card.json").exists()
-    if is_run:
+    if _is_run(name):
         run = Run(name, precision="fp32" if precision == "auto" else precision, threads=threads)
         network = run.model.backbone
         _check_modality(name, network.modality, modality)
@@ -148,6 +150,10 @@ def _scored(
         "scores": {score: float(np.mean(values)) for score, values in scores.items()},
         "seconds": {what: round(spent, 3) for what, spent in seconds.items()},
     }
+
+
+def _is_run(name: str) -> bool:
+    return (Path(name) / "recipe.yaml").exists() or (Path(name) / "adapter_card.json").exists()
 
 
 def _check_modality(name: str, takes: str, holds: str) -> None:

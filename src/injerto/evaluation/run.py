@@ -53,6 +53,10 @@ class Run:
         self.path = Path(path)
         self._backbone, self._precision, self._threads, self._t = backbone, precision, threads, t
 
+    def __repr__(self) -> str:
+        """Where it is."""
+        return f"<{type(self).__name__} {str(self.path)!r}>"
+
     @cached_property
     def _opened(self) -> tuple[Model, dict[str, Any], ComputePlan]:
         model, card, line = load_model(self.path, self._backbone)

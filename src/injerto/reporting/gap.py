@@ -40,6 +40,8 @@ def check_page(path: Path) -> None:
     """
     if path.is_dir():
         raise InjertoError(f"--report {path} is a folder; name a file, such as {path / 'gap.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InjertoError(f"--report {path} is to be a page for a browser; give it a name that ends in .html")
     check_writable(path.parent)
 
 
@@ -57,6 +59,8 @@ def report_gap(gap: Gap, path: str | PathLike[str], seed: int = 0) -> Path:
     Raises:
         InjertoError: Where it cannot be written.
     """
+    if not isinstance(gap, Gap):
+        raise InjertoError(f"report_gap takes what measure_gap returned, not a {type(gap).__name__}")
     path = Path(path)
     check_page(path)
     measures = PICTURE if gap.domains.modality == "image" else TEXT

@@ -167,6 +167,8 @@ def check_grid(grid: Mapping[str, Sequence[Any] | str], settings: Mapping[str, A
     Raises:
         InjertoError: Where an axis is unknown, has no value, or is a setting too.
     """
+    if not isinstance(grid, Mapping):
+        raise InjertoError(f"grid is a mapping such as {{'tuning': ['head', 'lora']}}, not {grid!r}")
     if not grid:
         raise InjertoError("nothing to compare: give an axis, for example --grid tuning=head,lora")
     known = [name for name in Recipe.model_fields if name not in NO_AXIS]

@@ -379,6 +379,10 @@ def _announce(prepared: Prepared) -> None:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):
             if label is not None:
                 given.setdefault(content, set()).add(label)
+    for name in prepared.targets:
+        same = len(given.keys() & set(prepared.domains[name].contents))
+        if same:
+            note(f"data: {same} inputs of target '{name}' are in a source too; its numbers say little about transfer")
     torn = [sorted(labels) for labels in given.values() if len(labels) > 1]
     if torn:
         warn(f"{len(torn)} inputs are there several times with different labels (one as {' and '.join(torn[0])})")

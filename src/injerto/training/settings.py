@@ -1,6 +1,6 @@
 """Settings of the second dial that must fit the data and the backbone; checked before compute is spent."""
 
-from injerto.alignment.base import check_needs, find_alignment
+from injerto.alignment.base import check_needs, check_stages, find_alignment
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note
@@ -23,7 +23,13 @@ def check_terms(recipe: Recipe) -> None:
     if recipe.alignment_terms and recipe.patience:
         raise InjertoError("--patience chooses by source val, and an aligned run keeps its last step; leave it out")
     for term in recipe.alignment_terms:
-        kind, _ = find_alignment(term)
+        kind, options = find_alignment(term)
+        if recipe.tuning_spec.kind == "head":
+            check_stages([term], ())
+        if options.get("frequencies") == "estimated" and options["estimator"] == "linear":
+            raise InjertoError(
+                f"--alignment {term.name}: frequencies=estimated has no estimator=linear; leave one of them out"
+            )
         if term.weight == 0:
             note(f"--alignment {term.name}:0 changes nothing: its weight is 0; it is only measured")
         if "labels" in kind.needs and "mixup" in recipe.mixing:

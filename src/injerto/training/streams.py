@@ -10,6 +10,7 @@ import numpy as np
 from injerto.alignment.base import LABELLED, SECOND, find_alignment
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
+from injerto.basics.progress import note
 from injerto.domains.domain import Domain
 from injerto.recipe.grammar import AlignmentTerm
 from injerto.tasks.classification import encode
@@ -72,7 +73,14 @@ def few_labels(
     if wanted is None:
         return {}
     if wanted.isdecimal():
-        return {name: _first_of_each(part, int(wanted), classes, seed) for name, part in targets.items()}
+        kept = {name: _first_of_each(part, int(wanted), classes, seed) for name, part in targets.items()}
+        for name in kept:
+            if not kept[name]:
+                raise InjertoError(
+                    f"--target-labels {wanted}: '{name}' has no labels of the sources' classes to give away; name a "
+                    "CSV path,label"
+                )
+        return kept
     given = _read(Path(wanted), classes)
     found: dict[str, dict[int, str]] = {name: {} for name in targets}
     used = set()
@@ -86,6 +94,11 @@ def few_labels(
                     used.add(path)
                     break
     missing = sorted(set(given) - used)
+    if used and missing:
+        note(
+            f"--target-labels {wanted}: {len(missing)} of {len(given)} paths are no train example of a target and are "
+            f"left out, '{missing[0]}' for one; those in val or test must not be learned from"
+        )
     if not used:
         raise InjertoError(
             f"--target-labels {wanted}: none of its paths is a train example of a target ('{missing[0]}', for one); "
@@ -120,4 +133,10 @@ def _read(path: Path, classes: Sequence[str]) -> dict[str, str]:
         if row["label"] not in classes:
             known = suggest(row["label"] or "", list(classes))
             raise InjertoError(f"--target-labels {path}: no source has the class '{row['label']}'; {known}")
-    return {row["path"]: row["label"] for row in rows}
+    found: dict[str, str] = {}
+    for row in rows:
+        if found.setdefault(row["path"], row["label"]) != row["label"]:
+            raise InjertoError(
+                f"--target-labels {path}: '{row['path']}' has two labels, '{found[row['path']]}' and '{row['label']}'"
+            )
+    return found
