@@ -451,6 +451,7 @@ def test_predict_on_what_is_not_there(refused: Refused, image_run: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "note.png").write_text("no picture")
     assert "no such image: nowhere.png" in refused("predict", image_run, "nowhere.png")
+    assert "input 1 is empty" in refused("predict", image_run, "")
     assert "no such image" in refused("predict", image_run, str(tmp_path / "*.jpg"))
     assert "no images in" in refused("predict", image_run, tmp_path / "empty")
     assert "note.png" in refused("predict", image_run, tmp_path / "note.png", "--json")

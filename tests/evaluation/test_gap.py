@@ -203,6 +203,8 @@ def test_the_command_prints_a_table_a_verdict_and_commands(
         (["--on", "even"], "between two domains"),
         (["--on", "eve"], "did you mean 'even'"),
         (["--report", "."], "is a folder"),
+        (["--report", "gap.txt"], "a name that ends in .html"),
+        (["--on", "even", "--on", "=x"], "--on =x: the name is missing"),
         (["--backbone", "packaged:minilm-l6"], "takes texts"),
     ],
 )

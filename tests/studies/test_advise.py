@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,11 +97,27 @@ def test_the_command_line(cli: Any, lights: Path, tiny_timm: Path) -> None:
     flags = ("--source", "day", "--target", "night", "--backbone", tiny_timm, "--threads", 1)
     shown = cli("advise", lights, *flags)
     assert shown.code == 0 and "1. --tuning full --alignment mmd" in shown.out and "injerto fit" in shown.out
-    assert json.loads(cli("advise", lights, *flags, "--json").out)["recipes"][0]["why"]
+    recipes = json.loads(cli("advise", lights, *flags, "--json").out)["recipes"]
+    assert recipes[0]["why"] and len({one["command"].split("--out ")[1] for one in recipes}) == len(recipes)
+
+
+def test_bad_pictures_are_left_out_where_asked_and_by_the_commands(
+    lights: Path, tiny_timm: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(lights, tmp_path / "data")
+    next((tmp_path / "data" / "day" / "red").glob("*.png")).write_bytes(b"no picture")
+    given = {"source": "day", "target": "night", "backbone": tiny_timm, "threads": 1}
+    with pytest.raises(InjertoError, match="--skip-bad"):
+        injerto.advise(tmp_path / "data", **given)
+    found = injerto.advise(tmp_path / "data", skip_bad=True, **given)
+    assert found["facts"]["labelled"] == 119
+    assert all("--skip-bad" in one["command"] for one in found["recipes"])
 
 
 def test_names_that_are_not_there_are_refused(lights: Path, tiny_timm: Path) -> None:
     with pytest.raises(InjertoError, match="did you mean 'day'"):
         injerto.advise(lights, source="dy", backbone=tiny_timm)
+    with pytest.raises(InjertoError, match="--minutes is a number above 0"):
+        injerto.advise(lights, source="day", backbone=tiny_timm, minutes=0)
     with pytest.raises(InjertoError, match="--source"):
         injerto.advise(lights, backbone=tiny_timm)
