@@ -131,7 +131,7 @@ def _advice(
     alignment, reason = choose_alignment(worst)
     found = []
     if worst["level"] == "far":
-        found.append(entry(f"the farthest pair: {reason}", **lora, alignment=alignment))
+        found.append(entry(f"{reason} (the farthest pair)", **lora, alignment=alignment))
         found.append(entry("plain training: what any alignment must beat", **lora, alignment="none"))
     else:
         found.append(entry("close domains: plain training usually carries over; measure it first", **pair))
