@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -459,3 +460,13 @@ def test_frechet_of_few_rows_and_unequal_sizes_is_finite_and_real() -> None:
     for n, m in ((2, 2), (2, 50), (10, 300), (300, 7)):
         result = frechet_distance(normal(n, n, 40).astype(np.float32), normal(m + 1, m, 40).astype(np.float32) + 3)
         assert 0.5 * 360 < result.distance < 3 * 360 and 0 < result.relative < 4
+
+
+def test_features_that_are_too_many_to_keep_are_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 1, (1500, 6)), rng.normal(0.2, 1, (1200, 6))
+    groups = np.arange(1500) // 2, 200 + np.arange(1200)
+    settings: dict[str, Any] = {"groups": groups, "exact": 0, "features": 50, "draws": 20}
+    kept = two_sample_test(x, y, **settings)
+    monkeypatch.setattr(twosample, "_KEPT", 0)
+    assert two_sample_test(x, y, **settings) == kept

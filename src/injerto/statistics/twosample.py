@@ -15,6 +15,7 @@ from injerto.statistics.kernels import MULTIPLIERS, gaussian, resolve_bandwidth,
 
 Groups = tuple[Sequence[str] | Sequence[int] | np.ndarray, Sequence[str] | Sequence[int] | np.ndarray]
 
+_KEPT = 250_000_000  # numbers: 1 GB of float32 features that the second pass finds again
 _ROWS = 1024  # rows at a time, which with their features fit the processor's cache
 _BANDWIDTH_ROWS = 2000  # rows the median distance is taken over above ``exact``
 _FLAT = 1e-6  # kernels and correlations are at most 1: below this is rounding
@@ -212,7 +213,10 @@ def _exact(pooled: np.ndarray, units: _Units, member: np.ndarray) -> tuple[np.nd
 def _fourier(
     pooled: np.ndarray, units: _Units, member: np.ndarray, features: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """As :func:`_exact`, by random Fourier features, with their standard error; two passes over the rows."""
+    """As :func:`_exact`, by random Fourier features, with their standard error; two passes over the rows.
+
+    The features of the first pass are kept for the second where they are small enough.
+    """
     share = max(2, -(-features // len(MULTIPLIERS)))
     count = share * len(MULTIPLIERS)
     some = pooled[rng.permutation(len(pooled))[:_BANDWIDTH_ROWS]].astype(np.float64)
@@ -221,7 +225,8 @@ def _fourier(
     everyone = np.vstack([member, np.ones_like(units.in_x)])
     sums, length = np.zeros((len(everyone), 2 * count)), np.full(len(units.group), float(count))
     own, pairs = np.zeros((2, 2 * count)), np.zeros(2 * count)  # what pairs of one group would add
-    for _, which, rows, means in _embedded(pooled, units, frequencies, some.mean(0)):
+    kept = np.empty((len(pooled) if len(pooled) * 2 * count <= _KEPT else 0, 2 * count), pooled.dtype)
+    for _, which, rows, means in _embedded(pooled, units, frequencies, some.mean(0), kept, again=False):
         sums += everyone[:, which].astype(np.float64) @ means
         shared, sides = units.shared[which], np.stack([units.in_x[which], ~units.in_x[which]])
         pairs += (means[shared & sides[0]] * means[shared & sides[1]]).sum(0)
@@ -236,7 +241,7 @@ def _fourier(
     each = each.reshape(2, len(MULTIPLIERS), share).sum(0)  # MMD^2 by every frequency; the estimate is their mean
     error = float(np.sqrt((each.var(1, ddof=1) / share).sum()) / len(MULTIPLIERS))
     towards = np.empty((2, len(pooled)))
-    for where, which, rows, means in _embedded(pooled, units, frequencies, some.mean(0)):
+    for where, which, rows, means in _embedded(pooled, units, frequencies, some.mean(0), kept, again=True):
         unit = units.unit[where]
         shared, in_x, here = units.shared[unit], units.in_x[unit], unit - which.start
         beside = (here + np.where(in_x, 1, -1))[shared]
@@ -249,18 +254,23 @@ def _fourier(
 
 
 def _embedded(
-    pooled: np.ndarray, units: _Units, frequencies: np.ndarray, centre: np.ndarray
+    pooled: np.ndarray, units: _Units, frequencies: np.ndarray, centre: np.ndarray, kept: np.ndarray, again: bool
 ) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:
-    """Which rows and units, and the features of both; no group is cut in two."""
+    """Which rows and units, and the features of both; no group is cut in two.
+
+    The rows' features are put into ``kept`` where it has room for all, and taken from there ``again``.
+    """
     matrix, middle = torch.from_numpy(frequencies.astype(pooled.dtype)), centre.astype(pooled.dtype)
     firsts = np.flatnonzero(np.diff(units.group[units.unit], prepend=-1))
     steps = np.unique(np.searchsorted(firsts, np.arange(0, len(pooled), _ROWS)))
     edges = [*firsts[steps[steps < len(firsts)]], len(pooled)]
+    count = frequencies.shape[1]
     for start, stop in zip(edges, edges[1:], strict=False):
-        phases = torch.from_numpy(pooled[start:stop] - middle) @ matrix
-        rows = np.empty((stop - start, 2 * phases.shape[1]))
-        rows[:, : phases.shape[1]], rows[:, phases.shape[1] :] = phases.cos(), phases.sin()
-        unit = units.unit[start:stop]
+        single = kept[start:stop] if len(kept) else np.empty((stop - start, 2 * count), pooled.dtype)
+        if not (again and len(kept)):
+            phases = torch.from_numpy(pooled[start:stop] - middle) @ matrix
+            single[:, :count], single[:, count:] = phases.cos(), phases.sin()
+        rows, unit = single.astype(np.float64), units.unit[start:stop]
         yield slice(start, stop), slice(unit[0], unit[-1] + 1), rows, _unit_means(rows, unit)
 
 
