@@ -253,6 +253,7 @@ def test_mixing_trains_and_aligns(
         ({"alignment": "mmd(stages=1)", "target": "dusk", "tuning": "last:1"}, "stage 1 cannot be aligned"),
         ({"alignment": "mmd(stages=1)", "target": "dusk"}, "stage 1 cannot be aligned.*under this --tuning: none"),
         ({"alignment": "mmd(frequencies=estimated,estimator=linear)", "target": "dusk"}, "leave one of them out"),
+        ({"alignment": "mmd", "target": {"new": "flat"}}, "is written 'new=flat'"),
         ({"alignment": "mmd", "target": "=dusk"}, "the name is missing; write NAME=PATH"),
         ({"alignment": "mmd", "target": "dusk="}, "the path is missing; write NAME=PATH"),
         ({"alignment": "mmd", "target": "dusk=nowhere"}, "nothing at 'nowhere'; write NAME=PATH"),

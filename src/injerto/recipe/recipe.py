@@ -155,6 +155,9 @@ class Recipe(BaseModel):
     @field_validator("source", "target", "track", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            name, path = next(iter(value.items()), ("NAME", "PATH"))
+            raise InjertoError(f"a domain from elsewhere is written '{name}={path}', not as a mapping")
         return (value,) if isinstance(value, str) else value
 
     @field_validator("tuning")
