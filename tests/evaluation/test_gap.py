@@ -179,6 +179,14 @@ def test_commands_are_read_as_the_data_were_and_do_not_share_a_folder() -> None:
     assert len({words[words.index("--out") + 1] for words in commands}) == 3
 
 
+def test_close_domains_are_aligned_where_a_probe_loses_much() -> None:
+    domains = {name: {"labelled": 10, "classes": 2} for name in "ab"}
+    for away in (0.85, 0.4):
+        transfer = [{"from": "a", "to": "b", "home": 0.95, "away": away}]
+        advice = judge_all([{**pairs_of(ab="close")[0], "transfer": transfer}], domains, "d", {})["advice"]
+        assert ("--alignment mmd" in advice[0]["command"]) == (away < 0.5)
+
+
 def test_a_domain_from_elsewhere_is_measured(lights: Path, tiny_timm: Path, tmp_path: Path) -> None:
     shutil.copytree(lights / "night", tmp_path / "new" / "x")
     found = injerto.measure_gap(lights, on=["even", f"new={tmp_path / 'new'}"], backbone=tiny_timm, threads=1).content

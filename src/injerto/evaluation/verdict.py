@@ -12,6 +12,8 @@ FAR = 0.1
 CLASSES = 0.25
 """Total variation from which the classes' frequencies are called different."""
 LEVELS = ("same", "close", "far")
+LOST = 0.15
+"""Accuracy that a probe may lose on the way to the other domain before an alignment is advised between close ones."""
 MOST = 4
 """Pairs that a verdict names."""
 
@@ -130,7 +132,8 @@ def _advice(
     lora = {**pair, "tuning": "lora:last:2"}
     alignment, reason = choose_alignment(worst)
     found = []
-    if worst["level"] == "far":
+    lost = max((entry["home"] - entry["away"] for entry in worst.get("transfer", ())), default=0.0)
+    if worst["level"] == "far" or lost > LOST:
         found.append(entry(f"{reason} (the farthest pair)", **lora, alignment=alignment))
         found.append(entry("plain training: what any alignment must beat", **lora, alignment="none"))
     else:
