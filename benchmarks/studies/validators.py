@@ -32,7 +32,7 @@ DRAWS = 2000
 def candidates_of(folder: Path) -> list[dict[str, Any]]:
     """One entry for every seed of a comparison: name, and arrays over its rows."""
     content = json.loads((folder / "results.json").read_text())
-    if not content["target"]:
+    if not content["target"] or "alignment" not in content["grid"]:
         return []
     (target,) = content["target"]
     found = []
