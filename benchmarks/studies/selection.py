@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from validators import on_target, over_comparisons
 
 import injerto
 from alignment import EMOJI, LITE0, MINILM, sentences
@@ -29,7 +30,6 @@ TEXTS = [
     ("movies", "tweets"), ("news", "products"), ("news", "tweets"), ("products", "news"), ("products", "tweets"),
     ("tweets", "movies"),
 ]  # fmt: skip
-DRAWS = 2000
 
 
 def one(work: Path, data: str, pair: tuple[str, str], alignment: str, seeds: int, settings: dict[str, Any]) -> Any:
@@ -44,22 +44,13 @@ def one(work: Path, data: str, pair: tuple[str, str], alignment: str, seeds: int
     found = np.full((len(RULES), seeds), np.nan)
     for row in content["rows"]:
         if row["status"] == "ok":
-            sides = [row["domains"][target]["splits"][side] for side in ("train", "test")]
-            right = sum(side["accuracy"] * side["n"] for side in sides) / sum(side["n"] for side in sides)
-            found[RULES.index(row["axes"]["select"]), row["seed"]] = right
+            found[RULES.index(row["axes"]["select"]), row["seed"]] = on_target(row, target)
     return found
 
 
 def gains(found: list[np.ndarray], rule: int) -> tuple[float, float, float]:
     """Mean gain of a rule over the last step, and its interval."""
-    each = [values[rule] - values[0] for values in found]
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(DRAWS):
-        picked = [each[i] for i in rng.integers(len(each), size=len(each))]
-        draws.append(np.mean([values[rng.integers(len(values), size=len(values))].mean() for values in picked]))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(np.mean([values.mean() for values in each])), float(low), float(high)
+    return over_comparisons([values[rule] - values[0] for values in found])
 
 
 def main() -> None:

@@ -23,10 +23,21 @@ from scipy.stats import spearmanr
 from injerto.basics.files import write_text
 from injerto.compute.machine import machine
 from injerto.evaluation.validators import VALIDATORS
+from injerto.statistics.bootstrap import nested_interval
 from injerto.studies.choice import choose
 
 HERE = Path(__file__).parent
-DRAWS = 2000
+
+
+def on_target(row: dict[str, Any], target: str) -> float:
+    """Accuracy of a row on the target's train and test examples together."""
+    sides = [row["domains"][target]["splits"][side] for side in ("train", "test")]
+    return float(np.average([side["accuracy"] for side in sides], weights=[side["n"] for side in sides]))
+
+
+def over_comparisons(each: list[np.ndarray]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of values by comparison and seed: comparisons are resampled, and seeds within."""
+    return nested_interval(each, [np.arange(len(values)) for values in each])
 
 
 def candidates_of(folder: Path) -> list[dict[str, Any]]:
@@ -41,12 +52,7 @@ def candidates_of(folder: Path) -> list[dict[str, Any]]:
         rows = [row for row in own if row.get("validators")]
         if len(rows) < 3:
             continue
-        sides = [row["domains"][target]["splits"] for row in rows]
-        counts = [(side["train"]["n"], side["test"]["n"]) for side in sides]
-        truth = [
-            (side["train"]["accuracy"] * a + side["test"]["accuracy"] * b) / (a + b)
-            for side, (a, b) in zip(sides, counts, strict=True)
-        ]
+        truth = [on_target(row, target) for row in rows]
         scores = {name: np.asarray([row["validators"][f"scores/{name}"] for row in rows]) for name in VALIDATORS}
         found.append(
             {
@@ -79,19 +85,14 @@ def figures(entries: list[dict[str, Any]], name: str, guarded: bool) -> dict[str
                 chosen = entry["labels"].index(choice["row"])
             ranks.append(float(spearmanr(entry["scores"][name], truth).statistic))
         losses.setdefault(entry["comparison"], []).append(float(truth.max() - truth[chosen]))
-    rng = np.random.default_rng(0)
     groups = [np.asarray(values) for values in losses.values()]
-    draws = []
-    for _ in range(DRAWS):
-        picked = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
-        draws.append(np.mean([values[rng.integers(len(values), size=len(values))].mean() for values in picked]))
-    low, high = np.quantile(draws, [0.025, 0.975])
+    loss, low, high = over_comparisons(groups)
     return {
         "validator": name,
         "guarded": guarded,
-        "loss": float(np.mean([values.mean() for values in groups])),
-        "low": float(low),
-        "high": float(high),
+        "loss": loss,
+        "low": low,
+        "high": high,
         "most": float(max(values.max() for values in groups)),
         "rank": float(np.nanmean(ranks)) if ranks else None,
     }

@@ -61,10 +61,9 @@ class Mmd(Alignment):
             **options: See the class.
         """
         super().__init__(setting, weight, **options)
-        self.tracker: FrequencyTracker | None = None
-        self.matches_frequencies = self.frequencies == "same"
-        if self.frequencies == "estimated":
-            self.tracker = FrequencyTracker(setting.classes, len(setting.roles))
+        estimated = self.frequencies == "estimated"
+        self.tracker = FrequencyTracker(setting.classes, len(setting.roles)) if estimated else None
+        self.matches_frequencies = not estimated
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:
         """See the class.
@@ -118,17 +117,16 @@ class FrequencyTracker(nn.Module):
         known, guess = outputs.weights().float(), outputs.logits.float().softmax(1)
         rows = torch.cat(list(outputs.rows_by_domain("source").values()))
         self.joint.lerp_(known[rows].T @ guess[rows] / len(rows), NEWS)
+        frequencies = {}
         for index, own in outputs.rows_by_domain().items():
-            values = known if outputs.roles[index] == "source" else guess
-            self.shares[index].lerp_(values[own].mean(0), NEWS)
-        found = []
-        for x, y in pairs:
-            one, other = int(outputs.domain[x[0]]), int(outputs.domain[y[0]])
-            wanted = self.shares[other]
-            if outputs.roles[other] == "target":
-                wanted = likeliest_frequencies(self.joint + RARE, wanted, ROUNDS)
-            found.append(known[x] @ (wanted.clamp_min(RARE) / self.shares[one].clamp_min(RARE)))
-        return found
+            labelled = outputs.roles[index] == "source"
+            self.shares[index].lerp_((known if labelled else guess)[own].mean(0), NEWS)
+            found = self.shares[index]
+            if not labelled:
+                found = likeliest_frequencies(self.joint + RARE, found, ROUNDS)
+            frequencies[index] = found.clamp_min(RARE)
+        ends = ((x, int(outputs.domain[x[0]]), int(outputs.domain[y[0]])) for x, y in pairs)
+        return [known[x] @ (frequencies[other] / frequencies[one]) for x, one, other in ends]
 
 
 @register_alignment("lmmd")

@@ -10,14 +10,14 @@ from injerto.domains.folders import is_image_name
 
 
 def expand(inputs: Sequence[str], modality: str) -> list[str]:
-    """The inputs one by one.
+    """The inputs one by one; empty lines of standard input are left out.
 
     Args:
         inputs: As given; ``-`` stands for the lines of standard input.
         modality: ``image`` or ``text``.
 
     Raises:
-        InjertoError: Where a path holds no image, or nothing is given; empty lines of standard input are skipped.
+        InjertoError: Where a path holds no image, or an input is empty, or none is given.
     """
     lines: list[str] = []
     for place, item in enumerate(inputs, 1):

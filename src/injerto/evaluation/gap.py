@@ -122,19 +122,15 @@ def measure_gap(
     sizes = {"image_size": image_size, "max_length": max_length, "skip_bad": skip_bad}
     named = str(backbone) if isinstance(backbone, str | PathLike) else None
     given = {"backbone": named, **sizes, **reading}
-    content = _content(domains, embeddings, seed, draws, elsewhere)
+    content = _content(domains, embeddings, seed, draws)
+    for name, path in elsewhere.items():
+        content["domains"][name]["path"] = path
     content |= judge_all(content["pairs"], content["domains"], shown, given)
     about = {"data": shown, "modality": domains.modality, "backbone": network.spec, "seed": seed}
     return Gap({**about, "preprocessing": network.preprocessing.card(), **content}, domains, embeddings)
 
 
-def _content(
-    domains: Domains,
-    embeddings: Mapping[str, np.ndarray],
-    seed: int,
-    draws: int,
-    elsewhere: Mapping[str, str],
-) -> dict[str, Any]:
+def _content(domains: Domains, embeddings: Mapping[str, np.ndarray], seed: int, draws: int) -> dict[str, Any]:
     large = [name for name in domains if len(set(domains[name].groups)) >= LEAST]
     for name in set(domains) - set(large):
         what = "different examples" if len(domains[name]) < LEAST else "groups (examples that belong together are one)"
@@ -157,7 +153,6 @@ def _content(
     about = {
         name: {
             "n": len(domain),
-            **({"path": elsewhere[name]} if name in elsewhere else {}),
             "labelled": sum(label is not None for label in domain.labels),
             "classes": len({label for label in domain.labels if label is not None}),
             "looks": {what: float(values.mean()) if len(values) else None for what, values in looks[name].items()},

@@ -49,13 +49,18 @@ def judge_pair(pair: Mapping[str, Any], languages: Mapping[str, Mapping[str, flo
     if shift and shift["value"] > CLASSES:
         how = "seem to be" if shift["estimated"] else "are"
         words.append(f"the classes {how} distributed differently ({100 * shift['value']:.0f} % of examples)")
-    lost = max(pair["transfer"], key=lambda entry: entry["home"] - entry["away"], default=None)
+    lost = _lost(pair)
     if lost:
         words.append(
             f"a probe from '{lost['from']}' is right on {100 * lost['home']:.0f} % at home and on "
             f"{100 * lost['away']:.0f} % of '{lost['to']}'"
         )
     return {"level": level, "says": "; ".join(words)}
+
+
+def _lost(pair: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The probe that lost most on its way to the other domain."""
+    return max(pair.get("transfer", ()), key=lambda probe: probe["home"] - probe["away"], default=None)
 
 
 def choose_alignment(pair: Mapping[str, Any]) -> tuple[str, str]:
@@ -115,7 +120,7 @@ def _advice(
 ) -> list[dict[str, str]]:
     worst = max(pairs, key=lambda pair: pair["mmd2"])
     source, target = worst["a"], worst["b"]
-    learnable = [name for name, entry in domains.items() if entry["classes"] > 1 and not entry.get("path")]
+    learnable = [name for name, about in domains.items() if about["classes"] > 1 and not about.get("path")]
     more = domains[target]["labelled"] > domains[source]["labelled"]
     if (target in learnable and more) or source not in learnable:
         source, target = target, source
@@ -132,13 +137,13 @@ def _advice(
     lora = {**pair, "tuning": "lora:last:2"}
     alignment, reason = choose_alignment(worst)
     found = []
-    lost = max((entry["home"] - entry["away"] for entry in worst.get("transfer", ())), default=0.0)
-    if worst["level"] == "far" or lost > LOST:
+    lost = _lost(worst)
+    if worst["level"] == "far" or (lost and lost["home"] - lost["away"] > LOST):
         found.append(entry(f"{reason} (the farthest pair)", **lora, alignment=alignment))
         found.append(entry("plain training: what any alignment must beat", **lora, alignment="none"))
     else:
         found.append(entry("close domains: plain training usually carries over; measure it first", **pair))
-    looks = {entry["what"] for entry in worst["causes"] if entry["large"]}
+    looks = {cause["what"] for cause in worst["causes"] if cause["large"]}
     if looks & {"brightness", "contrast", "colour"}:
         why = "brightness, contrast or colour differ: train on pictures in which they vary"
         found.append(entry(why, **lora, alignment=alignment, augment="standard"))

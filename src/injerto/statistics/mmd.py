@@ -73,20 +73,23 @@ def mmd2(
         if estimator == "linear":
             return _linear(x, y, resolve_bandwidth(pooled, bandwidth, multipliers), multipliers)
         unbiased = estimator == "unbiased"
-        signed = -pooled.new_ones(n + m, requires_grad=False) / m
+        signed = pooled.new_full((n + m,), -1 / m)
         signed[:n] = 1 / n if weights is None else weights.to(pooled) / weights.sum()
         offset = 0.0 if unbiased else signed.square().sum()  # the diagonals, k(x, x) = 1
+        off: tuple[Tensor | float, float] = (1.0, 1.0)
+        if unbiased:  # what the pairs off the diagonal count in all; next to 0 where one example has all the weight
+            off = (1 - 1 / n if weights is None else (1 - signed[:n].square().sum()).clamp_min(1e-6), 1 - 1 / m)
         if chunk is None:
             distances = squared_distances(pooled)
             kernel = gaussian(distances, resolve_bandwidth(pooled, bandwidth, multipliers, distances), multipliers)
-            return (kernel * _weights(signed, n, unbiased)).sum() + offset
+            return (kernel * _weights(signed, n, off)).sum() + offset
         if chunk < 1:
             raise InjertoError(f"chunk is a number of rows, at least 1, not {chunk}")
         sigma2 = resolve_bandwidth(pooled, bandwidth, multipliers)
 
         def block(rows: Tensor, everything: Tensor, start: int) -> Tensor:
             kernel = gaussian(squared_distances(rows, everything), sigma2, multipliers)
-            return (kernel * _weights(signed, n, unbiased, start, len(rows))).sum()
+            return (kernel * _weights(signed, n, off, start, len(rows))).sum()
 
         blocks = [
             checkpoint(block, rows, pooled, index * chunk, use_reentrant=False, preserve_rng_state=False)
@@ -285,17 +288,19 @@ def _check(x: Tensor, y: Tensor, estimator: str, known: Sequence[str] = get_args
         )
 
 
-def _weights(signed: Tensor, n: int, unbiased: bool, start: int = 0, rows: int | None = None) -> Tensor:
+def _weights(
+    signed: Tensor, n: int, off: tuple[Tensor | float, float], start: int = 0, rows: int | None = None
+) -> Tensor:
     """What each pair of the pooled sample counts, some rows from ``start`` on; nothing on the diagonal.
 
-    ``signed`` is what each example counts: the first ``n`` sum to 1, the others to -1.
+    ``signed`` is what each example counts: the first ``n`` sum to 1, the others to -1. Pairs within a side are divided
+    by its number in ``off``.
     """
     weights = torch.outer(signed[start:][:rows], signed)
     weights.diagonal(start).zero_()
-    if unbiased:
-        cut = max(n - start, 0)
-        for block, own in ((weights[:cut, :n], signed[:n]), (weights[cut:, n:], signed[n:])):
-            block /= (1 - own.square().sum()).clamp_min(1e-6)  # 0 where one example has all the weight
+    cut = max(n - start, 0)
+    weights[:cut, :n] /= off[0]
+    weights[cut:, n:] /= off[1]
     return weights
 
 

@@ -15,7 +15,7 @@ from injerto.statistics.kernels import MULTIPLIERS, gaussian, resolve_bandwidth,
 
 Groups = tuple[Sequence[str] | Sequence[int] | np.ndarray, Sequence[str] | Sequence[int] | np.ndarray]
 
-_KEPT = 250_000_000  # numbers: 1 GB of float32 features that the second pass finds again
+_KEPT = 1_000_000_000  # bytes of features, at most, that the second pass finds again
 _ROWS = 1024  # rows at a time, which with their features fit the processor's cache
 _BANDWIDTH_ROWS = 2000  # rows the median distance is taken over above ``exact``
 _FLAT = 1e-6  # kernels and correlations are at most 1: below this is rounding
@@ -225,7 +225,8 @@ def _fourier(
     everyone = np.vstack([member, np.ones_like(units.in_x)])
     sums, length = np.zeros((len(everyone), 2 * count)), np.full(len(units.group), float(count))
     own, pairs = np.zeros((2, 2 * count)), np.zeros(2 * count)  # what pairs of one group would add
-    kept = np.empty((len(pooled) if len(pooled) * 2 * count <= _KEPT else 0, 2 * count), pooled.dtype)
+    fit = len(pooled) * 2 * count * pooled.itemsize <= _KEPT
+    kept = np.empty((len(pooled) if fit else 0, 2 * count), pooled.dtype)
     for _, which, rows, means in _embedded(pooled, units, frequencies, some.mean(0), kept, again=False):
         sums += everyone[:, which].astype(np.float64) @ means
         shared, sides = units.shared[which], np.stack([units.in_x[which], ~units.in_x[which]])

@@ -210,23 +210,25 @@ class Trainer:
 
     def _step(self, batch: Batch) -> float:
         self._thaw()
-        loss = self._update(batch, self.factor * rate_factor(self.progress.step, self.steps, self.recipe.warmup))
+        loss, supervised = self._update(
+            batch, self.factor * rate_factor(self.progress.step, self.steps, self.recipe.warmup)
+        )
         if not math.isfinite(loss):
             self._diverged(f"the loss became {loss}")
         if self.average:
             self.average.step(self._weights())
-        self.watch.step(self._supervised)
+        self.watch.step(supervised)
         return loss
 
-    def _update(self, batch: Batch, factor: float) -> float:
-        """One optimizer step at a factor on the peak rates; the loss before it. Its labelled part is for the watch."""
+    def _update(self, batch: Batch, factor: float) -> tuple[float, float]:
+        """One optimizer step at a factor on the peak rates; the loss before it, and its labelled part."""
         if batch.cut is None or batch.cut.suffix is not None:
             for module, mode in self._modes:
                 module.__dict__["training"] = mode  # nn.Module's own way to set an attribute is ten times slower
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
-        total, self._supervised = 0.0, 0.0
+        total, supervised = 0.0, 0.0
         with torch.random.fork_rng(devices=None if self.plan.device == "cuda" else []):
             number = int(sha256(self.recipe.seed, self.progress.step, 0)[:15], 16)
             if self.plan.device == "cpu":
@@ -239,17 +241,17 @@ class Trainer:
                 with self.frozen_norms:
                     loss = self.objective(part, done) * share
                 self.accelerator.backward(loss)
-                own = self.objective.supervised
-                total += float(loss.detach())
-                self._supervised += float(loss.detach()) if own is None else share * float(own)
+                value, own = float(loss.detach()), self.objective.supervised
+                total += value
+                supervised += value if own is None else share * float(own)
         if not math.isfinite(total):
-            return total
+            return total, supervised
         if self.recipe.clip:
             for trained in self._clipped:
                 torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
         pull(self.optimizer, self.recipe.l2_sp)
         self.optimizer.step()
-        return total
+        return total, supervised
 
     def _find_rate(self) -> None:
         """Sweep the rate over the first steps' batches, choose its factor, and put everything back."""
@@ -262,7 +264,7 @@ class Trainer:
                 self.progress.step = index
                 self._thaw()
                 bar.advance(1)
-                return self._update(next(batches), factor)
+                return self._update(next(batches), factor)[0]
 
             self.factor = range_test(step, self.steps)
         batches.close()  # type: ignore[attr-defined]

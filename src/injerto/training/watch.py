@@ -8,8 +8,8 @@ from injerto.basics.progress import warn
 
 EARLY = 20
 """Steps before which nothing can be said."""
-WORSE = 0.05
-"""Rise of the NLL below which nothing is called over-fitting."""
+SLIGHT = 0.05
+"""A loss, or a rise of the NLL, that is not worth a warning."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Watch:
         self.losses = []
         if self.first_loss is None:
             self.first_loss = loss
-        elif step >= max(EARLY, self.steps / 2) and loss > max(0.98 * self.first_loss, WORSE):
+        elif step >= max(EARLY, self.steps / 2) and loss > max(0.98 * self.first_loss, SLIGHT):
             self.say(
                 "not learning",
                 f"the loss has not fallen by step {step} ({self.first_loss:.3f} to {loss:.3f}): the head is not "
@@ -68,7 +68,7 @@ class Watch:
         if nll is not None:
             self.rising = self.rising + 1 if nll > self.best_nll else 0
             self.best_nll = min(self.best_nll, nll)
-            worse = nll > 1.2 * self.best_nll and nll > self.best_nll + WORSE
+            worse = nll > 1.2 * self.best_nll and nll > self.best_nll + SLIGHT
             if self.rising >= 3 and worse and loss < 0.5 * nll:
                 self.say(
                     "over-fitting",
