@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from injerto.evaluation.gap import measure_gap
     from injerto.evaluation.rank import rank_backbones
     from injerto.reporting.gap import report_gap
+    from injerto.reporting.report import report
     from injerto.studies.advise import advise
     from injerto.studies.combine import combine
     from injerto.studies.compare import compare
@@ -34,6 +35,7 @@ _PLACES = {
     "advise": "injerto.studies.advise",
     "measure_gap": "injerto.evaluation.gap",
     "rank_backbones": "injerto.evaluation.rank",
+    "report": "injerto.reporting.report",
     "report_gap": "injerto.reporting.gap",
     "InjertoError": "injerto.basics.errors",
     "Classifier": "injerto.estimator",
@@ -57,6 +59,7 @@ __all__ = [
     "measure_gap",
     "predict",
     "rank_backbones",
+    "report",
     "report_gap",
     "soup",
 ]

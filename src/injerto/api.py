@@ -23,6 +23,7 @@ OWN = {
     "checkpoints",
     "adapter",
     "forgetting.png",
+    "report.html",
     "injerto",  # TensorBoard's
     "wandb",
     "mlflow.db",

@@ -17,6 +17,7 @@ def compare(
     grid: Annotated[list[str], _option("AXIS=A,B: a setting and its values; repeat for several.")],
     out: Annotated[Path, _option("The comparison's folder; what is there already is not done again.")],
     seeds: Annotated[str, _option("How many seeds, or which: 5 or 0,2,7; 3 where not given.")] = "3",
+    report: Annotated[bool, _option("Write report.html, a page to look at.", "--report/--no-report")] = True,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -34,6 +35,12 @@ def compare(
         print_json(content)
     else:
         print_comparison(content, out)
+    if report and any(row["status"] == "ok" for row in content["rows"]):
+        from injerto.reporting.report import report as write
+
+        page = write(out)
+        if not as_json:
+            print(f"page: {page}")
     code = exit_code(content)
     if code:
         raise typer.Exit(code)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import typer
 
 import injerto.cli.before
-import injerto.cli.compare  # noqa: F401  registers its command
+import injerto.cli.compare
+import injerto.cli.report  # noqa: F401  these register their commands
 from injerto.basics.errors import InjertoError
 from injerto.cli.commands import app
 

@@ -39,8 +39,17 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
         Confidence, accuracy and count per bin, and from them the calibration error.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
-    top = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == np.asarray(labels)
+    return reliability_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels), bins)
+
+
+def reliability_of(top: np.ndarray, right: np.ndarray, bins: int = 15) -> Reliability:
+    """The same from what was promised and whether it was kept.
+
+    Args:
+        top: (N,) the predicted class' probability; N >= 1.
+        right: (N,) whether the prediction is right.
+        bins: The number of bins M.
+    """
     edges = np.linspace(0, 1, bins + 1)[1:-1]
     bin_of = np.searchsorted(edges, top, side="left")
     count = np.bincount(bin_of, minlength=bins)

@@ -82,10 +82,11 @@ def prediction_rows(
         logits: Theirs, (N, C).
         classes: The class map.
     """
-    said = logits.argmax(axis=1).tolist()
-    columns = zip(domain.contents, domain.groups, domain.labels, said, strict=True)
+    said, sure = logits.argmax(axis=1).tolist(), probabilities(logits).max(axis=1).tolist()
+    columns = zip(domain.contents, domain.groups, domain.labels, said, sure, strict=True)
     return [
-        (domain.name, role, side, content, group, label or "", classes[best]) for content, group, label, best in columns
+        (domain.name, role, side, content, group, label or "", classes[best], f"{chance:.6f}")
+        for content, group, label, best, chance in columns
     ]
 
 
@@ -96,7 +97,7 @@ def save_predictions(folder: Path, rows: Sequence[tuple[str, ...]]) -> None:
         folder: The run's folder.
         rows: From :func:`prediction_rows`.
     """
-    header = ("domain", "role", "split", "content", "group", "label", "predicted")
+    header = ("domain", "role", "split", "content", "group", "label", "predicted", "confidence")
     write_csv(folder / "predictions.csv", header, rows)
 
 

@@ -1,1 +1,1 @@
-"""What people look at: pictures of predictions; tables and pages come with later work."""
+"""What people look at: pages for a browser, pictures of predictions."""

@@ -21,7 +21,7 @@ from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
 from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, list_seeds, plan_rows, text_of
 from injerto.studies.results import Results
 
-OWN = {"runs", "results.json", "results.csv", "results.md"}
+OWN = {"runs", "results.json", "results.csv", "results.md", "report.html"}
 """What a comparison writes into its folder."""
 KEPT = ("backbone", "image_size", "max_length", "augment", "views", "batch_size", "shots", "norm", "precision", "seed")
 """Settings that runs must agree in to share what their frozen stages compute."""

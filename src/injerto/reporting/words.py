@@ -1,0 +1,153 @@
+"""What a comparison found, in words: which strategy to take, what it gains, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from injerto.studies.grid import text_of
+
+ORDER = ("source", "rotating", "target", "unseen")
+LEVEL = 0.05
+"""A gain is one where its p-value, corrected for the number of strategies, is below."""
+
+
+def short(axes: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> str:
+    """A strategy by what sets it apart: ``lora:last:2 · mmd``.
+
+    Args:
+        axes: Axis to value.
+        grid: Axis to all its values; axes with a single one are not told.
+    """
+    told = [axis for axis in axes if len(grid[axis]) > 1] or list(axes)
+    return " \u00b7 ".join(text_of(axes[axis]) for axis in told)
+
+
+def focus(content: Mapping[str, Any]) -> list[str]:
+    """The domains that the comparison is about: its targets, else what is unseen, else its sources.
+
+    Args:
+        content: Of ``results.json``.
+    """
+    roles: dict[str, set[str]] = {}
+    for row in content["summary"]:
+        for name, entry in row["domains"].items():
+            if _accuracy(row, name) is not None:
+                roles.setdefault(name, set()).add(entry["role"])
+    for role in ("target", "unseen", "source"):
+        found = [name for name, own in roles.items() if role in own]
+        if found:
+            return found
+    return []
+
+
+def _figures(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    splits = row["domains"].get(name, {}).get("splits", {})
+    found: Mapping[str, Any] = splits.get("test") or splits.get("val") or {}
+    return found
+
+
+def _accuracy(row: Mapping[str, Any], name: str) -> float | None:
+    return _figures(row, name).get("accuracy")
+
+
+def headline(content: Mapping[str, Any]) -> str:
+    """The verdict in a sentence.
+
+    Args:
+        content: Of ``results.json``.
+    """
+    names = focus(content)
+    done = [row for row in content["summary"] if row["seeds"]]
+    if not done or not names:
+        return "No run is finished yet" if not done else "No domain with labels was left to test on"
+    if content["kind"] == "run":
+        return f"{_name(content, done[0])}: {_listed(done[0], names)}"
+    row = _chosen(content, done)
+    if row is None:
+        best = max(done, key=lambda one: _accuracy(one, names[0]) or 0.0)
+        return f"With hindsight, {_name(content, best)} is best on {names[0]}: {_percent(_figures(best, names[0]))}"
+    name, reached = _name(content, row), _listed(row, names)
+    if not row["baseline"]:
+        return f"The plain way is chosen: {name} reaches {reached}"
+    gains = [figures for one in names if (figures := _figures(row, one)).get("gain") is not None]
+    if gains and all(map(_better, gains)):
+        gained = 100 * sum(figures["gain"] for figures in gains) / len(gains)
+        return f"Take {name}: {reached}, {gained:+.1f} points over {_base(content, row)}"
+    return f"{name} is chosen, with {reached}; its gain over {_base(content, row)} is not sure"
+
+
+def verdict(content: Mapping[str, Any]) -> list[str]:
+    """What stands below the headline: how the strategy was chosen, its gain, and the best one with hindsight.
+
+    Args:
+        content: Of ``results.json``.
+    """
+    done = [row for row in content["summary"] if row["seeds"]]
+    names = focus(content)
+    if content["kind"] == "run" or not done or not names:
+        return []
+    lines = []
+    row = _chosen(content, done)
+    choice = content.get("choice")
+    if choice and row is not None:
+        how = choice.get("validator") or choice.get("rule") or "source accuracy"
+        lines.append(f"Chosen by {how}, without looking at a label of a domain that was not learned from.")
+    for name in names:
+        if row is None or not row["baseline"]:
+            break
+        lines.append(_gain(_figures(row, name), name, content, row))
+    for name in names:
+        best = max(done, key=lambda one: _accuracy(one, name) or 0.0)  # noqa: B023
+        if row is not None and best["row"] != row["row"]:
+            reached = _percent(_figures(best, name))
+            lines.append(f"With hindsight (oracle) the best on {name} is {_name(content, best)}: {reached}.")
+    failed = sum(len(one["failed"]) for one in content["summary"])
+    if failed:
+        lines.append(f"{failed} runs failed; the table says why.")
+    return lines
+
+
+def _name(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    return short(row["axes"], content["grid"])
+
+
+def _chosen(content: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    wanted = (content.get("choice") or {}).get("row")
+    return next((row for row in done if row["row"] == wanted), None)
+
+
+def _better(figures: Mapping[str, Any]) -> bool:
+    corrected = figures.get("p_adjusted")
+    return figures["gain_low"] > 0 and (corrected is None or corrected < LEVEL)
+
+
+def _gain(figures: Mapping[str, Any], name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    if figures.get("gain") is None:
+        return f"On {name} there is no gain to tell: it was not tested on the same examples as {_base(content, row)}."
+    text = f"{100 * figures['gain']:+.1f} points [{100 * figures['gain_low']:+.1f}, {100 * figures['gain_high']:+.1f}]"
+    said = f"On {name}: {text} over {_base(content, row)}"
+    corrected = figures.get("p_adjusted")
+    if corrected is not None:
+        said += f", p = {corrected:.3f} after Holm's correction"
+    return said + ("." if _better(figures) else ": that is no sure gain." if figures["gain_high"] > 0 else ": a loss.")
+
+
+def _base(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    base = next((one for one in content["summary"] if one["row"] == row["baseline"]), None)
+    if base is None:
+        return "the first row"
+    same = {**row["axes"], "alignment": "none"} == dict(base["axes"])
+    return "the same without alignment" if same else _name(content, base)
+
+
+def _listed(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    return " and ".join(
+        f"{_percent(_figures(row, name))} on {name}" for name in names[:3] if _accuracy(row, name) is not None
+    )
+
+
+def _percent(figures: Mapping[str, Any]) -> str:
+    return f"{100 * figures['accuracy']:.1f} %"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

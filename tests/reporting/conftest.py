@@ -1,0 +1,84 @@
+"""A browser to open pages with, and comparisons to make pages of."""
+
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EVIL = "</script><img src=x onerror=document.title='hacked'>"
+
+
+@pytest.fixture(scope="session")
+def comparison(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Pictures: two tunings, without and with alignment, two seeds, day to dusk."""
+    import injerto
+
+    out = tmp_path_factory.mktemp("report") / "pictures"
+    grid = {"tuning": ["head", "last:1"], "alignment": ["none", "mmd", "dann"]}
+    more = {"source": "day", "target": "dusk", "backbone": tiny_timm, "steps": 12, "augment": "none", "head_lr": 1e-2}
+    injerto.compare(pictures, grid=grid, seeds=2, out=out, **more, **quick)
+    return out
+
+
+@pytest.fixture(scope="session")
+def evil(reviews: Path, tiny_bert: Path, quick: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts whose words, classes and domains are HTML."""
+    import injerto
+
+    folder = tmp_path_factory.mktemp("report-evil")
+    with reviews.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    with (folder / "evil.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("text", "label", "domain"))
+        for row in rows:
+            writer.writerow((f"{EVIL} {row['text']}", f"<b>{row['label']}</b>{EVIL}", f"<i>{row['domain']}</i>"))
+    out = folder / "out"
+    more = {"source": "<i>films</i>", "backbone": tiny_bert, "epochs": 2}
+    injerto.compare(folder / "evil.csv", grid={"tuning": ["head", "full"]}, seeds=1, out=out, **more, **quick)
+    return out
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; without one the tests of pages are skipped, unless INJERTO_BROWSER says that there must be one."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        if os.environ.get("INJERTO_BROWSER"):
+            raise RuntimeError("no chromium on the path")
+        pytest.skip("no chromium on the path: install Debian's package chromium to test the pages")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """A function that opens a page without a network; what the console said and what was asked for must be nothing."""
+    pages = []
+
+    def open_page(path: Path, width: int = 1200, dark: bool = False) -> Any:
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+        page.said, page.asked = [], []
+        page.on("console", lambda message: page.said.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_timeout(300)
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        assert page.said == []
+        assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
+        page.close()
