@@ -1,0 +1,212 @@
+"""The tables of docs/alignment.md and docs/gap.md, out of the committed results beside this file.
+
+    python benchmarks/studies/tables.py
+
+Rewrites what stands between `<!-- NAME -->` and `<!-- /NAME -->` in the pages, so that no figure there is typed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from injerto.basics.files import write_text
+from injerto.statistics.bootstrap import bootstrap_interval
+from injerto.studies.results import BOTH
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+NAMES = {"art_painting": "art", "kitchen_housewares": "kitchen"}
+
+
+def comparisons(study: str) -> list[dict[str, Any]]:
+    """The comparisons of a study of `alignment.py`; none where it was not done."""
+    path = HERE / f"alignment-{study}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text())["comparisons"] if path.exists() else []
+    return found
+
+
+def gain(figures: dict[str, Any]) -> str:
+    """` (+7.5 [4.8, 10.4])`, or `(none: ...)` where the interval holds 0."""
+    if figures.get("gain") is None:
+        return ""
+    values = (f"{100 * figures[key]:+.1f}".replace("-0.0", "+0.0") for key in ("gain", "gain_low", "gain_high"))
+    middle, low, high = values
+    none = "none: " if figures["gain_low"] <= 0 <= figures["gain_high"] else ""
+    return f" ({none}{middle} [{low}, {high}])"
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def short(name: str) -> str:
+    return NAMES.get(name, name)
+
+
+def pairs(study: str) -> tuple[dict[Any, dict[str, Any]], dict[Any, float], list[int]]:
+    """Rows by (tuning, alignment) and then pair; accuracy on a target's own labels; how many seeds."""
+    rows: dict[Any, dict[str, Any]] = {}
+    own: dict[Any, float] = {}
+    seeds = set()
+    for content in comparisons(study):
+        seeds.add(len(content["seeds"]))
+        for row in content["summary"]:
+            tuning, alignment = row["axes"]["tuning"], row["axes"].get("alignment", "none")
+            if content["target"]:
+                (source,), (target,) = content["source"], content["target"]
+                entry = {"domains": row["domains"], "source": source, "target": target}
+                rows.setdefault((tuning, alignment), {})[f"{source} -> {target}"] = entry
+            else:
+                (name,) = content["source"]
+                own[name, tuning] = row["domains"][name]["splits"]["test"]["accuracy"]
+    return rows, own, sorted(seeds)
+
+
+def mean_text(values: list[float]) -> str:
+    """A mean over pairs with its interval, pairs resampled; in brackets where it holds 0."""
+    mean = float(np.mean(values))
+    low, high = bootstrap_interval(np.asarray(values), np.arange(len(values)))
+    text = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-0.0", "+0.0")
+    return f"({text})" if low <= 0 <= high else text
+
+
+def pacs() -> str:
+    """Photo to every other domain, two stages and all, with the target's own labels as the ceiling."""
+    text = ""
+    for study in ("pacs", "pacs-full"):
+        rows, own, seeds = pairs(study)
+        if not rows:
+            continue
+        names = [entry["target"] for entry in next(iter(rows.values())).values()]
+        cells = []
+        for (tuning, alignment), found in rows.items():
+            line = [f"`{tuning}`: `none`" if alignment == "none" else f"`{alignment}`"]
+            by_target = {entry["target"]: entry for entry in found.values()}
+            for name in names:
+                figures = by_target[name]["domains"][name]["splits"]["test"] if name in by_target else None
+                line.append(f"{100 * figures['accuracy']:.1f}{gain(figures)}" if figures else "-")
+            kept = [entry["domains"][entry["source"]]["splits"]["test"]["accuracy"] for entry in found.values()]
+            cells.append([*line, f"{100 * np.mean(kept):.1f}"])
+            last = [key for key in rows if key[0] == tuning][-1]
+            if (tuning, alignment) == last and own:
+                known = [f"{100 * own[name, tuning]:.1f}" if (name, tuning) in own else "-" for name in names]
+                cells.append(["on the target's own labels", *known, ""])
+        steps = {"pacs": 300, "pacs-full": 200}[study]
+        numbers = "/".join(map(str, seeds))
+        text += f"EfficientNet-Lite0 at 128 px, own 60/20/20 splits, {steps} steps, seeds: {numbers}; target test.\n\n"
+        text += table(["photo ->", *map(short, names), "source"], cells) + "\n"
+    return text.rstrip("\n") + "\n"
+
+
+def unseen() -> str:
+    """PACS' own lists, every domain left out in turn."""
+    rows: dict[Any, dict[str, Any]] = {}
+    for content in comparisons("pacs-unseen"):
+        for row in content["summary"]:
+            name = next(one for one in row["domains"] if one not in content["source"])
+            key = row["axes"]["tuning"], row["axes"]["alignment"]
+            rows.setdefault(key, {})[name] = row["domains"][name]["splits"]["test"]
+    names = sorted(next(iter(rows.values())))
+    cells = []
+    for (tuning, alignment), found in rows.items():
+        line = [f"`{tuning}`, `none`" if alignment == "none" else f"`{alignment}`"]
+        line += [f"{100 * found[name]['accuracy']:.1f}{gain(found[name])}" for name in names]
+        cells.append([*line, f"{100 * np.mean([found[name]['accuracy'] for name in names]):.1f}"])
+    return table(["accuracy on the unseen domain", *map(short, names), "mean"], cells)
+
+
+def texts(name: str) -> str:
+    """Every pair: accuracy without alignment, and the gains of MMD and DANN, for each tuning that was measured."""
+    rows: dict[Any, dict[str, Any]] = {}
+    said = []
+    for study in (name, f"{name}-full"):
+        found, _, seeds = pairs(study)
+        rows |= found
+        for tuning in dict.fromkeys(key[0] for key in found):
+            said.append(f"`{tuning}` {'/'.join(map(str, seeds))}")
+    if not rows:
+        return "Not measured yet.\n"
+    keys = list(rows)
+    headings = ["pair"] + [f"`{tuning}`: none" if alignment == "none" else alignment for tuning, alignment in keys]
+    cells = []
+    for pair in dict.fromkeys(pair for found in rows.values() for pair in found):
+        line = [" -> ".join(map(short, pair.split(" -> ")))]
+        for key in keys:
+            if pair not in rows[key]:
+                line.append("-")
+                continue
+            figures = rows[key][pair]["domains"][rows[key][pair]["target"]]["splits"][BOTH]
+            if figures.get("gain") is None:
+                line.append(f"{100 * figures['accuracy']:.1f}")
+            else:
+                text = f"{100 * figures['gain']:+.1f}".replace("-0.0", "+0.0")
+                line.append(f"({text})" if figures["gain_low"] <= 0 <= figures["gain_high"] else text)
+        cells.append(line)
+    line = ["**mean** [95 %, pairs resampled]"]
+    for key in keys:
+        values = [entry["domains"][entry["target"]]["splits"][BOTH] for entry in rows[key].values()]
+        if values[0].get("gain") is None:
+            line.append(f"{100 * np.mean([figures['accuracy'] for figures in values]):.1f}")
+        else:
+            line.append(mean_text([figures["gain"] for figures in values]))
+    return f"Seeds: {', '.join(said)}.\n\n" + table(headings, [*cells, line])
+
+
+def terms() -> str:
+    """All terms on all pairs of texts: mean gain, how often it is one, and the worst pair."""
+    rows, _, seeds = pairs("sentiment-terms")
+    cells = []
+    for (_, alignment), found in rows.items():
+        values = {pair: entry["domains"][entry["target"]]["splits"][BOTH] for pair, entry in found.items()}
+        if alignment == "none":
+            cells.append(["`none`", f"{100 * np.mean([v['accuracy'] for v in values.values()]):.1f}", "", "", ""])
+            continue
+        better = sum(v["gain_low"] > 0 for v in values.values())
+        worse = sum(v["gain_high"] < 0 for v in values.values())
+        pair, least = min(values.items(), key=lambda item: item[1]["gain"])
+        mean = mean_text([v["gain"] for v in values.values()])
+        cells.append([f"`{alignment}`", mean, str(better), str(worse), f"{100 * least['gain']:+.1f} ({pair})"])
+    head = f"Head with neck, {len(next(iter(rows.values())))} pairs, seeds: {'/'.join(map(str, seeds))}.\n\n"
+    headings = ["", "mean gain over pairs, points [95 %]", "pairs gained", "pairs lost", "worst"]
+    return head + table(headings, cells)
+
+
+def validators() -> str:
+    """The table of `validators.md`."""
+    lines = [line for line in (HERE / "validators.md").read_text().splitlines() if line.startswith("|")]
+    head = "| validator | points lost with the guard | most | without the guard | most | rank correlation |"
+    return "\n".join([head, *lines[1:]]) + "\n"
+
+
+def put(page: Path, name: str, block: str) -> None:
+    """Write a block between its marks."""
+    text = page.read_text(encoding="utf-8")
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    assert found, f"{page.name} has no block {name}"
+    write_text(page, before + start + block + end + after)
+
+
+def blocks() -> dict[tuple[str, str], str]:
+    """Every table by page and name."""
+    return {
+        ("alignment.md", "pacs"): pacs(),
+        ("alignment.md", "unseen"): unseen(),
+        ("alignment.md", "sentiment"): texts("sentiment"),
+        ("alignment.md", "terms"): terms(),
+        ("alignment.md", "reviews"): texts("reviews"),
+        ("gap.md", "validators"): validators(),
+    }
+
+
+def main() -> None:
+    for (page, name), block in blocks().items():
+        put(DOCS / page, name, block)
+
+
+if __name__ == "__main__":
+    main()
