@@ -150,10 +150,28 @@ def test_the_verdict_over_all_pairs() -> None:
     same = judge_all(pairs_of(ab="same", ac="same", bc="same"), domains, "d", {})
     assert same["verdict"] == "the domains look the same" and len(same["advice"]) == 1
     assert "--source a --source b --source c" in same["advice"][0]["command"]
-    two = judge_all(pairs_of(ab="far"), domains, "d", {})
+    two = judge_all(pairs_of(ab="far"), {name: domains[name] for name in "ab"}, "d", {})
     assert two["verdict"] == "far apart: 'a' and 'b'"
+    few = judge_all(pairs_of(ab="same"), domains, "d", {})
+    assert few["verdict"] == "the domains look the same ('c' not measured: too few examples)"
+    assert "--source c" not in few["advice"][0]["command"]  # it may not even have a train example
+    domains["d"] = {"labelled": 10, "classes": 2}
     many = judge_all(pairs_of(ab="far", ac="far", ad="far", bc="far", bd="far", cd="close"), domains, "d", {})
     assert many["verdict"].endswith("and 1 pairs more")
+
+
+def test_an_estimated_shift_is_told_only_where_it_can_be_trusted() -> None:
+    numbers = {"a": "a", "b": "b", "p_value": 0.005, "a_distance": 1.0, "causes": []}
+    for mmd2, estimated, told in ((0.05, True, True), (0.3, True, False), (0.3, False, True)):
+        pair = {**numbers, "mmd2": mmd2, "label_shift": {"value": 0.4, "estimated": estimated}}
+        assert ("distributed differently" in judge_pair(pair, {})["says"]) == told
+
+
+def test_a_copy_from_elsewhere_needs_no_training_of_its_own() -> None:
+    domains: dict[str, dict[str, Any]] = {name: {"labelled": 10, "classes": 2} for name in "ab"}
+    domains["b"]["path"] = "else/where"
+    advice = judge_all(pairs_of(ab="same"), domains, "d", {})["advice"]
+    assert "what is learned from 'a' carries over" in advice[0]["why"] and "--source a" in advice[0]["command"]
 
 
 def test_the_labelled_domain_is_the_source() -> None:

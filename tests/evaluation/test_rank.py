@@ -27,6 +27,9 @@ def test_a_trained_model_ranks_above_its_base_and_has_leep(
     settings = {"backbone": tiny_timm, "tuning": "full", "epochs": 8, "lr": 1e-3, "augment": "none"} | quick
     run = injerto.fit(hard, source="day", out=tmp_path / "run", **settings)
     found = injerto.rank_backbones(hard, [tiny_timm, run.path], on=["dusk"], threads=1)
+    home = injerto.rank_backbones(hard, [tiny_timm, run.path], on=["day"], threads=1)
+    tested = {row[1] for row in run.recorded_rows() if row[0] == "day" and row[2] == "test"}
+    assert home["domains"] == {"day": len(tested)}  # what the run has learned from counts for no model
     best, base = found["backbones"]
     assert best["backbone"] == str(run.path) and set(best["scores"]) == BASE | {"leep"} and set(base["scores"]) == BASE
     for score in ("logme", "probe_accuracy", "knn_accuracy"):

@@ -57,3 +57,20 @@ def test_over_fitting(warnings_of: Any, tmp_path: Path) -> None:
 def test_predictions_that_collapse(warnings_of: Any, pictures: Path) -> None:
     found = warnings_of(pictures, tuning="full", lr=0.5, head_lr=1e-3, epochs=12)  # the first layers die
     assert any("same class" in text for text in found)
+    assert not any("not learning" in text for text in found)  # whose cure is the opposite
+
+
+def test_a_target_on_which_one_class_is_predicted(warnings_of: Any, tmp_path: Path, data_writers: Any) -> None:
+    data = data_writers.pictures(tmp_path / "data", per_class=20)
+    for label in ("blue", "green"):
+        for picture in (data / "dusk" / label).iterdir():
+            picture.unlink()
+    for name, warned in (("dusk", True), ("night", False)):
+        found = warnings_of(data, tuning="head", target=name, epochs=30, overwrite=True)
+        assert any("on the target (effective number)" in text for text in found) == warned
+
+
+def test_a_loss_that_rises_is_not_cured_by_a_higher_rate(warnings_of: Any, pictures: Path) -> None:
+    found = warnings_of(pictures, tuning="head", target="night", alignment="dann:300", steps=40, head_lr=0.1)
+    told = [text for text in found if "not learning" in text]
+    assert len(told) == 1 and "has risen" in told[0] and "lower --head-lr" in told[0]

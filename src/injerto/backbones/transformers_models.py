@@ -72,7 +72,9 @@ def _read(
     poolable = "add_pooling_layer" in inspect.signature(kind).parameters
     if kind.main_input_name == "input_ids":
         if image_size:
-            raise InjertoError(f"{spec} is a text model; leave out the image size")
+            raise InjertoError(
+                f"{spec} takes texts: for pictures choose another --backbone, for texts leave out --image-size"
+            )
         embed = TextEmbed(_pooling_modes(name, spec))
         model, _ = _weights(name, folder, spec, **({"add_pooling_layer": False} if poolable else {}))
         return model, embed, _text_preprocessing(name, folder, model, hub_id), False

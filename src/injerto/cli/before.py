@@ -201,8 +201,8 @@ def print_gap(content: dict[str, Any]) -> None:
             [
                 f"{pair['a']} - {pair['b']}",
                 pair["level"],
-                f"{max(pair['mmd2'], 0.0):.3f}",
-                f"{max(pair['mmd2_low'], 0.0):.3f} - {pair['mmd2_high']:.3f}",
+                f"{pair['mmd2']:.3f}",
+                f"{pair['mmd2_low']:.3f} to {pair['mmd2_high']:.3f}",
                 f"{pair['p_value']:.3f}",
                 percent(0.5 + 0.25 * pair["a_distance"]),
                 f"{pair['a_distance']:.2f}",

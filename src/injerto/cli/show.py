@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -47,7 +48,7 @@ def table(
             drawn.add_row(*(Text(row[index]) for index in places))
         return drawn
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 160)
     endless = Console(width=10_000)
     shown = list(columns)
     for column in spare:

@@ -54,7 +54,7 @@ def decode(input: ImageInput, at_least: tuple[int, int] | None = None) -> Image.
     with Image.open(io.BytesIO(input) if isinstance(input, bytes) else input) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {limit}")
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {limit:,}: make it smaller")
         if at_least is not None:
             side = 2 * max(at_least)  # both ways, because the picture may lie on its side
             image.draft(None, (side, side))  # type: ignore[arg-type]
@@ -70,6 +70,8 @@ def reason(error: BaseException) -> str:
     """
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -110,7 +110,8 @@ def _read(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
     if not str(data).strip():
         raise InjertoError(f"no data named: give {FORMS}, or a sample: {', '.join(SAMPLES)}")
     if not path.exists():
-        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = [entry.name for entry in beside if entry.is_dir() or is_archive(entry) or is_table(entry)]
         raise InjertoError(f"no file, folder or sample '{data}'; {suggest(path.name, [*SAMPLES, *sorted(near)])}")
     if path.is_dir():
         from injerto.domains.huggingface import is_saved_dataset, read_saved_dataset

@@ -101,6 +101,9 @@ def measure_gap(
     elsewhere = paths_elsewhere(items, "--on")
     domains = load_domains(data, **reading, extra=elsewhere)
     chosen = {name: domains[name] for name in dict.fromkeys(named_in(domains, items, "--on") or domains)}
+    if len(chosen) < 2 and len(domains) > 1:
+        others = ", ".join(f"'{name}'" for name in domains if name not in chosen)
+        raise InjertoError(f"a gap is between two domains or more, and --on names one; there are also {others}")
     if len(chosen) < 2:
         raise InjertoError(
             f"a gap is between two domains or more, and {domains.name} has {', '.join(chosen)} only; a folder of "

@@ -41,7 +41,8 @@ def rank_backbones(
     """Score pretrained models on labelled data by what their embeddings know of it already.
 
     Every score is computed within each domain and averaged over the domains. Scores of one column compare models; they
-    say nothing of how much training will add. See :mod:`injerto.evaluation.transferability` for what each is.
+    say nothing of how much training will add. Where a finished run is among them, all are scored on what no run
+    has learned from. See :mod:`injerto.evaluation.transferability` for what each is.
 
     Args:
         data: What :func:`injerto.fit` takes.
@@ -73,6 +74,8 @@ def rank_backbones(
     if len(set(names)) < len(names):
         raise InjertoError("--backbones names a model twice; name each once")
     domains = load_domains(data, **reading)
+    for name in filter(_is_run, names):
+        domains = _unlearned(domains, Run(name))
     parts = _labelled(domains, [on] if isinstance(on, str) else on)
     whole = Domains({part.name: part for part in parts}, domains.modality, domains.name).check(skip_bad)
     parts = list(whole.values())
@@ -90,6 +93,20 @@ def rank_backbones(
         "order": LEADING,
         "backbones": found,
     }
+
+
+def _unlearned(domains: Domains, run: Run) -> Domains:
+    """The examples that a run has not learned from or chosen a step by: it would win on those."""
+    learned = {name for name, entry in (run.card.get("metrics") or {}).items() if entry["role"] != "unseen"}
+    seen = {content for name, content, side in run.recorded_rows() if name in learned and side in ("train", "val")}
+    parts = {
+        name: domain.subset([i for i, content in enumerate(domain.contents) if content not in seen])
+        for name, domain in domains.items()
+    }
+    before, left = (sum(map(len, some.values())) for some in (domains, parts))
+    if left < before:
+        note(f"{run.path} has seen {before - left} of {before} examples: all models are scored on the other {left}")
+    return Domains(parts, domains.modality, domains.name, domains.problems)
 
 
 def _labelled(domains: Domains, on: Sequence[str]) -> list[Domain]:

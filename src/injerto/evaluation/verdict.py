@@ -46,7 +46,7 @@ def judge_pair(pair: Mapping[str, Any], languages: Mapping[str, Mapping[str, flo
     if len(tongues) == 2 and None not in tongues and tongues[0] != tongues[1]:
         words.append(f"the language is another one ({tongues[0]}, {tongues[1]})")
     shift = pair["label_shift"]
-    if shift and shift["value"] > CLASSES:
+    if shift and shift["value"] > CLASSES and not (shift["estimated"] and level == "far"):
         how = "seem to be" if shift["estimated"] else "are"
         words.append(f"the classes {how} distributed differently ({100 * shift['value']:.0f} % of examples)")
     lost = _lost(pair)
@@ -92,6 +92,9 @@ def judge_all(
     """
     if not pairs:
         return {"verdict": "too few examples to compare anything", "advice": []}
+    measured = {name for pair in pairs for name in (pair["a"], pair["b"])}
+    few = [f"'{name}'" for name in domains if name not in measured]
+    domains = {name: about for name, about in domains.items() if name in measured}
     far = sorted((pair for pair in pairs if pair["level"] == "far"), key=lambda pair: -pair["mmd2"])
     same = [pair for pair in pairs if pair["level"] == "same"]
     if not far:
@@ -101,6 +104,8 @@ def judge_all(
         listed = ", ".join(f"'{pair['a']}' and '{pair['b']}'" for pair in far[:MOST])
         listed += f" and {len(far) - MOST} pairs more" if len(far) > MOST else ""
         verdict = f"'{odd}' is far from all others, which are closer to each other" if odd else f"far apart: {listed}"
+    if few:
+        verdict += f" ({', '.join(few)} not measured: too few examples)"
     return {"verdict": verdict, "advice": _advice(pairs, domains, data, given)}
 
 
@@ -130,9 +135,11 @@ def _advice(
     def entry(why: str, **settings: Any) -> dict[str, str]:
         return {"why": why, "command": fit_command(data, {**given, **settings})}
 
-    if worst["level"] == "same":
-        return [entry("learn from all labelled domains together: no difference can be seen", source=learnable)]
     path = domains[target].get("path")
+    if worst["level"] == "same" and len(learnable) > 1:
+        return [entry("learn from all labelled domains together: no difference can be seen", source=learnable)]
+    if worst["level"] == "same":
+        return [entry(f"no difference can be seen: what is learned from '{source}' carries over", source=source)]
     pair = {"source": source, "target": f"{target}={path}" if path else target}
     lora = {**pair, "tuning": "lora:last:2"}
     alignment, reason = choose_alignment(worst)

@@ -158,7 +158,8 @@ class Recipe(BaseModel):
         if isinstance(value, dict):
             name, path = next(iter(value.items()), ("NAME", "PATH"))
             raise InjertoError(f"a domain from elsewhere is written '{name}={path}', not as a mapping")
-        return (value,) if isinstance(value, str) else value
+        items = (value,) if isinstance(value, str | int) else value
+        return tuple(str(item) if type(item) is int else item for item in items) if items is not None else items
 
     @field_validator("tuning")
     @classmethod

@@ -8,6 +8,14 @@ function make(tag, text, parent, kind) {
   if (parent) parent.appendChild(node);
   return node;
 }
+// A command: lines break between words only, and a button copies it.
+function command(text, parent) {
+  const box = make("div", null, parent, "command"), code = make("code", null, box);
+  text.split(" ").forEach((word, i) => { if (i) code.append(" "); make("span", word, code); });
+  const button = make("button", "copy", box, "screen");
+  button.type = "button";
+  button.onclick = () => navigator.clipboard.writeText(text).then(() => { button.textContent = "copied"; setTimeout(() => { button.textContent = "copy"; }, 1500); }, () => {});
+}
 const missing = value => value === null || value === undefined;
 const number = (value, digits = 3) => missing(value) ? "–" : value.toFixed(digits);
 const percent = (value, digits = 0) => missing(value) ? "–" : (100 * value).toFixed(digits) + " %";

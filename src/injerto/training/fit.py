@@ -124,6 +124,10 @@ class Fit:
             domains = self._measure()
             seen = self._embed_after(self.held_out)
             aligned, judged = self._aligned(apart, seen), self._validators(seen)
+            if judged and judged["rejected"] and self.prepared.targets:
+                self.watch.say(
+                    "rejected", f"{judged['rejected']}: if that is not so in truth, do not trust the model there"
+                )
             forgotten = self.memory.after(before, self.model, line, self._accuracy)
         size = self._ship(domains, line)
         return self._report(domains, selection, size, forgotten, aligned, judged)
@@ -250,7 +254,8 @@ class Fit:
         recipe, prepared = self.recipe, self.prepared
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(sha256(recipe.seed, "alignment")[:15], 16))
-            setting = self._setting()
+            width = self.model.head.shift.numel()
+            setting = Setting(width, len(prepared.classes), prepared.roles, prepared.stages)
             terms = [(term.name, make_alignment(term, setting)) for term in recipe.alignment_terms]
             return Classification(
                 self.model,
@@ -262,10 +267,6 @@ class Fit:
                 labelled=make_objective(recipe.objective, len(prepared.roles)),
                 mixing=recipe.mixing,
             ).to(self.plan.device)
-
-    def _setting(self) -> Setting:
-        prepared = self.prepared
-        return Setting(self.model.head.shift.numel(), len(prepared.classes), prepared.roles, prepared.stages)
 
     def _validate(self) -> Score | None:
         """Accuracy and minus NLL on source ``val``, averaged over the sources."""

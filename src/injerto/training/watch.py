@@ -57,13 +57,24 @@ class Watch:
         """
         loss = sum(self.losses) / max(1, len(self.losses))
         self.losses = []
+        if self.predicted and self.predicted[0] == 1 < self.predicted[1] and step >= max(EARLY, self.steps / 4):
+            self.say(
+                "collapsed",
+                f"every source val example gets the same class at step {step}; lower --lr, or use "
+                "--class-weights balanced where one class is most of the data",
+            )
         if self.first_loss is None:
             self.first_loss = loss
+        elif "collapsed" in self.said:
+            pass  # said already, with a cure that is the opposite
         elif step >= max(EARLY, self.steps / 2) and loss > max(0.98 * self.first_loss, SLIGHT):
+            risen = loss > 1.5 * self.first_loss
+            how = "risen" if risen else "not fallen"
+            cure = "lower --head-lr, --lr or an alignment's weight" if risen else "raise --head-lr or --lr"
             self.say(
                 "not learning",
-                f"the loss has not fallen by step {step} ({self.first_loss:.3f} to {loss:.3f}): the head is not "
-                "learning; raise --head-lr or --lr, or check that the labels belong to their inputs",
+                f"the loss has {how} by step {step} ({self.first_loss:.3f} to {loss:.3f}): the head is not learning; "
+                f"{cure}, or check that the labels belong to their inputs",
             )
         if nll is not None:
             self.rising = self.rising + 1 if nll > self.best_nll else 0
@@ -75,12 +86,6 @@ class Watch:
                     f"over-fitting: the NLL on source val rose from {self.best_nll:.3f} to {nll:.3f} while the loss on "
                     f"train is {loss:.3f}; use fewer --epochs, --patience 3, stronger --augment or a smaller --tuning",
                 )
-        if self.predicted and self.predicted[0] == 1 < self.predicted[1] and step >= max(EARLY, self.steps / 4):
-            self.say(
-                "collapsed",
-                f"every source val example gets the same class at step {step}; lower --lr, or use "
-                "--class-weights balanced where one class is most of the data",
-            )
 
     def say(self, kind: str, text: str) -> None:
         """Warn once.
