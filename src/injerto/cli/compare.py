@@ -47,7 +47,7 @@ def print_comparison(content: dict[str, Any], out: Path) -> None:
         out: Its folder.
     """
     from injerto.cli.show import table
-    from injerto.studies.results import table_of
+    from injerto.studies.tables import table_of
 
     title, headings, cells, below = table_of(content)
     axes = len(content["grid"])
