@@ -328,6 +328,27 @@ def test_progress_is_a_line_per_run(again: Call, tmp_path: Path, capsys: Any) ->
     assert len(lines) == 2
 
 
+def test_a_row_beside_the_grid_and_cheap_rows_first(again: Call, tmp_path: Path, fitted: list[str]) -> None:
+    out = tmp_path / "out"
+    grid: dict[str, Any] = {
+        "grid": {"tuning": ["last:1", "head"], "lr": [1e-2]},
+        "rows": [{"tuning": "norm", "lr": 1e-3}],
+    }
+    content = again(out, **grid, seeds=1)
+    assert fitted == ["tuning=head,lr=0.01-0", "tuning=last_1,lr=0.01-0", "tuning=norm,lr=0.001-0"]
+    labels = ["tuning=last:1 lr=0.01", "tuning=head lr=0.01", "tuning=norm lr=0.001"]
+    assert [row["row"] for row in content["rows"]] == [row["row"] for row in content["summary"]] == labels
+    assert content["summary"][2]["baseline"] == labels[0]
+    assert content["beside"] == [{"tuning": "norm", "lr": 0.001}] and content["grid"]["lr"] == [0.01]
+    assert "--row 'tuning=norm lr=0.001'" in content["command"]
+    fitted.clear()
+    again(out, **grid, seeds=1)
+    assert fitted == []
+    content = again(out, grid={"tuning": ["head"], "lr": [1e-2]}, seeds=1)  # the others stay, beside it
+    assert fitted == [] and [row["row"] for row in content["rows"]] == [labels[1], labels[0], labels[2]]
+    assert [row["tuning"] for row in content["beside"]] == ["last:1", "norm"]
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
