@@ -61,7 +61,8 @@ def compare(
         earlier calls. ``summary`` has
         for every row, domain and split the mean accuracy over the seeds, and the paired difference to ``baseline``
         (the same row with alignment ``none`` where alignment is an axis, else the first row), with 95 % intervals
-        over seeds and test groups (:func:`injerto.statistics.bootstrap.nested_interval`).
+        over seeds and test groups (:func:`injerto.statistics.bootstrap.nested_interval`), ``p`` of the same resamples
+        and ``p_adjusted`` by Holm for all rows with a gain on that split.
 
     Raises:
         InjertoError: Where a row's recipe or the data does not fit, or ``out`` holds something else; before the first
@@ -86,8 +87,6 @@ def compare(
     earlier = check_records(runs, planned)
     order = sorted(planned, key=lambda one: (numbers.index(one.seed), _cost(one)))
     missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
-    if missing:
-        _check_needs(missing)
     from injerto.compute.machine import machine
 
     axes, beside = describe(planned, len(rows), earlier)
@@ -105,8 +104,13 @@ def compare(
     about["command"] = command_of(str(data), axes, about["seeds"], named, str(out), beside)
     about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
     results = Results(folder, about, [*planned, *earlier])
+    from injerto.training.shared import shared_loading
+
     try:
-        return _work(results, [*order, *earlier], missing, runs)
+        with shared_loading():
+            if missing:
+                _check_needs(missing)
+            return _work(results, [*order, *earlier], missing, runs)
     except KeyboardInterrupt:
         note("\ninterrupted; the same comparison goes on where it stopped")
         raise
@@ -163,15 +167,11 @@ def _settings(
 
 def _check_needs(planned: Sequence[Planned]) -> None:
     """Refuse domains, alignments and objectives that the data cannot give, before the first run starts."""
-    from injerto.domains.elsewhere import paths_elsewhere
     from injerto.training.prepare import settle_roles
+    from injerto.training.reading import read_domains
     from injerto.training.settings import check_terms
 
-    first = planned[0].recipe
-    columns = ("input", "label", "domain", "group", "split_column", "split_file")
-    domains = api.load_domains(
-        first.data, **{name: getattr(first, name) for name in columns}, extra=paths_elsewhere(first.target)
-    )
+    domains = read_domains(planned[0].recipe, planned[0].recipe.data)
     with quiet():  # a row without alignment is what its target is for
         for recipe in {one.label: one.recipe for one in planned}.values():
             check_terms(recipe)
