@@ -20,7 +20,7 @@ from injerto.basics.files import write_text
 from injerto.basics.progress import note
 from injerto.compute.machine import machine
 from injerto.statistics.bootstrap import nested_interval
-from injerto.studies.results import BOTH, read_answers
+from injerto.studies.answers import BOTH, read_answers
 
 HERE = Path(__file__).parent
 NEAR = -0.02

@@ -37,7 +37,7 @@ import injerto
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
 from injerto.cli.show import percent
-from injerto.studies.results import gain_text
+from injerto.studies.tables import gain_text
 
 HERE = Path(__file__).parent
 EMOJI = [("noto", "openmoji-line"), ("fluent-3d", "openmoji-line"), ("openmoji-line", "noto")]

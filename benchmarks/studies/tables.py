@@ -13,7 +13,7 @@ import numpy as np
 
 from injerto.basics.files import write_text
 from injerto.statistics.bootstrap import bootstrap_interval
-from injerto.studies.results import BOTH
+from injerto.studies.answers import BOTH
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"

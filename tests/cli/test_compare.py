@@ -27,7 +27,7 @@ def options(command: str) -> set[str]:
 
 def test_it_speaks_the_language_of_fit() -> None:
     left_out = {"--task", "--slider", "--track", "--seed", "--split-seed", "--resume", "--overwrite"}
-    assert options("compare") == options("fit") - left_out | {"--grid", "--seeds"}
+    assert options("compare") == options("fit") - left_out | {"--grid", "--row", "--seeds"}
 
 
 def test_every_flag_arrives(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,10 +39,22 @@ def test_every_flag_arrives(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("injerto.studies.compare.compare", fake)
     flags = ["--source", "a", "--source", "b", "--lr", "0.5", "--skip-bad", "--warmup", 0, "--remember", "r", "--json"]
-    more = ["--grid", "tuning=head,lora(r=8,alpha=4)", "--grid", "batch-size=4", "--seeds", "0,4", "--out", "o"]
+    more = [
+        "--grid",
+        "tuning=head,lora(r=8,alpha=4)",
+        "--grid",
+        "batch-size=4",
+        "--seeds",
+        "0,4",
+        "--out",
+        "o",
+        "--row",
+        "tuning=full batch-size=8",
+    ]
     assert cli("compare", "DATA", *flags, *more).code == 0
     expected = {"data": "DATA", "source": ["a", "b"], "lr": 0.5, "skip_bad": True, "warmup": 0.0, "remember": "r"}
     expected |= {"grid": {"tuning": ["head", "lora(r=8,alpha=4)"], "batch_size": ["4"]}, "seeds": [0, 4]}
+    expected |= {"rows": [{"tuning": "full", "batch_size": "8"}]}
     assert {key: value for key, value in seen.items() if value != []} == expected | {"out": Path("o")}
 
 
@@ -93,6 +105,11 @@ def test_exit_codes_of_failed_rows(
         (["--grid", "tuning=head", "--tuning", "lora"], "as a flag and as an axis"),
         (["--grid", "tuning=head,heads"], "unknown tuning 'heads'"),
         (["--grid", "alignment=none,mmd(stages=5/6"], "parenthesis is open"),
+        (["--grid", "tuning=head", "--row", "lr=1"], "--row 'lr=1': lr is no axis of --grid; it has tuning"),
+        (["--grid", "tuning=head", "--grid", "lr=1", "--row", "lr=2"], "leaves tuning open"),
+        (["--grid", "tuning=head", "--row", "full"], "--row 'full' cannot be read"),
+        (["--grid", "tuning=head", "--row", "tuning='full"], "cannot be read"),
+        (["--grid", "tuning=head", "--row", "tuning=head"], "the row tuning=head twice"),
         (["--grid", "tuning=head", "--seeds", "many"], "--seeds 'many'"),
         (["--grid", "tuning=head", "--seeds", "0"], "--seeds must be 1 or more"),
         (["--grid", "tuning=head", "--lr", "fast"], "--lr 'fast' is no number"),

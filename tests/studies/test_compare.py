@@ -18,7 +18,8 @@ import yaml
 import injerto
 from injerto import api
 from injerto.basics.errors import InjertoError
-from injerto.statistics.bootstrap import nested_interval
+from injerto.statistics.bootstrap import nested_draws, nested_interval
+from injerto.statistics.significance import p_value
 from injerto.studies.compare import exit_code
 
 Call = Callable[..., dict[str, Any]]
@@ -152,10 +153,30 @@ def test_the_summary_is_the_paired_interval_computed_by_hand(done: Path) -> None
                 expected = nested_interval(right, groups, [part[0] for part in base])
                 assert tuple(figures[end] for end in ("gain", "gain_low", "gain_high")) == expected
                 assert figures["gain_seeds"] == [0, 1] and "unpaired" not in figures
+                draws = nested_draws(right, groups, [part[0] for part in base])[1]
+                assert figures["p"] == p_value(draws) == figures["p_adjusted"]  # one row has a gain
             else:
                 assert "gain" not in figures
         assert set(entry["domains"]["dusk"]["splits"]) == {"train", "test", "train+test"}
         assert entry["domains"]["dusk"]["oracle"] and not entry["domains"]["day"]["oracle"]
+
+
+def test_the_summary_holds_the_means_of_the_runs_own_metrics(done: Path) -> None:
+    content = json.loads((done / "results.json").read_text())
+    for index, entry in enumerate(content["summary"]):
+        own = content["rows"][2 * index : 2 * index + 2]
+        for name, side in (("day", "test"), ("dusk", "train"), ("night", "test")):
+            figures = entry["domains"][name]["splits"][side]
+            splits = [row["domains"][name]["splits"][side] for row in own]
+            for metric in ("ece", "nll", "macro_f1", "balanced_accuracy"):
+                assert figures[metric] == pytest.approx(np.mean([values[metric] for values in splits]))
+            assert figures["deviation"] == pytest.approx(np.std([values["accuracy"] for values in splits], ddof=1))
+        joint = entry["domains"]["dusk"]["splits"]["train+test"]
+        assert "deviation" in joint and "ece" not in joint
+        assert (entry["trainable"], entry["adapter_bytes"]) == (own[0]["trainable"], own[0]["adapter_bytes"])
+        for name in ("agreement", "cka"):
+            known = [row["forgetting"][name] for row in own if row["forgetting"].get(name) is not None]
+            assert entry["forgetting"][name] == (pytest.approx(np.mean(known)) if known else None)
 
 
 def test_aligned_rows_are_compared_with_the_same_row_without(again: Call, tmp_path: Path) -> None:
@@ -305,6 +326,27 @@ def test_progress_is_a_line_per_run(again: Call, tmp_path: Path, capsys: Any) ->
     assert lines[0] == "row 1 of 2: tuning=head seed 0"
     assert lines[1].startswith("row 2 of 2: tuning=last:1 seed 0, ") and lines[1].endswith(" left")
     assert len(lines) == 2
+
+
+def test_a_row_beside_the_grid_and_cheap_rows_first(again: Call, tmp_path: Path, fitted: list[str]) -> None:
+    out = tmp_path / "out"
+    grid: dict[str, Any] = {
+        "grid": {"tuning": ["last:1", "head"], "lr": [1e-2]},
+        "rows": [{"tuning": "norm", "lr": 1e-3}],
+    }
+    content = again(out, **grid, seeds=1)
+    assert fitted == ["tuning=head,lr=0.01-0", "tuning=last_1,lr=0.01-0", "tuning=norm,lr=0.001-0"]
+    labels = ["tuning=last:1 lr=0.01", "tuning=head lr=0.01", "tuning=norm lr=0.001"]
+    assert [row["row"] for row in content["rows"]] == [row["row"] for row in content["summary"]] == labels
+    assert content["summary"][2]["baseline"] == labels[0]
+    assert content["beside"] == [{"tuning": "norm", "lr": 0.001}] and content["grid"]["lr"] == [0.01]
+    assert "--row 'tuning=norm lr=0.001'" in content["command"]
+    fitted.clear()
+    again(out, **grid, seeds=1)
+    assert fitted == []
+    content = again(out, grid={"tuning": ["head"], "lr": [1e-2]}, seeds=1)  # the others stay, beside it
+    assert fitted == [] and [row["row"] for row in content["rows"]] == [labels[1], labels[0], labels[2]]
+    assert [row["tuning"] for row in content["beside"]] == ["last:1", "norm"]
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from injerto.basics.errors import InjertoError
-from injerto.studies.grid import command_of, list_seeds, parse_grid, parse_seeds, plan_rows, slug_of, split_values
+from injerto.studies.grid import (
+    command_of,
+    describe,
+    list_seeds,
+    parse_grid,
+    parse_rows,
+    parse_seeds,
+    plan_rows,
+    slug_of,
+    split_values,
+)
 
 
 def rows(grid: dict[str, Any], seeds: tuple[int, ...] = (0,), **settings: Any) -> list[Any]:
@@ -126,6 +136,45 @@ def test_the_command_gives_the_same_rows_again() -> None:
     grid = parse_grid([words[i + 1] for i, word in enumerate(words) if word == "--grid"])
     assert grid == {"alignment": ["none", "mmd(stages=5/6,x=1)"], "lr": ["0.001"]}
     assert "--seeds 3,1" in command_of("d", {"lr": [1]}, (3, 1), {}, "out")
+
+
+def test_rows_beside_the_grid_come_last_and_are_rows_like_others() -> None:
+    beside = [{"alignment": "mmd", "tuning": "full"}, {"tuning": "head", "alignment": "mmd"}]
+    planned, words = plan_rows("data", {"tuning": ["head", "lora"], "alignment": ["none"]}, (0, 1), {}, beside)
+    assert [one.label for one in planned[::2]] == [
+        "tuning=head alignment=none",
+        "tuning=lora alignment=none",
+        "tuning=full alignment=mmd",
+        "tuning=head alignment=mmd",
+    ]
+    assert {one.recipe.select for one in planned} == {"last"} and any("neck" in text for text in words)
+    assert {one.recipe.neck for one in planned if one.recipe.tuning == "head"} == {"256"}
+    for bad, message in (({"tuning": "full"}, "leaves alignment open"), (dict(planned[0].axes), "twice")):
+        with pytest.raises(InjertoError, match=message):
+            plan_rows("data", {"tuning": ["head"], "alignment": ["none"]}, (0,), {}, [bad])
+
+
+def test_the_command_says_rows_beside_the_grid() -> None:
+    grid = {"tuning": ["head", "lora(r=8,alpha=4)"], "backbone": ["some model", "b"]}
+    beside = [{"tuning": "full", "backbone": "it's a model"}, {"tuning": "lora(r=2,alpha=4)", "backbone": "b"}]
+    planned = plan_rows("d", grid, (0,), {}, beside)[0]
+    found, further = describe(planned, 2, [])
+    assert (found, further) == (grid, beside)
+    words = shlex.split(command_of("d", found, (0,), {}, "out", further))
+    axes = parse_grid([words[i + 1] for i, word in enumerate(words) if word == "--grid"])
+    rows = parse_rows([words[i + 1] for i, word in enumerate(words) if word == "--row"])
+    assert [one.label for one in plan_rows("d", axes, (0,), {}, rows)[0]] == [one.label for one in planned]
+
+
+def test_rows_of_earlier_calls_extend_the_grid_or_stand_beside_it() -> None:
+    now = rows({"tuning": ["head"], "lr": [1e-3]})
+    earlier = rows({"tuning": ["full", "lora"], "lr": [1e-3]})
+    assert describe(now, 0, earlier) == ({"tuning": ["head", "full", "lora"], "lr": [1e-3]}, [])
+    other = rows({"tuning": ["full"], "lr": [1e-2]})
+    assert describe(now, 0, other) == ({"tuning": ["head"], "lr": [1e-3]}, [{"tuning": "full", "lr": 1e-2}])
+    beside = [{"tuning": "full", "lr": 1e-2}]
+    both = plan_rows("data", {"tuning": ["head"], "lr": [1e-3]}, (0,), {}, beside)[0]
+    assert describe(both, 1, earlier) == ({"tuning": ["head", "full", "lora"], "lr": [1e-3]}, beside)
 
 
 # --- fairness ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from injerto.basics.errors import InjertoError
-from injerto.studies.results import baseline_of, csv_of, gain_text, read_answers
+from injerto.statistics.significance import holm
+from injerto.studies.answers import Answers, read_answers
+from injerto.studies.figures import Figures, Part, correct
+from injerto.studies.summary import baseline_of
+from injerto.studies.tables import csv_of, gain_text
 
 HEADER = ("domain", "role", "split", "content", "group", "label", "predicted")
 
@@ -80,6 +84,33 @@ def test_a_difference_inside_its_interval_is_none() -> None:
     assert gain_text({"gain": 0.01, "gain_low": -0.0001, "gain_high": 0.05}) == "(+1.0 [+0.0, +5.0])"
     assert gain_text({"gain": -0.01, "gain_low": -0.02, "gain_high": 0.0}) == "(-1.0 [-2.0, +0.0])"
     assert gain_text({"gain": None}) == gain_text({}) == "-"
+
+
+def figures(rng: np.random.Generator, shift: float, draw: int) -> Part:
+    right = (rng.random(60) < 0.5 + shift).astype(float)
+    return Part(f"{shift} {draw}", draw, "splits", Answers("source", right, np.arange(60), "examples"))
+
+
+def test_many_rows_are_corrected_for_on_the_same_split() -> None:
+    rng = np.random.default_rng(0)
+    base = [figures(rng, 0.0, seed) for seed in range(3)]
+    gains = [0.45, 0.3, 0.0, 0.05]
+    found = [Figures(5).of(own, base) for own in ([figures(rng, gain, seed) for seed in range(3)] for gain in gains)]
+    alone = Figures(5).of(base, None)
+    correct([alone, *found])
+    assert [one["p_adjusted"] for one in found] == holm([one["p"] for one in found])
+    assert "p_adjusted" not in alone
+    assert [gain_text(one, bold=True).startswith("**+") for one in found] == [True, True, False, False]
+    assert not any("*" in gain_text(one) for one in found)
+
+
+def test_rows_without_number_can_still_be_told_from_chance() -> None:
+    """With 2,000 resamples no p-value is below 0.001, and a hundred times that is no difference."""
+    rng = np.random.default_rng(1)
+    own, base = ([figures(rng, gain, seed) for seed in range(3)] for gain in (0.5, 0.0))
+    few, many = (Figures(rows).of(own, base) for rows in (2, 100))
+    assert {key: value for key, value in few.items() if key != "p"} == {k: v for k, v in many.items() if k != "p"}
+    assert few["p"] == 2 / 2001 and many["p"] == 2 / 10001 and 100 * many["p"] < 0.05
 
 
 def test_rows_with_other_columns_share_a_table() -> None:

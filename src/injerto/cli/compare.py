@@ -16,6 +16,7 @@ def compare(
     data: Data,
     grid: Annotated[list[str], _option("AXIS=A,B: a setting and its values; repeat for several.")],
     out: Annotated[Path, _option("The comparison's folder; what is there already is not done again.")],
+    row: Annotated[list[str] | None, _option("'AXIS=A AXIS=B': a row beside the grid; repeat for several.")] = None,
     seeds: Annotated[str, _option("How many seeds, or which: 5 or 0,2,7; 3 where not given.")] = "3",
     report: Annotated[bool, _option("Write report.html, a page to look at.", "--report/--no-report")] = True,
     as_json: Json = False,
@@ -25,12 +26,13 @@ def compare(
     from injerto.cli.show import print_json
     from injerto.studies.compare import compare as run
     from injerto.studies.compare import exit_code
-    from injerto.studies.grid import parse_grid, parse_seeds
+    from injerto.studies.grid import parse_grid, parse_rows, parse_seeds
 
     given = {name: value for name, value in settings.items() if value is not None and value is not False}
     if given.get("lr") not in (None, "auto"):
         given["lr"] = _number(given["lr"], "--lr")
-    content = run(data, grid=parse_grid(grid), seeds=parse_seeds(seeds), out=out, **given)
+    rows = parse_rows(row or [])
+    content = run(data, grid=parse_grid(grid), rows=rows, seeds=parse_seeds(seeds), out=out, **given)
     if as_json:
         print_json(content)
     else:
@@ -54,7 +56,7 @@ def print_comparison(content: dict[str, Any], out: Path) -> None:
         out: Its folder.
     """
     from injerto.cli.show import table
-    from injerto.studies.results import table_of
+    from injerto.studies.tables import table_of
 
     title, headings, cells, below = table_of(content)
     axes = len(content["grid"])

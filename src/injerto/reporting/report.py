@@ -17,7 +17,8 @@ from injerto.reporting.evidence import evidence_of
 from injerto.reporting.maps import layouts_of, shown, small
 from injerto.reporting.page import check_page, write_page
 from injerto.reporting.words import ORDER, headline, short, verdict
-from injerto.studies.results import ORACLE
+from injerto.studies.tables import ORACLE
+from injerto.training.reading import read_domains
 
 MOST = 800
 """Examples on the map, at most."""
@@ -177,22 +178,12 @@ def _looks(
     recipe = Recipe.model_validate(load_recipe(folder / done[0]["runs"][0] / "recipe.yaml"))
     try:
         with quiet():
-            domains = _data(recipe)
+            domains = read_domains(recipe, recipe.data).check(recipe.skip_bad)
         found = {"modality": domains.modality, "examples": _mistaken(domains, evidence) if examples else {}}
         return {**empty, **found, "map": _map(_pair(content, done), domains, folder, examples, seed)}
     except InjertoError as error:
         warn(f"the page has no map: {error}")
         return {**empty, "without": str(error)}
-
-
-def _data(recipe: Recipe) -> Domains:
-    from injerto.domains.elsewhere import paths_elsewhere
-    from injerto.domains.load import load_domains
-
-    columns = ("input", "label", "domain", "group", "split_column", "split_file")
-    return load_domains(
-        recipe.data, **{name: getattr(recipe, name) for name in columns}, extra=paths_elsewhere(recipe.target)
-    ).check(recipe.skip_bad)
 
 
 def _mistaken(domains: Domains, evidence: Mapping[str, Any]) -> dict[str, str]:

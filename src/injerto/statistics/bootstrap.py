@@ -43,7 +43,7 @@ def bootstrap_interval(
         ValueError: Where there are no examples, or the lengths differ.
     """
     columns = _group_columns(scores, groups, labels)
-    return _percentiles(_resample(columns, draws, np.random.default_rng(seed)), level)
+    return percentiles(_resample(columns, draws, np.random.default_rng(seed)), level)
 
 
 def ratio_interval(
@@ -77,7 +77,7 @@ def ratio_interval(
     columns = np.stack([np.bincount(group, weights=np.asarray(values, np.float64)) for values in (sizes, sums)], axis=1)
     columns = columns[columns[:, 0] > 0]
     values = _resample(columns, draws, np.random.default_rng(seed))
-    return float(np.sum(sums) / np.sum(sizes)), *_percentiles(values, level)
+    return float(np.sum(sums) / np.sum(sizes)), *percentiles(values, level)
 
 
 def nested_interval(
@@ -92,10 +92,7 @@ def nested_interval(
 ) -> tuple[float, float, float]:
     """Mean over seeds of a row of a comparison, or of the difference of two rows, with its interval.
 
-    Every draw picks as many seeds as there are, with replacement, and for every pick resamples that seed's test groups;
-    both rows of a comparison see the same picks, so what they share cancels. A difference whose interval holds 0 is
-    none. Resampling S seeds shows only (S - 1) / S of the variance between them: with one seed none at all, with three
-    the interval is narrow.
+    The percentile interval of :func:`nested_draws`. A difference whose interval holds 0 is none.
 
     Args:
         scores: Per seed, (N,) score per example; N may differ between seeds.
@@ -109,6 +106,40 @@ def nested_interval(
 
     Returns:
         Mean, low and high end, in the unit of the scores; every seed weighs the same.
+
+    Raises:
+        ValueError: Where there are no seeds or no examples, or the lengths differ.
+    """
+    mean, values = nested_draws(scores, groups, other, labels=labels, draws=draws, seed=seed)
+    return mean, *percentiles(values, level)
+
+
+def nested_draws(
+    scores: Sequence[np.ndarray],
+    groups: Sequence[Sequence[str] | Sequence[int] | np.ndarray],
+    other: Sequence[np.ndarray] | None = None,
+    *,
+    labels: Sequence[np.ndarray] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, np.ndarray]:
+    """Mean over seeds of a row of a comparison, or of the difference of two rows, and its bootstrap distribution.
+
+    Every draw picks as many seeds as there are, with replacement, and for every pick resamples that seed's test groups;
+    both rows of a comparison see the same picks, so what they share cancels. Resampling S seeds shows only (S - 1) / S
+    of the variance between them: with one seed none at all, with three the interval is narrow where seeds differ much
+    (:mod:`injerto.statistics.significance` has the figures).
+
+    Args:
+        scores: Per seed, (N,) score per example; N may differ between seeds.
+        groups: Per seed, (N,) group per example.
+        other: Per seed, (N,) score per example of the row to compare with; None for one row alone.
+        labels: Per seed, (N,) class per example for balanced means, as in :func:`bootstrap_interval`.
+        draws: How many resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        The mean, and the same of every resample, (draws,).
 
     Raises:
         ValueError: Where there are no seeds or no examples, or the lengths differ.
@@ -133,7 +164,7 @@ def nested_interval(
         means[index] = _statistic(columns.sum(axis=0, keepdims=True))[0]
         picked = picks == index
         values[picked] = _resample(columns, int(picked.sum()), rng)
-    return float(means.mean()), *_percentiles(values.mean(axis=1), level)
+    return float(means.mean()), values.mean(axis=1)
 
 
 def _group_columns(scores: np.ndarray, groups: Sequence | np.ndarray, labels: np.ndarray | None) -> np.ndarray:
@@ -176,6 +207,12 @@ def _resample(columns: np.ndarray, draws: int, rng: np.random.Generator) -> np.n
     return values
 
 
-def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The two ends between which the middle share of some draws lies.
+
+    Args:
+        values: The draws.
+        level: That share.
+    """
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

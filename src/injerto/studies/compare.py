@@ -1,7 +1,6 @@
 """Compare: every combination of some settings, several seeds each, under one protocol, with paired intervals."""
 
 import gc
-import json
 import os
 import time
 import traceback
@@ -15,14 +14,13 @@ import numpy as np
 
 from injerto import api
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_writable, remove_tree, write_text
+from injerto.basics.files import remove_tree
 from injerto.basics.progress import format_seconds, note, quiet, warn
-from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
-from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, list_seeds, plan_rows, text_of
+from injerto.recipe.recipe import load_recipe
+from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, describe, list_seeds, plan_rows
+from injerto.studies.records import check_folder, check_records, load_record, record_of, write_record
 from injerto.studies.results import Results
 
-OWN = {"runs", "results.json", "results.csv", "results.md", "report.html"}
-"""What a comparison writes into its folder."""
 KEPT = ("backbone", "image_size", "max_length", "augment", "views", "batch_size", "shots", "norm", "precision", "seed")
 """Settings that runs must agree in to share what their frozen stages compute."""
 PACKAGES = ("injerto", "torch", "timm", "transformers")
@@ -34,6 +32,7 @@ def compare(
     source: str | Sequence[str] = (),
     target: str | Sequence[str] = (),
     grid: Mapping[str, Sequence[Any]],
+    rows: Sequence[Mapping[str, Any]] = (),
     seeds: int | Sequence[int] = 3,
     out: str | PathLike[str],
     config: str | PathLike[str] | None = None,
@@ -41,15 +40,17 @@ def compare(
 ) -> dict[str, Any]:
     """Fit every combination of the axes' values with every seed, and say which row is better by how much.
 
-    Rows share splits, steps and the rule that a step is chosen by. What is in ``out`` already is not computed again and
-    stays in the results: called once more after an interruption, with another seed or with another value on an axis,
-    only what is missing is done. A run that fails does not stop the others, and is tried again by the next call.
+    Rows share splits, steps and the rule that a step is chosen by. Seed by seed, those that are likely to be cheap come
+    first. What is in ``out`` already is not computed again and stays in the results: called once more after an
+    interruption, with another seed or with another value on an axis, only what is missing is done. A run that fails
+    does not stop the others, and is tried again by the next call.
 
     Args:
         data: A path or the name of a sample, as for :func:`injerto.fit`.
         source: Domains that are labelled and trained on.
         target: Domains that are trained on without labels.
         grid: Any of the recipe's fields to the values it is to have: ``{"tuning": ["head", "lora"]}``.
+        rows: Rows beside that grid, each with a value on every axis: ``[{"tuning": "full", "alignment": "none"}]``.
         seeds: How many (0, 1, ...), or which; each is the seed of the splits too.
         out: The comparison's folder: ``results.json``, ``results.csv``, ``results.md`` and the runs.
         config: A YAML file with settings; those given here win.
@@ -60,7 +61,8 @@ def compare(
         earlier calls. ``summary`` has
         for every row, domain and split the mean accuracy over the seeds, and the paired difference to ``baseline``
         (the same row with alignment ``none`` where alignment is an axis, else the first row), with 95 % intervals
-        over seeds and test groups (:func:`injerto.statistics.bootstrap.nested_interval`).
+        over seeds and test groups (:func:`injerto.statistics.bootstrap.nested_interval`), ``p`` of the same resamples
+        and ``p_adjusted`` by Holm for all rows with a gain on that split.
 
     Raises:
         InjertoError: Where a row's recipe or the data does not fit, or ``out`` holds something else; before the first
@@ -79,32 +81,36 @@ def compare(
         raise InjertoError("a comparison has several seeds: give --seeds in place of --seed")
     given = _settings(config, grid, {**settings, "source": source, "target": target})
     axes, numbers, folder = check_grid(grid, given), list_seeds(seeds), Path(out)
-    planned, fairness = plan_rows(str(data), axes, numbers, given)
+    planned, fairness = plan_rows(str(data), axes, numbers, given, rows)
     runs = folder / "runs"
-    _check_folder(folder)
-    earlier = _check_records(runs, planned)
-    order = sorted(planned, key=lambda one: numbers.index(one.seed))
+    check_folder(folder)
+    earlier = check_records(runs, planned)
+    order = sorted(planned, key=lambda one: (numbers.index(one.seed), _cost(one)))
     missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
-    if missing:
-        _check_needs(missing)
     from injerto.compute.machine import machine
 
-    rows = [*planned, *earlier]
+    axes, beside = describe(planned, len(rows), earlier)
     about = {
         "data": str(data),
         "source": given.pop("source", []),
         "target": given.pop("target", []),
-        "grid": {axis: list({text_of(one.axes[axis]): one.axes[axis] for one in rows}.values()) for axis in axes},
+        "grid": axes,
+        "beside": beside,
         "settings": given,
         "seeds": sorted({*numbers, *(one.seed for one in earlier)}),
         "fairness": fairness,
     }
     named = {name: about[name] for name in ("source", "target")} | given
-    about["command"] = command_of(str(data), about["grid"], about["seeds"], named, str(out))
+    about["command"] = command_of(str(data), axes, about["seeds"], named, str(out), beside)
     about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
-    results = Results(folder, about, rows)
+    results = Results(folder, about, [*planned, *earlier])
+    from injerto.training.shared import shared_loading
+
     try:
-        return _work(results, [*order, *earlier], missing, runs)
+        with shared_loading():
+            if missing:
+                _check_needs(missing)
+            return _work(results, [*order, *earlier], missing, runs)
     except KeyboardInterrupt:
         note("\ninterrupted; the same comparison goes on where it stopped")
         raise
@@ -159,72 +165,25 @@ def _settings(
     return merged
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise InjertoError(f"--out {folder} is a file; name a folder")
-    check_writable(folder)
-    foreign = sorted({entry.name for entry in folder.iterdir()} - OWN) if folder.exists() else []
-    if foreign and not (folder / "results.json").exists():
-        raise InjertoError(f"--out {folder} holds '{foreign[0]}', which no comparison wrote; name another folder")
-
-
-def _record(runs: Path, name: str) -> Path:
-    """What is known of a run before and beside its own folder: its recipe as planned, and why it failed."""
-    return runs / f"{name}.json"
-
-
-def _load_record(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"recipe": dict(record["recipe"]), "failed": record["failed"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InjertoError(f"{path} is damaged; remove it and {path.with_suffix('')}") from None
-
-
-def _check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
-    """Finished runs of earlier calls that belong beside the planned ones; refuse those with other settings."""
-    axes, earlier = list(planned[0].axes), []
-    wanted = {one.name: one.recipe.model_dump(mode="json") for one in planned}
-    some = planned[0].recipe.model_dump(mode="json")
-    for name in wanted:
-        if (runs / name / "recipe.yaml").exists() and not _record(runs, name).exists():
-            raise InjertoError(f"{_record(runs, name)} is missing: remove {runs / name} to do the run again")
-    for path in sorted(runs.glob("*.json")):
-        before = _load_record(path)["recipe"]
-        name = path.name.removesuffix(".json")
-        alike = [row for row in wanted.values() if row["tuning"] == before.get("tuning")]
-        now, free = wanted.get(name) or (alike or [some])[0], () if name in wanted else (*axes, "seed")
-        if not alike:  # only the tuning `head` has a neck
-            free = (*free, "neck")
-        different = [field for field in Recipe.model_fields if before.get(field) != now[field] and field not in free]
-        if different:
-            words = ", ".join(
-                f"{field} (was {text_of(before.get(field))}, now {text_of(now[field])})" for field in different[:3]
-            )
-            raise InjertoError(
-                f"--out {runs.parent}: {path.stem} was done with other settings: {words}; repeat them, or name "
-                "another folder"
-            )
-        if name not in wanted and (runs / name / "metrics.json").exists():
-            earlier.append(Planned({axis: before[axis] for axis in axes}, make_recipe(**before), name))
-    return earlier
-
-
 def _check_needs(planned: Sequence[Planned]) -> None:
     """Refuse domains, alignments and objectives that the data cannot give, before the first run starts."""
-    from injerto.domains.elsewhere import paths_elsewhere
     from injerto.training.prepare import settle_roles
+    from injerto.training.reading import read_domains
     from injerto.training.settings import check_terms
 
-    first = planned[0].recipe
-    columns = ("input", "label", "domain", "group", "split_column", "split_file")
-    domains = api.load_domains(
-        first.data, **{name: getattr(first, name) for name in columns}, extra=paths_elsewhere(first.target)
-    )
+    domains = read_domains(planned[0].recipe, planned[0].recipe.data)
     with quiet():  # a row without alignment is what its target is for
         for recipe in {one.label: one.recipe for one in planned}.values():
             check_terms(recipe)
             settle_roles(recipe, domains)
+
+
+def _cost(one: Planned) -> int:
+    """A rank by what moves, the cheapest first."""
+    spec = one.recipe.tuning_spec
+    if spec.kind == "head" or spec.last is not None:
+        return 0 if spec.kind == "head" else 1
+    return 2 if spec.kind in ("lora", "bitfit", "norm") else 3
 
 
 def _keeps(one: Planned) -> list[Any]:
@@ -236,7 +195,7 @@ def _run(one: Planned, runs: Path) -> None:
     folder, record = runs / one.name, {"recipe": one.recipe.model_dump(mode="json"), "failed": None}
     if folder.exists() and not (folder / "recipe.yaml").exists():
         remove_tree(folder)  # killed before it began
-    _write_record(runs, one, record)
+    write_record(runs, one.name, record)
     fields = one.recipe.model_dump(exclude_none=True, exclude={"data"})
     try:
         with quiet():
@@ -247,22 +206,18 @@ def _run(one: Planned, runs: Path) -> None:
             traceback.print_exc()
         reason = " ".join(f"{type(error).__name__}: {error}".split() if fault else str(error).split())[:500]
         warn(f"{one.label} seed {one.seed} failed: {reason}")
-        _write_record(runs, one, record | {"failed": {"reason": reason, "fault": fault}})
+        write_record(runs, one.name, record | {"failed": {"reason": reason, "fault": fault}})
     finally:
         gc.collect()
 
 
-def _write_record(runs: Path, one: Planned, record: Mapping[str, Any]) -> None:
-    write_text(_record(runs, one.name), json.dumps(record, indent=1) + "\n")
-
-
 def _take_in(results: Results, one: Planned, runs: Path) -> None:
     """Add a run that is finished (without its checkpoints, which it needs no more) or failed to the results."""
-    folder, record = runs / one.name, _record(runs, one.name)
+    folder, record = runs / one.name, record_of(runs, one.name)
     if (folder / "metrics.json").exists():
         remove_tree(folder / "checkpoints")
         results.add(one, folder, None)
-    elif record.exists() and (failed := _load_record(record)["failed"]):
+    elif record.exists() and (failed := load_record(record)["failed"]):
         results.add(one, folder, failed)
 
 

@@ -125,6 +125,38 @@ def parse_grid(items: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
+def parse_rows(items: Sequence[str]) -> list[dict[str, str]]:
+    """Read the rows beside the grid of the command line.
+
+    Args:
+        items: Each ``axis=value axis=value``; a value with spaces stands in quotes.
+
+    Returns:
+        Per row, axis to its value as written.
+
+    Raises:
+        InjertoError: Where a row is not of that form, or names an axis twice.
+    """
+    rows = []
+    for item in items:
+        try:
+            words = shlex.split(item)
+        except ValueError:
+            words = []
+        row: dict[str, str] = {}
+        for word in words:
+            name, equals, value = word.partition("=")
+            axis = name.replace("-", "_")
+            if not (axis and equals and value) or axis in row:
+                words = []
+                break
+            row[axis] = value
+        if not words:
+            raise InjertoError(f"--row '{item}' cannot be read; write each axis once: 'tuning=full alignment=none'")
+        rows.append(row)
+    return rows
+
+
 def parse_seeds(text: str) -> int | list[int]:
     """``5`` for five seeds, or the seeds themselves with commas between them.
 
@@ -182,22 +214,43 @@ def check_grid(grid: Mapping[str, Sequence[Any] | str], settings: Mapping[str, A
         if settings.get(axis) not in (None, ()):
             raise InjertoError(f"--{flag} is given as a flag and as an axis of --grid; choose one")
         checked[axis] = [
-            value.split("/") if axis in SEVERAL and isinstance(value, str) and "=" not in value else value
-            for value in (split_values(values, flag) if isinstance(values, str) else map(_plain, values))
+            _plain(axis, value) for value in (split_values(values, flag) if isinstance(values, str) else values)
         ]
         if not checked[axis]:
             raise InjertoError(f"--grid {flag} has no value; write {flag}=a,b")
     return checked
 
 
-def _plain(value: Any) -> Any:
+def _plain(axis: str, value: Any) -> Any:
+    if axis in SEVERAL and isinstance(value, str) and "=" not in value:
+        return value.split("/")
     return str(value) if isinstance(value, PathLike) else value
 
 
+def _beside(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows beside the grid, their axes in its order."""
+    found = []
+    for row in rows:
+        shown = label_of(row)
+        for axis in row:
+            if axis not in axes:
+                known = ", ".join(name.replace("_", "-") for name in axes)
+                raise InjertoError(f"--row '{shown}': {axis.replace('_', '-')} is no axis of --grid; it has {known}")
+        for axis in axes:
+            if axis not in row:
+                raise InjertoError(f"--row '{shown}' leaves {axis.replace('_', '-')} open; name every axis of --grid")
+        found.append({axis: _plain(axis, row[axis]) for axis in axes})
+    return found
+
+
 def plan_rows(
-    data: str, grid: Mapping[str, Sequence[Any] | str], seeds: Sequence[int], settings: Mapping[str, Any]
+    data: str,
+    grid: Mapping[str, Sequence[Any] | str],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    beside: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[Planned], list[str]]:
-    """Every run of a comparison, rows in the order of the axes, the seeds of a row together.
+    """Every run of a comparison, rows in the order of the axes, then those beside them; the seeds of a row together.
 
     Rows are comparable: where a row is aligned or averaged by SWAD, all keep their last step; where a row with tuning
     ``head`` is aligned, all rows with tuning ``head`` get the neck that the alignment needs. A ``select`` or ``neck``
@@ -208,22 +261,25 @@ def plan_rows(
         grid: Axis to values.
         seeds: Of every row.
         settings: Fields of the recipe that are the same for all rows.
+        beside: Further rows, each with a value on every axis.
 
     Returns:
         The runs, and in words what was done to make them comparable.
 
     Raises:
-        InjertoError: Where a row's recipe is not valid, or two rows are the same.
+        InjertoError: Where a row's recipe is not valid, a row beside the grid does not name its axes, or two rows are
+            the same.
     """
     axes = check_grid(grid, settings)
-    rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] + _beside(beside, list(axes))
     recipes = [_recipe(data, settings, row, {}) for row in rows]
     extra, words = _fair(recipes, {*axes, *(name for name, value in settings.items() if value is not None)})
     planned, seen = [], set()
     for row, plain, more in zip(rows, recipes, extra, strict=True):
         own = {axis: plain.model_dump(mode="json")[axis] for axis in axes}
         if (key := json.dumps(own)) in seen:
-            raise InjertoError(f"--grid gives the row {label_of(own)} twice; name each value once")
+            given = "--grid and --row give" if beside else "--grid gives"
+            raise InjertoError(f"{given} the row {label_of(own)} twice; name each value once")
         seen.add(key)
         slug = slug_of(own)
         for seed in seeds:
@@ -275,8 +331,41 @@ def slug_of(axes: Mapping[str, Any]) -> str:
     return f"{slug[:LONGEST]},{sha256(json.dumps(dict(axes), sort_keys=True))[:8]}"
 
 
+def describe(
+    planned: Sequence[Planned], beside: int, earlier: Sequence[Planned]
+) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
+    """All rows as a grid, and those that it cannot hold.
+
+    Args:
+        planned: Of this call.
+        beside: How many of its rows are beside the grid: the last ones.
+        earlier: Of earlier calls.
+
+    Returns:
+        Axis to its values, and further rows; together they give all rows and no others.
+    """
+    rows = list({one.label: dict(one.axes) for one in planned}.values())
+    inside, further = rows[: len(rows) - beside], rows[len(rows) - beside :]
+    known = {label_of(row) for row in rows}
+    others = list({one.label: dict(one.axes) for one in earlier if one.label not in known}.values())
+
+    def product_of(some: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
+        grid = {axis: list({text_of(row[axis]): row[axis] for row in some}.values()) for axis in planned[0].axes}
+        return grid if len(list(product(*grid.values()))) == len(some) else None
+
+    for some, left in (([*rows, *others], []), ([*inside, *others], further)):
+        if grid := product_of(some):
+            return grid, left
+    return product_of(inside) or {}, [*further, *others]
+
+
 def command_of(
-    data: str, grid: Mapping[str, Iterable[Any]], seeds: Sequence[int], settings: Mapping[str, Any], out: str
+    data: str,
+    grid: Mapping[str, Iterable[Any]],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    out: str,
+    beside: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The comparison as a user would type it.
 
@@ -286,10 +375,14 @@ def command_of(
         seeds: Of every row.
         settings: What is the same for all rows.
         out: The folder.
+        beside: Rows beside the grid.
     """
     words = ["injerto", "compare", data, *flags(settings)]
     for axis, values in grid.items():
         words += ["--grid", f"{axis.replace('_', '-')}={','.join(map(text_of, values))}"]
+    for row in beside:
+        pairs = (f"{axis.replace('_', '-')}={text_of(value)}" for axis, value in row.items())
+        words += ["--row", " ".join(shlex.quote(pair) if re.search(r"[\s'\"\\]", pair) else pair for pair in pairs)]
     counted = list(seeds) == list(range(len(seeds)))
     words += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds)), "--out", out]
     return shlex.join(words)

@@ -15,6 +15,7 @@ from injerto.compute.features import room_for
 from injerto.compute.inference import Embedder
 from injerto.domains.preprocessing import TextPreprocessing
 from injerto.domains.texts import tokenize
+from injerto.training.shared import load_once
 from injerto.training.stepplan import count_steps
 from injerto.tuning.base import Span
 
@@ -53,7 +54,7 @@ def plan_caches(prepared: "Prepared") -> None:
     vals = sum(len(part) for part in prepared.parts("val").values())
     reported = sum(len(part) for sides in prepared.reported().values() for part in sides.values())
     prepared.spans = prepared.tuned.spans(count_steps(train, recipe.batch_size, recipe.steps, recipe.epochs))
-    each = Embedder(backbone, prepared.plan).seconds_per_input()
+    each = _seconds(prepared)
     texts, seconds = [], 0.0
     for span in prepared.spans:
         drawn = (span.stop - span.first) * recipe.batch_size
@@ -69,7 +70,7 @@ def plan_caches(prepared: "Prepared") -> None:
             seconds += each * (used * (2 + 2 * moving if moving else 1) + evaluated)
             continue
         prepared.cuts[span.frozen] = cut
-        below = each if cut.suffix is None else Embedder(backbone, prepared.plan, cut).seconds_per_input()
+        below = each if cut.suffix is None else _seconds(prepared, cut)
         seconds += below * count + max(0.0, each - below) * (3 * used + evaluated)
     prepared.plan = replace(prepared.plan, cache="; then ".join(dict.fromkeys(texts)), seconds=seconds)
 
@@ -94,6 +95,14 @@ def _plan_cache(prepared: "Prepared", span: Span, uses: float, count: int) -> tu
         return None, f"nothing ({what} of {count} inputs: {reason})"
     size = format_bytes(round(rows) * cut.width * 4)
     return cut, f"{what} of {count} inputs ({size}{f', in memory only: {reason}' if reason else ''})"
+
+
+def _seconds(prepared: "Prepared", cut: Cut | None = None) -> float:
+    """Time of one input, below a cut where there is one."""
+    backbone, plan = prepared.backbone, prepared.plan
+    size = sorted(backbone.preprocessing.card().items(), key=str)
+    key = backbone.fingerprint, repr((size, plan.card(), cut and cut.stage))
+    return load_once(key, key, lambda: Embedder(backbone, plan, cut).seconds_per_input())
 
 
 def _mean_tokens(prepared: "Prepared") -> float:

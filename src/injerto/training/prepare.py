@@ -21,7 +21,7 @@ from injerto.compute.embedding import open_backbone
 from injerto.compute.features import cache_limit
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
-from injerto.domains.elsewhere import named_in, paths_elsewhere
+from injerto.domains.elsewhere import named_in
 from injerto.domains.load import load_domains
 from injerto.domains.splits import keep_shots, split_domains
 from injerto.evaluation.domains import REPORTED, role_of
@@ -30,7 +30,9 @@ from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
 from injerto.training.cacheplan import plan_caches
 from injerto.training.examples import Stream
+from injerto.training.reading import data_key, read_domains
 from injerto.training.settings import check_mixing, check_roles, check_share, check_terms
+from injerto.training.shared import is_shared, load_once
 from injerto.training.stepplan import count_steps
 from injerto.training.streams import few_labels, make_streams
 from injerto.training.taps import stage_widths
@@ -168,20 +170,10 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     check_trackers(recipe.track)
     cache_limit()
     start = time.perf_counter()
-    extra = paths_elsewhere(recipe.target)
-    domains = load_domains(
-        data,
-        input=recipe.input,
-        label=recipe.label,
-        domain=recipe.domain,
-        group=recipe.group,
-        split_column=recipe.split_column,
-        split_file=recipe.split_file,
-        extra=extra,
-    )
+    loaded = domains = read_domains(recipe, data)
     sources, targets = settle_roles(recipe, domains)
     classes = class_map(domains, sources)
-    domains = domains.check(recipe.skip_bad)
+    domains = load_once("checked", data_key(recipe, data, recipe.skip_bad), lambda: loaded.check(recipe.skip_bad))
     for name in sources:
         domains.named(name)
     classes = class_map(domains, sources)
@@ -360,8 +352,11 @@ def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbo
             return load_backbone(own, image_size=recipe.image_size)
         own.fingerprint = fingerprint(own.model.state_dict())  # it may have been trained since it was loaded
         return own
-    assert recipe.backbone is not None
-    return open_backbone(recipe.backbone, data, recipe.image_size, recipe.max_length)
+    name = recipe.backbone
+    assert name is not None
+    key = name, data if isinstance(data, str) else None, recipe.image_size, recipe.max_length
+    loaded = load_once("backbone", key, lambda: open_backbone(name, data, recipe.image_size, recipe.max_length))
+    return copy.deepcopy(loaded) if is_shared() else loaded
 
 
 def _announce(prepared: Prepared) -> None:

@@ -1,0 +1,76 @@
+"""What the runs of a comparison said of each example, read from their predictions."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from injerto.adapters.card import load_card
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import sha256
+
+BOTH = "train+test"
+"""All examples of a target: those it was adapted on, and the others."""
+Key = tuple[str, str]
+"""Domain and split."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one run said of one split of one domain, without examples that it cannot be right on.
+
+    Attributes:
+        role: ``source``, ``target`` or ``unseen``.
+        right: 1 for right, 0 for wrong, (N,).
+        groups: Numbers of their groups, (N,).
+        examples: Digest of the examples, in their order.
+        strata: Domain of each where there are several, (N,); each then weighs the same.
+    """
+
+    role: str
+    right: np.ndarray
+    groups: np.ndarray
+    examples: str
+    strata: np.ndarray | None = None
+
+    def mean(self) -> float:
+        """The accuracy; over several domains its mean."""
+        if self.strata is None:
+            return float(self.right.mean())
+        return float(np.mean([self.right[self.strata == one].mean() for one in np.unique(self.strata)]))
+
+
+def read_answers(run: Path) -> dict[Key, Answers]:
+    """The predictions of a finished run by domain and split; of a target also on :data:`BOTH` together.
+
+    Args:
+        run: Its folder.
+
+    Raises:
+        InjertoError: Where ``predictions.csv`` is missing or damaged.
+    """
+    classes = set(load_card(run / "adapter")["labels"])
+    found: dict[Key, tuple[str, list[dict[str, str]]]] = {}
+    path = run / "predictions.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            for line in csv.DictReader(stream):
+                name, role, split = line["domain"], line["role"], line["split"]
+                sides = (split, BOTH) if role == "target" and split in BOTH.split("+") else (split,)
+                for side in sides:
+                    lines = found.setdefault((name, side), (role, []))[1]
+                    if line["label"] in classes:
+                        lines.append(line)
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise InjertoError(f"cannot read {path}: {reason}; remove {run} to do the run again") from None
+    return {key: _answers(*value) for key, value in found.items()}
+
+
+def _answers(role: str, lines: Sequence[Mapping[str, str]]) -> Answers:
+    columns = [[line[name] for line in lines] for name in ("content", "group", "label")]
+    right = np.asarray([line["predicted"] == line["label"] for line in lines], dtype=np.float64)
+    groups = np.unique(columns[1], return_inverse=True)[1] if lines else np.zeros(0, dtype=np.int64)
+    return Answers(role, right, groups, sha256(*(text for column in columns for text in column)))

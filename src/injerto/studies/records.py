@@ -1,0 +1,108 @@
+"""What a comparison's folder says of its runs: recipes as planned, failures, and what may stand beside them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from injerto.basics.errors import InjertoError
+from injerto.basics.files import check_writable, write_text
+from injerto.recipe.recipe import Recipe, make_recipe
+from injerto.studies.grid import Planned, text_of
+
+OWN = {"runs", "results.json", "results.csv", "results.md", "report.html"}
+"""What a comparison writes into its folder."""
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Args:
+        folder: The comparison's.
+
+    Raises:
+        InjertoError: Where it does, is a file, or cannot be written.
+    """
+    if folder.is_file():
+        raise InjertoError(f"--out {folder} is a file; name a folder")
+    check_writable(folder)
+    foreign = sorted({entry.name for entry in folder.iterdir()} - OWN) if folder.exists() else []
+    if foreign and not (folder / "results.json").exists():
+        raise InjertoError(f"--out {folder} holds '{foreign[0]}', which no comparison wrote; name another folder")
+
+
+def record_of(runs: Path, name: str) -> Path:
+    """What is known of a run before and beside its own folder: its recipe as planned, and why it failed.
+
+    Args:
+        runs: The folder of all runs.
+        name: The run's.
+    """
+    return runs / f"{name}.json"
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Args:
+        path: From :func:`record_of`.
+
+    Returns:
+        ``recipe`` and ``failed``: None, or ``reason`` and ``fault``.
+
+    Raises:
+        InjertoError: Where it is damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"recipe": dict(record["recipe"]), "failed": record["failed"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InjertoError(f"{path} is damaged; remove it and {path.with_suffix('')}") from None
+
+
+def write_record(runs: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Write a record.
+
+    Args:
+        runs: The folder of all runs.
+        name: The run's.
+        record: As :func:`load_record` gives it.
+    """
+    write_text(record_of(runs, name), json.dumps(record, indent=1) + "\n")
+
+
+def check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
+    """Find finished runs of earlier calls that belong beside the planned ones.
+
+    Args:
+        runs: The folder of all runs.
+        planned: Runs of this call.
+
+    Raises:
+        InjertoError: Where there are runs with other settings.
+    """
+    axes, earlier = list(planned[0].axes), []
+    wanted = {one.name: one.recipe.model_dump(mode="json") for one in planned}
+    some = planned[0].recipe.model_dump(mode="json")
+    for name in wanted:
+        if (runs / name / "recipe.yaml").exists() and not record_of(runs, name).exists():
+            raise InjertoError(f"{record_of(runs, name)} is missing: remove {runs / name} to do the run again")
+    for path in sorted(runs.glob("*.json")):
+        before = load_record(path)["recipe"]
+        name = path.name.removesuffix(".json")
+        alike = [row for row in wanted.values() if row["tuning"] == before.get("tuning")]
+        now, free = wanted.get(name) or (alike or [some])[0], () if name in wanted else (*axes, "seed")
+        if not alike:  # only the tuning `head` has a neck
+            free = (*free, "neck")
+        different = [field for field in Recipe.model_fields if before.get(field) != now[field] and field not in free]
+        if different:
+            words = ", ".join(
+                f"{field} (was {text_of(before.get(field))}, now {text_of(now[field])})" for field in different[:3]
+            )
+            raise InjertoError(
+                f"--out {runs.parent}: {path.stem} was done with other settings: {words}; repeat them, or name "
+                "another folder"
+            )
+        if name not in wanted and (runs / name / "metrics.json").exists():
+            earlier.append(Planned({axis: before[axis] for axis in axes}, make_recipe(**before), name))
+    return earlier

@@ -1,0 +1,144 @@
+"""The results of a comparison as tables: CSV with everything, Markdown and the terminal with the summary."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from injerto.basics.progress import format_seconds
+from injerto.studies.answers import BOTH
+from injerto.studies.grid import text_of
+
+MEASURED = ("forgetting", "alignment", "validators")
+"""Blocks of ``metrics.json`` that become columns."""
+ROLES = ("source", "target", "unseen")
+ORACLE = "oracle: needed labels of a domain that was not learned from"
+LEVEL = 0.05
+"""Below it an adjusted p-value makes a gain bold."""
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a line for every run; names of columns that needed labels of other domains begin with ``oracle:``.
+
+    Args:
+        rows: As in ``results.json``.
+    """
+    lines = [_cells(row) for row in rows]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({name: "" if value is None else text_of(value) for name, value in line.items()})
+    return stream.getvalue()
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {**row["axes"], **{name: row[name] for name in ("seed", "split_seed", "splits", "status", "reason", "run")}}
+    for name, entry in row.get("domains", {}).items():
+        cells |= {f"{name}/role": entry["role"], f"{name}/oracle": entry["oracle"]}
+        mark = "oracle:" if entry["oracle"] else ""
+        for side, values in entry["splits"].items():
+            cells |= {f"{mark}{name}/{side}/{metric}": value for metric, value in values.items()}
+    cells |= {name: row[name] for name in ("trainable", "adapter_bytes", "seconds") if name in row}
+    for block in ("selection", *MEASURED, "recipe"):
+        cells |= {f"{block}/{name}": value for name, value in row.get(block, {}).items()}
+    return cells
+
+
+def _oracle(content: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Name, role and mark of every domain, sources first."""
+    domains = {name: entry for row in content["summary"] for name, entry in row["domains"].items()}
+    for role in ROLES:
+        yield from ((name, role, entry["oracle"]) for name, entry in domains.items() if entry["role"] == role)
+
+
+def gain_text(figures: Mapping[str, Any], bold: bool = False) -> str:
+    """A paired difference in points with its interval; in parentheses where the interval holds 0.
+
+    Args:
+        figures: Of one split in the summary.
+        bold: Whether one that survives the correction for many rows stands between asterisks.
+    """
+    if figures.get("gain") is None:
+        return "-"
+    gain, low, high = (
+        f"{100 * figures[end]:+.1f}".replace("-0.0", "+0.0") for end in ("gain", "gain_low", "gain_high")
+    )
+    text = f"{gain} [{low}, {high}]"
+    if figures["gain_low"] <= 0 <= figures["gain_high"]:
+        return f"({text})"
+    return f"**{text}**" if bold and figures["p_adjusted"] < LEVEL else text
+
+
+def table_of(content: Mapping[str, Any], whole: bool = False) -> tuple[str, list[str], list[list[str]], list[str]]:
+    """The summary as a table for people.
+
+    Args:
+        content: Of ``results.json``.
+        whole: Whether targets have a column for all their examples too, and gains that survive the correction are bold.
+
+    Returns:
+        Title, headings, cells, and lines to stand below.
+    """
+    axes, summary = list(content["grid"]), content["summary"]
+    columns = [(name, side, mark) for name, role, mark in _oracle(content) for side in _sides(role, whole)]
+    headings = [axis.replace("_", "-") for axis in axes] + ["seeds"]
+    for name, side, mark in columns:
+        shown = f"{name}{'' if side == 'test' else f' {side}'}{'*' if mark else ''}"
+        headings += [shown, f"gain {shown}"]
+    cells = []
+    for row in summary:
+        line = [*(text_of(row["axes"][axis]) for axis in axes), str(len(row["seeds"]))]
+        for name, side, _ in columns:
+            figures = row["domains"].get(name, {}).get("splits", {}).get(side, {})
+            accuracy = figures.get("accuracy")
+            line += ["-" if accuracy is None else f"{100 * accuracy:.1f} %", gain_text(figures, whole)]
+        cells.append([*line, "-" if row["seconds"] is None else format_seconds(row["seconds"])])
+    bases = list(dict.fromkeys(row["baseline"] for row in summary if row["baseline"]))
+    over = f" over {bases[0]}" if len(bases) == 1 else " over the same row without alignment" if bases else ""
+    title = f"accuracy on test, mean over seeds; gain: paired difference{over}, points [95 % interval]"
+    below = [f"* {ORACLE}"] if any(mark for _, _, mark in columns) else []
+    if any("(" in cell for line in cells for cell in line[len(axes) :]):
+        below.append("a gain in (parentheses) is none: its interval holds 0")
+    if whole and (gains := sum(row["baseline"] is not None for row in summary)):
+        below.append(f"**bold**: a gain also after Holm's correction for {gains} row{'s' * (gains > 1)}")
+    if any(len(row["seeds"]) == 1 for row in summary):
+        below.append("one seed: its interval knows of test examples only")
+    if content.get("choice"):
+        below.append(_chosen(content["choice"]))
+    if any("unpaired" in part for row in summary for d in row["domains"].values() for part in d["splits"].values()):
+        below.append("a gain is left out where rows were tested on other examples than their baseline")
+    below += [f"failed: {row['row']} seed {row['seed']}: {row['reason']}" for row in content["rows"] if row["reason"]]
+    done = sum(row["status"] == "ok" for row in content["rows"])
+    if done < content["planned"]:
+        below.append(f"{done} of {content['planned']} runs are finished")
+    return title, [*headings, "time"], cells, below
+
+
+def _chosen(choice: Mapping[str, Any]) -> str:
+    """What to take without target labels, in words."""
+    away = f"; its guard turned {len(choice['turned_away'])} away" if choice["turned_away"] else ""
+    rows = f"{len(choice['scores'])} rows{away}"
+    return f"chosen without target labels ({choice['validator']}, of {rows}): {choice['row']}"
+
+
+def _sides(role: str, both: bool) -> tuple[str, ...]:
+    return ("test", BOTH) if both and role == "target" else ("test",)
+
+
+def markdown_of(content: Mapping[str, Any]) -> str:
+    """The summary as Markdown.
+
+    Args:
+        content: Of ``results.json``.
+    """
+    title, headings, cells, below = table_of(content, whole=True)
+    lines = [title[0].upper() + title[1:] + ".", ""]
+    for line in (headings, ["---"] * len(headings), *cells):
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")
+    lines.append("")
+    lines += [f"- {chr(92) + text if text.startswith('* ') else text}" for text in below]
+    lines += [f"- {text}" for text in content["fairness"]]
+    versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+    lines += ["", f"`{content['command']}`; {content['machine']}; {versions}", ""]
+    return "\n".join(lines)
