@@ -301,11 +301,13 @@ def info(
 
 @app.command()
 def demo(
-    out: Annotated[Path, _option("Where the runs and the picture go.")] = Path("injerto-demo"),
-    seed: Annotated[int, _option("Seed of splits and training.")] = 0,
+    out: Annotated[Path, _option("The comparison's folder; what is there already is not done again.")] = Path(
+        "injerto-demo"
+    ),
+    seeds: Annotated[int, _option("How many seeds, each of splits and training.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Offline tour: tunings and alignments on Noto emoji, measured on every drawing style."""
+    """Offline tour: which strategy carries a model from Noto emoji to line drawings? A table and a page."""
     from injerto.cli.demo import run_demo
 
-    run_demo(out, seed, as_json)
+    run_demo(out, seeds, as_json)
