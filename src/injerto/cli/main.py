@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import typer
 
 import injerto.cli.before
-import injerto.cli.compare  # noqa: F401  registers its command
+import injerto.cli.compare
+import injerto.cli.recipes
+import injerto.cli.search  # noqa: F401  registers its command
 from injerto.basics.errors import InjertoError
 from injerto.cli.commands import app
 
