@@ -115,7 +115,17 @@ def value_of(rows: Rows) -> float:
     Args:
         rows: Of a trial that has a ``val``.
     """
-    return (mean_val(rows) or 0.0) - TIE * min(mean_val(rows, "nll") or 0.0, 1e3)
+    return with_ties(mean_val(rows) or 0.0, mean_val(rows, "nll") or 0.0)
+
+
+def with_ties(accuracy: float, nll: float) -> float:
+    """An accuracy, less a trifle for the NLL.
+
+    Args:
+        accuracy: On source ``val``.
+        nll: There too, in nats.
+    """
+    return accuracy - TIE * min(nll, 1e3)
 
 
 def told_value(rows: Rows, others: Mapping[int, Rows], validator: str | None) -> float:

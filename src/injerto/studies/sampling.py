@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from math import prod
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -74,7 +76,7 @@ def grid_size(space: Sequence[Dimension]) -> int:
     Args:
         space: The dimensions.
     """
-    return sum(1 for _ in product(*grid_of(space).values()))
+    return prod(map(len, grid_of(space).values()))
 
 
 def check_names(sampler: str, pruner: str) -> None:
@@ -92,7 +94,7 @@ def check_names(sampler: str, pruner: str) -> None:
             raise InjertoError(f"unknown --{flag} '{name}'; {suggest(name, known)}")
 
 
-def make_sampler(name: str, space: Sequence[Dimension], seed: int, rank: Callable[[int], int]) -> BaseSampler:
+def make_sampler(name: str, space: Sequence[Dimension], seed: int, rank: Callable[[int], int]) -> "Anew":
     """A sampler by name.
 
     Args:
@@ -101,8 +103,16 @@ def make_sampler(name: str, space: Sequence[Dimension], seed: int, rank: Callabl
         seed: Of the search.
         rank: A trial's number to how many trials of the search came before it.
     """
-    if name == "grid":  # its order is the seed's, the next point that of the trials in the storage
-        return Anew(lambda _: GridSampler(grid_of(space), seed=seed % 2**32), rank)
+    if name == "grid":  # one point a trial: Optuna's own way through a grid depends on which trials were stopped
+        grid = grid_of(space)
+        points = list(product(*grid.values()))
+        Random(seed).shuffle(points)
+        return Anew(
+            lambda place: GridSampler(
+                {one: [value] for one, value in zip(grid, points[place % len(points)], strict=True)}
+            ),
+            rank,
+        )
     return Anew(lambda place: SAMPLERS[name](int(sha256(seed, "search", place)[:8], 16)), rank)
 
 

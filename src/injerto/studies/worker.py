@@ -19,7 +19,18 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.recipe.recipe import make_recipe
-from injerto.studies.found import csv_of, entry_of, importances, mean_val, read_run, score_of, told_value, winner
+from injerto.studies.found import (
+    csv_of,
+    entry_of,
+    importances,
+    mean_val,
+    read_run,
+    score_of,
+    told_value,
+    value_of,
+    winner,
+    with_ties,
+)
 from injerto.studies.grid import label_of
 from injerto.studies.ledger import Ledger
 from injerto.studies.sampling import distributions
@@ -136,7 +147,7 @@ class Worker:
         """One row for every seed; those of an earlier trial with the same parameters where there is one."""
         for other in self.ledger.trials():
             if other.state == TrialState.COMPLETE and point_at(other.params, self.plan.space) == shown:
-                trial.set_user_attr("same_as", other.user_attrs.get("same_as") or other.number)
+                trial.set_user_attr("same_as", other.user_attrs.get("same_as", other.number))
                 trial.set_user_attr("rows", other.user_attrs["rows"])
                 return list(other.user_attrs["rows"])
         origin, after = trial.user_attrs.get("origin", trial.number), trial.user_attrs.get("after")
@@ -167,14 +178,14 @@ class Worker:
 
         if run.exists() and not (run / "recipe.yaml").exists():
             remove_tree(run)  # killed before it began
-        known, told = [mean_val([row]) or 0.0 for row in before], TENTHS * len(before)
+        known, told = [value_of([row]) for row in before], TENTHS * len(before)
 
         def hear(done: float, accuracy: float, nll: float) -> None:
             step = TENTHS * len(before) + int(TENTHS * done)
             nonlocal told
             if self.plan.validator is None and told < step < TENTHS * (len(before) + 1):
                 told = step
-                self._report(trial, step, float(np.mean([*known, accuracy])))
+                self._report(trial, step, float(np.mean([*known, with_ties(accuracy, nll)])))
 
         alike = not REDRAWN & {one.name for one in self.plan.space}
         with shared_by((self.about["planned"] or TRIALS) if alike else 1), listening(hear), quiet():
