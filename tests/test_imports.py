@@ -6,7 +6,7 @@ import sys
 import pytest
 
 HEAVY = {"torch", "torchvision", "transformers", "timm", "datasets", "accelerate"}
-HEAVY |= {"sklearn", "scipy", "pandas", "matplotlib"}
+HEAVY |= {"sklearn", "scipy", "pandas", "matplotlib", "optuna"}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -46,7 +46,8 @@ def place(tmp_path_factory):
 def takes_long(command: str) -> bool:
     """Whether a command trains more than a head, or looks at all pictures of all styles."""
     return any(
-        word in command for word in ("last:", "full", "lora", " gap ", " rank ", " advise ", " compare ", " dann ")
+        word in command
+        for word in ("last:", "full", "lora", " gap ", " rank ", " advise ", " compare ", " search ", " dann ")
     )
 
 

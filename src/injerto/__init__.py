@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from injerto.studies.advise import advise
     from injerto.studies.combine import combine
     from injerto.studies.compare import compare
+    from injerto.studies.search import search
     from injerto.studies.soup import soup
 
 _PLACES = {
@@ -32,6 +33,7 @@ _PLACES = {
     "soup": "injerto.studies.soup",
     "combine": "injerto.studies.combine",
     "compare": "injerto.studies.compare",
+    "search": "injerto.studies.search",
     "advise": "injerto.studies.advise",
     "measure_gap": "injerto.evaluation.gap",
     "rank_backbones": "injerto.evaluation.rank",
@@ -61,6 +63,7 @@ __all__ = [
     "rank_backbones",
     "report",
     "report_gap",
+    "search",
     "soup",
 ]
 

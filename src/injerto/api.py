@@ -9,7 +9,7 @@ from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import check_new, check_writable, remove_tree
 from injerto.basics.progress import note
 from injerto.domains.load import load_domains
-from injerto.recipe.recipe import Recipe, load_recipe, make_recipe
+from injerto.recipe.recipe import Recipe, load_recipe, make_recipe, merge_settings
 
 if TYPE_CHECKING:
     from injerto.evaluation.run import Run
@@ -65,13 +65,10 @@ def fit(
         >>> run = injerto.fit("emoji-styles", source="noto", tuning="head", head="probe")  # doctest: +SKIP
         >>> run.predict("cat.png")  # doctest: +SKIP
     """
-    fields = {**(load_recipe(Path(config)) if config else {}), **{k: v for k, v in settings.items() if v is not None}}
+    fields = merge_settings(config, settings)
     named = backbone if isinstance(backbone, str | PathLike) else None
     if named is not None:
         fields["backbone"] = str(named)
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):  # what is given wins over the file's
-        if settings.get(one) is not None and settings.get(other) is None:
-            fields.pop(other, None)
     fields["data"] = str(data) if isinstance(data, str | PathLike) else type(data).__name__
     recipe = make_recipe(**fields)
     folder = Path(out) if out is not None else _default_folder(recipe)

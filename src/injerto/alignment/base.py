@@ -118,6 +118,7 @@ class Alignment(nn.Module):
             ones), ``views`` (a second view of the targets), ``gradient`` (an embedding that can move).
         options: What may stand in the parentheses.
         default_weight: Its weight where none is given.
+        weight_range: The weights that a search tries where it is not told.
         ramped: Whether its weight grows over the run.
         stages: The stages whose outputs it wants.
         weight: Its weight in this run.
@@ -127,6 +128,7 @@ class Alignment(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, Option]] = {}
     default_weight: ClassVar[float] = 1.0
+    weight_range: ClassVar[tuple[float, float]] = (0.1, 10.0)
     ramped: ClassVar[bool] = False
     matches_frequencies: bool = False
 

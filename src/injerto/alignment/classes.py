@@ -110,6 +110,7 @@ class SupCon(Alignment):
     needs = frozenset({"labels", "gradient"})
     options = {"temperature": Option(0.1, 0.01, 10.0)}
     default_weight = 0.1
+    weight_range = (0.01, 1.0)
     temperature: float
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:

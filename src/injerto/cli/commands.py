@@ -131,7 +131,9 @@ def fit(
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
     resume: Annotated[bool, _option("Go on from the last checkpoint.", "--resume")] = False,
     overwrite: Annotated[bool, _option("Replace an earlier run.", "--overwrite")] = False,
-    config: Annotated[Path | None, _option("YAML file with these settings; flags win.")] = None,
+    config: Annotated[
+        Path | None, _option("YAML file with these settings, or a name of `injerto recipes`; flags win.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a pretrained model to data: train, measure, write the run's folder."""

@@ -58,6 +58,20 @@ TABLE: dict[tuple[str, str], Defaults] = {
     ("language", "lora"): Defaults(1e-3, 1e-3, 1e-2, 1, 8, 1, "none", 0),
 }
 
+RANGES: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
+    ("image", "head"): {"head_lr": (1e-4, 1e-2), "weight_decay": (1e-4, 1e-1)},
+    ("image", "last"): {"lr": (3e-5, 3e-3), "head_lr": (3e-5, 3e-3), "weight_decay": (1e-4, 1e-1)},
+    ("image", "full"): {"lr": (1e-5, 1e-3), "head_lr": (3e-5, 3e-3), "weight_decay": (1e-4, 1e-1)},
+    ("image", "lora"): {"lr": (1e-4, 1e-2), "head_lr": (3e-5, 3e-3), "weight_decay": (1e-4, 1e-1)},
+    ("text", "head"): {"head_lr": (1e-4, 1e-2), "weight_decay": (1e-4, 1e-1)},
+    ("text", "last"): {"lr": (1e-5, 1e-3), "head_lr": (1e-4, 1e-2), "weight_decay": (1e-4, 1e-1)},
+    ("text", "full"): {"lr": (1e-5, 1e-3), "head_lr": (1e-4, 1e-2), "weight_decay": (1e-4, 1e-1)},
+    ("text", "lora"): {"lr": (1e-4, 1e-2), "head_lr": (1e-4, 1e-2), "weight_decay": (1e-4, 1e-1)},
+}
+"""What a search tries where it is not told: ten times less to ten times more than the table above has."""
+SAME_RANGES = {"bitfit": "lora", "norm": "lora"}
+"""Tunings with the ranges of another."""
+
 SAMPLE_IMAGE_SIZE = 128
 """Pixels a side for the bundled pictures (they are 64 px drawings) where the backbone takes any size."""
 
@@ -98,3 +112,14 @@ def defaults_for(modality: str, tuning: str) -> Defaults:
         tuning: The tuning's kind; kinds without a row of their own use that of ``full``.
     """
     return TABLE.get((modality, tuning)) or TABLE[modality, "full"]
+
+
+def ranges_for(modality: str, tuning: str) -> dict[str, tuple[float, float]]:
+    """Fields that a search tries by default, and from where to where.
+
+    Args:
+        modality: ``image`` or ``text``.
+        tuning: The tuning's kind; kinds without ranges of their own use those of ``full``.
+    """
+    kind = SAME_RANGES.get(tuning, tuning)
+    return RANGES.get((modality, kind)) or RANGES[modality, "full"]

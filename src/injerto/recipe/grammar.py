@@ -52,6 +52,10 @@ class AlignmentTerm:
     options: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     weight: float | None = None
 
+    def __str__(self) -> str:
+        """The term as a user would write it."""
+        return self.name + _options_text(self.options) + ("" if self.weight is None else f":{self.weight:g}")
+
 
 def _last_text(spec: TuningSpec) -> str:
     if spec.last is None:

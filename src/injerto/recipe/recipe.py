@@ -1,5 +1,7 @@
 """Recipe: flags, YAML and keyword arguments all become one of these; it is saved with every run."""
 
+from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +11,7 @@ from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import write_text
 from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, augmentation_for, defaults_for
 from injerto.recipe.grammar import AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
+from injerto.recipe.shipped import ABOUT, shipped_recipes
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -371,11 +374,32 @@ def make_recipe(**fields: Any) -> Recipe:
         raise InjertoError(f"{name} {first.get('input')!r}: {first['msg'].lower()}") from None
 
 
+def merge_settings(config: str | PathLike[str] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's settings, and over them those given by name.
+
+    Args:
+        config: The file, None for none.
+        settings: By name; None means not given.
+
+    Returns:
+        Fields for :func:`make_recipe`.
+
+    Raises:
+        InjertoError: As :func:`load_recipe`.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    fields = {**(load_recipe(Path(config)) if config else {}), **given}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):  # what is given wins over the file's
+        if one in given and other not in given:
+            fields.pop(other, None)
+    return fields
+
+
 def load_recipe(path: Path) -> dict[str, Any]:
     """Read the fields of a recipe from YAML.
 
     Args:
-        path: The file.
+        path: The file; where there is none, the name of a recipe that comes with the package.
 
     Returns:
         Fields for :func:`make_recipe`.
@@ -385,12 +409,14 @@ def load_recipe(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    shipped = {} if path.exists() else shipped_recipes()
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = yaml.safe_load(shipped.get(str(path), path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InjertoError(f"cannot read {path}: {error.strerror}") from None
+        named = f"; it is no shipped recipe either: {suggest(str(path), list(shipped))}" if "." not in str(path) else ""
+        raise InjertoError(f"cannot read {path}: {error.strerror}{named}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InjertoError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise InjertoError(f"{path} must hold 'name: value' lines")
-    return {key.replace("-", "_"): value for key, value in fields.items()}
+    return {key.replace("-", "_"): value for key, value in fields.items() if key != ABOUT}

@@ -1,6 +1,9 @@
 """Early warnings in plain words: training that runs but learns nothing, or the wrong thing."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +13,23 @@ EARLY = 20
 """Steps before which nothing can be said."""
 SLIGHT = 0.05
 """A loss, or a rise of the NLL, that is not worth a warning."""
+Listener = Callable[[float, float, float], None]
+"""Hears the share of the run that is done, and accuracy and NLL on source ``val``."""
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Inside, somebody hears of every evaluation of a run; what they raise ends it.
+
+    Args:
+        listener: Who.
+    """
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 @dataclass
@@ -86,6 +106,9 @@ class Watch:
                     f"over-fitting: the NLL on source val rose from {self.best_nll:.3f} to {nll:.3f} while the loss on "
                     f"train is {loss:.3f}; use fewer --epochs, --patience 3, stronger --augment or a smaller --tuning",
                 )
+        listener = _LISTENER.get()
+        if listener and nll is not None and self.accuracies:
+            listener(step / max(1, self.steps), self.accuracies[-1], nll)
 
     def say(self, kind: str, text: str) -> None:
         """Warn once.

@@ -13,6 +13,8 @@ from injerto.tuning.lora.base import Variant
 OPTIONS = ("r", "alpha", "dropout", "variant", "plus", "targets", "ranks", "alphas")
 VARIANTS = ("plain", "rslora", "dora", "pissa")
 LARGEST_RANK = 4096
+RANKS = (2, 32)
+"""The ranks that a search tries where it is not told."""
 N = TypeVar("N", int, float)
 
 

@@ -1,0 +1,236 @@
+"""The trials of a search in Optuna's storage: opened, taken by one process at a time, given back by those that died."""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna import Trial
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from injerto.basics.errors import InjertoError
+
+YOUNG = 60
+"""Seconds for which a trial may run before it says whose it is."""
+PATIENCE = 60
+"""Seconds to wait for an SQLite file that another process writes to, or for another process to begin a search."""
+
+
+def hide_password(url: str) -> str:
+    """A storage's URL without its password.
+
+    Args:
+        url: As given.
+    """
+    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", url)
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Connect to a storage, making its tables where there are none.
+
+    Args:
+        url: Any that Optuna takes: ``sqlite:///FILE``, ``postgresql://...``, ``mysql://...``.
+
+    Raises:
+        InjertoError: Where it cannot be opened.
+    """
+    engine = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else None
+    for attempt in range(4):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+        except Exception as error:  # two processes may make the tables at the same time
+            reason = " ".join(str(error).split()).split(" (Background on")[0]
+            if attempt == 3 or not any(word in reason.lower() for word in ("exist", "lock", "unique")):
+                break
+            time.sleep(0.2 * 2**attempt)
+    raise InjertoError(f"--storage {hide_password(url)} cannot be opened: {reason[:300]}")
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial was stopped from outside, so that it tells nothing; its parameters are taken up by a later one.
+
+    Args:
+        trial: Any.
+    """
+    return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
+
+
+def me() -> str:
+    """This process, told apart from others that had its number: host, number, start."""
+    return json.dumps([socket.gethostname(), os.getpid(), _start(os.getpid())])
+
+
+def _start(pid: int) -> str | None:
+    """When a process began, in ticks since the machine did; None where the system does not say so in a file."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def is_dead(trial: FrozenTrial) -> bool:
+    """Whether the process that a running trial belongs to is gone, as far as this machine can tell.
+
+    Args:
+        trial: In state RUNNING.
+    """
+    worker = trial.user_attrs.get("worker")
+    if worker is None:
+        begun = trial.datetime_start or datetime.now()
+        return (datetime.now() - begun).total_seconds() > YOUNG
+    host, pid, start = json.loads(worker)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # it is there, and another user's
+    return start is not None and start != _start(pid)
+
+
+class Ledger:
+    """The trials of one search."""
+
+    def __init__(self, url: str, name: str, about: Mapping[str, Any], first: Mapping[str, Any] | None) -> None:
+        """Open the study, or begin it.
+
+        Args:
+            url: The storage's.
+            name: The study's.
+            about: What makes this search this search; another one under the same name is refused.
+            first: The point that a new search begins with, None for none.
+
+        Raises:
+            InjertoError: Where the storage cannot be opened, or holds another search under this name.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.storage = open_storage(url)
+        where = f"--storage {hide_password(url)}: study '{name}'"
+        try:
+            self.study = optuna.create_study(storage=self.storage, study_name=name, direction="maximize")
+            if first is not None:
+                self.study.enqueue_trial(dict(first))
+            self.study.set_user_attr("search", dict(about))
+        except optuna.exceptions.DuplicatedStudyError:
+            self.study = optuna.load_study(study_name=name, storage=self.storage)
+            self._check(about, where)
+
+    def _check(self, about: Mapping[str, Any], where: str) -> None:
+        deadline = time.monotonic() + PATIENCE / 10
+        while "search" not in self.study.user_attrs and time.monotonic() < deadline:
+            time.sleep(0.1)  # another process is beginning it
+        before = self.study.user_attrs.get("search")
+        if before is None and self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            raise InjertoError(f"{where} is not one of injerto search; name another --out")
+        if before is None:  # begun by a process that was killed at once
+            self.study.set_user_attr("search", dict(about))
+        elif different := differences(before, about):
+            raise InjertoError(
+                f"{where} was begun with other settings: {different}; repeat them, or name another --out"
+            )
+
+    def use(self, sampler: BaseSampler, pruner: BasePruner) -> None:
+        """Say how points are drawn and trials are cut short.
+
+        Args:
+            sampler: The one.
+            pruner: The other.
+        """
+        self.study.sampler, self.study.pruner = sampler, pruner
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials that count, in the order of their numbers."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if not is_lost(trial)]
+
+    def rank(self, number: int) -> int:
+        """How many trials that count came before one.
+
+        Args:
+            number: The trial's.
+        """
+        return sum(trial.number < number for trial in self.trials())
+
+    def give_back(self) -> list[int]:
+        """Mark running trials whose process is gone as failed, and put their points in line again.
+
+        Returns:
+            Their numbers.
+        """
+        found = []
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if is_dead(trial) and self._again(trial):
+                found.append(trial.number)
+        return found
+
+    def drop(self, trial: Trial) -> None:
+        """Give back a trial of this process.
+
+        Args:
+            trial: Running.
+        """
+        self._again(self.study.get_trials(deepcopy=False)[trial.number])
+
+    def _again(self, trial: FrozenTrial) -> bool:
+        try:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, RuntimeError):
+            return False  # another process was faster
+        params = trial.params or trial.system_attrs.get("fixed_params")
+        if params:
+            origin = trial.user_attrs.get("origin", trial.number)
+            self.study.enqueue_trial(params, user_attrs={"origin": origin, "after": trial.number})
+        return True
+
+    def take(self, space: Mapping[str, BaseDistribution], most: int | None) -> Trial | None:
+        """The next trial for this process; None where there is none left.
+
+        Args:
+            space: What is drawn.
+            most: Trials of the whole search, None for no end.
+        """
+        counted = self.trials()
+        waiting = any(trial.state == TrialState.WAITING for trial in counted)
+        if most is not None and len(counted) >= most and not waiting:
+            return None
+        trial = self.study.ask(dict(space))
+        trial.set_user_attr("worker", me())
+        if most is None or self.rank(trial.number) < most:
+            return trial
+        self.study.tell(trial, state=TrialState.FAIL)  # another process took the last one at the same moment
+        return None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In words, where two searches differ; empty where they do not.
+
+    Args:
+        before: Of the first.
+        now: Of the second.
+    """
+    words = []
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            words.append(differences(old, new))
+        else:
+            words.append(f"{name} (was {_text(old)}, now {_text(new)})")
+    return ", ".join(words[:3])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
