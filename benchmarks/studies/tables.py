@@ -181,6 +181,15 @@ def validators() -> str:
     return "\n".join([head, *lines[1:]]) + "\n"
 
 
+def interval() -> str:
+    """How often a gain is claimed where there is none, from `interval.json`."""
+    rows = json.loads((HERE / "interval.json").read_text())["rows"]
+    ratios = list(dict.fromkeys(row["ratio"] for row in rows))
+    found = {(row["seeds"], row["ratio"]): f"{100 * row['as it is']:.1f}" for row in rows}
+    cells = [[str(s), *(found[s, ratio] for ratio in ratios)] for s in dict.fromkeys(row["seeds"] for row in rows)]
+    return table(["seeds", *(f"{ratio:g}" for ratio in ratios)], cells)
+
+
 def put(page: Path, name: str, block: str) -> None:
     """Write a block between its marks."""
     text = page.read_text(encoding="utf-8")
@@ -200,6 +209,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("alignment.md", "terms"): terms(),
         ("alignment.md", "reviews"): texts("reviews"),
         ("gap.md", "validators"): validators(),
+        ("compare.md", "interval"): interval(),
     }
 
 

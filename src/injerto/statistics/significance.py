@@ -1,19 +1,8 @@
 """Is a difference more than chance: a p-value from bootstrap draws, and its correction for many differences.
 
-How often :func:`p_value` of nested draws is below 0.05 where two rows are equally good depends on how much seeds
-differ: below, the standard deviation of a seed's own effect, as a multiple of the standard error that a single seed's
-test examples leave. Simulated, 2,000 comparisons or more each, in percent; 5 is nominal, more is too often:
-
-======= ==== ==== ==== ==== ====
-seeds      0  0.5    1    2    4
-======= ==== ==== ==== ==== ====
-1        5.3  8.7 15.8 38.2 63.4
-2        2.7  4.4  9.0 20.6 33.7
-3        1.8  3.5  5.9 14.8 21.5
-5        1.6  1.9  4.4  9.3 13.9
-10       1.2  1.5  2.9  5.9  9.1
-======= ==== ==== ==== ==== ====
-
+How often :func:`p_value` of nested draws is below 0.05 where two rows are equally good depends on how much seeds differ
+(benchmarks/studies/interval.py, docs/compare.md): with three seeds in 2 % of the comparisons where they differ by their test
+examples only, in 6 % where a seed's own effect is as large as that error, in 21 % where it is four times as large.
 So it errs to the safe side where three seeds or more differ little beyond what their test examples explain, and is too
 bold with one or two seeds, or where training is unsteady: then only more seeds help.
 """
