@@ -39,7 +39,7 @@ BAD = {  # setting: (value, what the message must name)
     "head": [("cosine", "--head")],
     "neck": [("0", "--neck"), ("wide", "--neck"), ("-1", "--neck"), ("\u00b2", "--neck")],
     "norm": [("froze", "did you mean 'frozen'"), ("recalibrate:unseen", "--norm")],
-    "source": [(3, "--source")],
+    "source": [(3.5, "--source")],
 }
 
 

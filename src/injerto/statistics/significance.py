@@ -1,8 +1,8 @@
 """Is a difference more than chance: a p-value from bootstrap draws, and its correction for many differences.
 
 How often :func:`p_value` of nested draws is below 0.05 where two rows are equally good depends on how much seeds differ
-(benchmarks/studies/interval.py, docs/compare.md): with three seeds in 2 % of the comparisons where they differ by their test
-examples only, in 6 % where a seed's own effect is as large as that error, in 21 % where it is four times as large.
+(benchmarks/studies/interval.py, docs/compare.md): with three seeds in 2 % of the comparisons where they differ by their
+test examples only, in 6 % where a seed's own effect is as large as that error, in 21 % where it is four times as large.
 So it errs to the safe side where three seeds or more differ little beyond what their test examples explain, and is too
 bold with one or two seeds, or where training is unsteady: then only more seeds help.
 """
