@@ -162,7 +162,9 @@ class Recipe(BaseModel):
             name, path = next(iter(value.items()), ("NAME", "PATH"))
             raise InjertoError(f"a domain from elsewhere is written '{name}={path}', not as a mapping")
         items = (value,) if isinstance(value, str | int) else value
-        return tuple(str(item) if type(item) is int else item for item in items) if items is not None else items
+        if not isinstance(items, list | tuple):
+            return items
+        return tuple(str(item) if type(item) is int else item for item in items)
 
     @field_validator("tuning")
     @classmethod

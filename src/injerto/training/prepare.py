@@ -23,12 +23,12 @@ from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
 from injerto.domains.load import load_domains
-from injerto.domains.splits import keep_shots, split_domains
 from injerto.evaluation.domains import REPORTED, role_of
 from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
 from injerto.training.cacheplan import plan_caches
+from injerto.training.division import check_division, divide, part_of
 from injerto.training.examples import Stream
 from injerto.training.reading import data_key, read_domains
 from injerto.training.settings import check_mixing, check_roles, check_share, check_terms
@@ -91,11 +91,7 @@ class Prepared:
             name: The domain.
             side: ``train``, ``val`` or ``test``.
         """
-        domain = self.domains[name]
-        keep = self.sides[name] == side
-        if name in self.sources:
-            keep &= np.asarray([label is not None for label in domain.labels])
-        return domain.subset([int(index) for index in np.flatnonzero(keep)])
+        return part_of(self.domains[name], self.sides[name], side, labelled=name in self.sources)
 
     def parts(self, side: str, targets: bool = False) -> dict[str, Domain]:
         """One split of every source.
@@ -179,6 +175,13 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     classes = class_map(domains, sources)
     labelled = sum(label is not None for name in sources for label in domains[name].labels)
     resolved = recipe.resolved(domains.modality, labelled)
+    sides = divide(resolved, domains, sources)
+    resolved = _for_few(recipe, resolved, domains, sources, sides)
+    check_division(resolved, domains, sides, sources, targets)
+    check_share(resolved, len(sources))
+    assert resolved.split_seed is not None
+    adapted = {name: part_of(domains[name], sides[name], "train", labelled=False) for name in targets}
+    few = few_labels(resolved.target_labels, adapted, classes, resolved.split_seed)
     remember = _remember(recipe.remember, domains.modality, recipe.skip_bad) if recipe.remember else None
     importing = time.perf_counter()
     import_libraries()
@@ -197,7 +200,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     if any("stages" in term.options for term in resolved.alignment_terms):
         stages = stage_widths(network, tuned.frozen_stages)
         check_stages(resolved.alignment_terms, stages)
-    assert resolved.norm is not None and resolved.split_seed is not None
+    assert resolved.norm is not None
     check_norm(network, resolved.norm)
     if resolved.norm == "recalibrate:target" and not targets:
         raise InjertoError("--norm recalibrate:target needs a --target")
@@ -208,12 +211,6 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         raise InjertoError(
             f"--head native: {network.spec} has no classifier of its own that fits its embedding; use --head linear"
         )
-    assert resolved.split_seed is not None
-    sides = split_domains(domains, sources, resolved.split_seed)
-    if resolved.shots:
-        for name in sources:
-            keep_shots(sides[name], domains[name], resolved.shots, resolved.split_seed)
-    resolved = _for_few(recipe, resolved, domains, sources, sides)
     prepared = Prepared(
         recipe=resolved,
         domains=domains,
@@ -225,24 +222,13 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         tuned=tuned,
         plan=make_plan(network, resolved.precision, resolved.threads),
         remember=remember,
+        few=few,
         stages=stages,
     )
-    train, adapted = prepared.parts("train"), prepared.parts("train", targets=True)
-    for name, part in train.items():
-        if not len(part):
-            raise InjertoError(
-                f"source '{name}' has no labelled train examples; check the split column, list or labels"
-            )
-    for name, part in adapted.items():
-        if len(part) < 2 and resolved.alignment_terms:
-            raise InjertoError(f"target '{name}' has fewer than two train examples to align with; add more")
-    assert resolved.split_seed is not None
-    check_share(resolved, len(sources))
     if resolved.neck != (recipe.neck or "none"):
         note(f"neck: {resolved.neck} numbers between embedding and head; the alignment acts on them")
-    prepared.few = few_labels(resolved.target_labels, adapted, classes, resolved.split_seed)
     terms = resolved.alignment_terms
-    prepared.streams = make_streams(train, adapted, classes, resolved.policy, terms, prepared.few)
+    prepared.streams = make_streams(prepared.parts("train"), adapted, classes, resolved.policy, terms, few)
     if not any(len(part) for part in prepared.parts("val").values()):
         if resolved.average == "swad":
             raise InjertoError(

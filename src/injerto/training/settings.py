@@ -17,9 +17,15 @@ def check_terms(recipe: Recipe) -> None:
         recipe: As the user gave it.
 
     Raises:
-        InjertoError: Where a name or an option is unknown, or terms exclude each other.
+        InjertoError: Where a name or an option is unknown, or settings exclude each other.
     """
     read_objective(recipe.objective)
+    if "mixup" in recipe.mixing and recipe.objective.startswith("irm"):
+        raise InjertoError("--objective irm needs whole labels, and --augment mixup mixes them")
+    if "mixstyle" in recipe.mixing and (recipe.tuning_spec.kind == "head" or recipe.tuning_spec.last is not None):
+        raise InjertoError(
+            f"--augment mixstyle acts below what --tuning {recipe.tuning} moves; use --tuning full or lora"
+        )
     if recipe.alignment_terms and recipe.patience:
         raise InjertoError("--patience chooses by source val, and an aligned run keeps its last step; leave it out")
     for term in recipe.alignment_terms:
@@ -92,18 +98,10 @@ def check_mixing(recipe: Recipe, backbone: Backbone) -> None:
         backbone: The pretrained model.
 
     Raises:
-        InjertoError: Where mixup meets token ids, or MixStyle a network without feature maps or with frozen ones.
+        InjertoError: Where mixup meets token ids, or MixStyle a network without feature maps.
     """
     frozen = recipe.tuning_spec.kind == "head"
     if "mixup" in recipe.mixing and backbone.modality == "text" and not frozen:
         raise InjertoError("--augment mixup mixes pictures or embeddings, not texts; with texts use --tuning head")
-    if "mixup" in recipe.mixing and recipe.objective.startswith("irm"):
-        raise InjertoError("--objective irm needs whole labels, and --augment mixup mixes them")
-    if "mixstyle" not in recipe.mixing:
-        return
-    if not has_maps(backbone):
+    if "mixstyle" in recipe.mixing and not has_maps(backbone):
         raise InjertoError(f"--augment mixstyle mixes feature maps, and {backbone.spec} has none; leave it out")
-    if frozen or recipe.tuning_spec.last is not None:
-        raise InjertoError(
-            f"--augment mixstyle acts below what --tuning {recipe.tuning} moves; use --tuning full or lora"
-        )

@@ -80,6 +80,7 @@ def few_labels(
                     f"--target-labels {wanted}: '{name}' has no labels of the sources' classes to give away; name a "
                     "CSV path,label"
                 )
+            note(f"--target-labels {wanted}: {len(kept[name])} labels of '{name}' are learned from")
         return kept
     given = _read(Path(wanted), classes)
     found: dict[str, dict[int, str]] = {name: {} for name in targets}

@@ -1,0 +1,86 @@
+"""Which example is in which split, and whether that leaves enough to learn from; settled before a model is loaded."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from injerto.basics.errors import InjertoError
+from injerto.basics.progress import warn
+from injerto.domains.domain import Domain, Domains
+from injerto.domains.splits import keep_shots, split_domains
+from injerto.recipe.recipe import Recipe
+
+Sides = Mapping[str, np.ndarray]
+"""``train``, ``val``, ``test`` or ``""`` for every example of every domain."""
+
+
+def divide(recipe: Recipe, domains: Domains, sources: Sequence[str]) -> dict[str, np.ndarray]:
+    """The side of every example; with ``shots`` a few a class are left in a source's ``train``.
+
+    Args:
+        recipe: Resolved.
+        domains: All.
+        sources: Names of the sources.
+    """
+    assert recipe.split_seed is not None
+    sides = split_domains(domains, sources, recipe.split_seed)
+    if recipe.shots:
+        for name in sources:
+            keep_shots(sides[name], domains[name], recipe.shots, recipe.split_seed)
+    return sides
+
+
+def part_of(domain: Domain, sides: np.ndarray, side: str, labelled: bool) -> Domain:
+    """One split of a domain.
+
+    Args:
+        domain: The domain.
+        sides: The side of each of its examples.
+        side: ``train``, ``val`` or ``test``.
+        labelled: Leave out examples without a label.
+    """
+    keep = sides == side
+    if labelled:
+        keep = keep & np.asarray([label is not None for label in domain.labels])
+    return domain.subset([int(index) for index in np.flatnonzero(keep)])
+
+
+def check_division(
+    recipe: Recipe, domains: Domains, sides: Sides, sources: Sequence[str], targets: Sequence[str]
+) -> None:
+    """Refuse roles without examples to learn from; warn of a target that is a copy of a source.
+
+    Args:
+        recipe: Resolved.
+        domains: All.
+        sides: From :func:`divide`.
+        sources: Names of the sources.
+        targets: Names of the targets.
+
+    Raises:
+        InjertoError: Where a source has no labelled train example, or a target too few to align with.
+    """
+    for name in sources:
+        if not len(part_of(domains[name], sides[name], "train", labelled=True)):
+            raise InjertoError(f"source '{name}' has no labelled train examples; {_why(domains[name], sides[name])}")
+    known = {content for name in sources for content in domains[name].contents}
+    for name in targets:
+        if recipe.alignment_terms and (sides[name] == "train").sum() < 2:
+            raise InjertoError(f"target '{name}' has fewer than two train examples to align with; add more")
+        copies = sum(content in known for content in domains[name].contents)
+        if 2 * copies > len(domains[name]):
+            warn(
+                f"{copies} of the {len(domains[name])} examples of target '{name}' are in a source too: how good it "
+                "gets there says nothing of other data"
+            )
+
+
+def _why(domain: Domain, sides: np.ndarray) -> str:
+    rows = [i for i, label in enumerate(domain.labels) if label is not None]
+    listed = any(side is not None for side in domain.given)
+    if rows and len({domain.groups[i] for i in rows}) == 1 and not listed:
+        return (
+            f"all its {len(rows)} labelled examples are one group (identical, or of one --group), which fell into "
+            f"{sides[rows[0]]}: add different ones"
+        )
+    return "check the split column, list or labels"
