@@ -19,6 +19,7 @@ def compare(
     row: Annotated[list[str] | None, _option("'AXIS=A AXIS=B': a row beside the grid; repeat for several.")] = None,
     seeds: Annotated[str, _option("How many seeds, or which: 5 or 0,2,7; 3 where not given.")] = "3",
     leave_one_out: Annotated[bool, _option("Every source stays unseen in turn.", "--leave-one-out")] = False,
+    budget: Annotated[str | None, _option("Time such as 20m: rows that look worst are dropped to keep it.")] = None,
     report: Annotated[bool, _option("Write report.html, a page to look at.", "--report/--no-report")] = True,
     as_json: Json = False,
     **settings: Any,
@@ -33,7 +34,7 @@ def compare(
     if given.get("lr") not in (None, "auto"):
         given["lr"] = _number(given["lr"], "--lr")
     rows = parse_rows(row or [])
-    given |= {"rows": rows, "leave_one_out": leave_one_out}
+    given |= {"rows": rows, "leave_one_out": leave_one_out, "budget": budget}
     content = run(data, grid=parse_grid(grid), seeds=parse_seeds(seeds), out=out, **given)
     if as_json:
         print_json(content)

@@ -119,7 +119,12 @@ def verdict(content: Mapping[str, Any]) -> list[str]:
 
 def _failed(content: Mapping[str, Any]) -> list[str]:
     failed = sum(len(one["failed"]) for one in content["summary"])
-    return [f"{failed} runs failed; the table says why."] if failed else []
+    lines = [f"{failed} runs failed; the table says why."] if failed else []
+    if dropped := content.get("dropped"):
+        lines.append(
+            f"To keep the budget {len(dropped)} strategies were dropped before their last seed, by the same rule."
+        )
+    return lines
 
 
 def _rotated(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, Any]], Mapping[str, Any] | None]:

@@ -17,10 +17,12 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import remove_tree
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.recipe.recipe import load_recipe
+from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
 from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, describe, list_seeds, plan_rows
 from injerto.studies.records import check_folder, check_records, load_record, record_of, write_record
 from injerto.studies.results import Results
 from injerto.studies.rotation import rotate, without_source
+from injerto.studies.tables import dropped_text
 
 KEPT = ("backbone", "image_size", "max_length", "augment", "views", "batch_size", "shots", "norm", "precision", "seed")
 """Settings that runs must agree in to share what their frozen stages compute."""
@@ -37,6 +39,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     out: str | PathLike[str],
     leave_one_out: bool = False,
+    budget: str | float | None = None,
     config: str | PathLike[str] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -57,6 +60,8 @@ def compare(
         out: The comparison's folder: ``results.json``, ``results.csv``, ``results.md`` and the runs.
         leave_one_out: Whether every source (where none is given: every domain with labels) stays unseen in turn, while
             the others are learned from.
+        budget: Time that it may take, such as ``"20m"``, or seconds: where all rows with all seeds take longer, the
+            worse half is dropped after some seeds, without a target label (:mod:`injerto.studies.budget`).
         config: A YAML file with settings; those given here win.
         **settings: Fields of the recipe that are the same for all rows.
 
@@ -69,7 +74,8 @@ def compare(
         and ``p_adjusted`` by Holm for all rows with a gain on that split. ``choice`` is the row that is taken without
         a label of a domain that is not learned from (:func:`injerto.studies.choice.choose`). With ``leave_one_out``
         every row is there once for each domain, with an axis ``source``, and ``left_out`` has the strategies on the
-        domains that they have not seen, and on their mean (:class:`injerto.studies.rotation.LeftOut`).
+        domains that they have not seen, and on their mean (:class:`injerto.studies.rotation.LeftOut`). With ``budget``
+        ``dropped`` has the rows that were dropped, when and why.
 
     Raises:
         InjertoError: Where a row's recipe or the data does not fit, or ``out`` holds something else; before the first
@@ -91,7 +97,7 @@ def compare(
 
     try:
         with shared_loading():
-            return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out)
+            return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget)
     except KeyboardInterrupt:
         note("\ninterrupted; the same comparison goes on where it stopped")
         raise
@@ -105,8 +111,13 @@ def _compare(
     numbers: Sequence[int],
     folder: Path,
     leave_one_out: bool,
+    budget: str | float | None,
 ) -> dict[str, Any]:
     """Plan all runs and do those that are missing."""
+    limit = None
+    if budget is not None:
+        limit = read_budget(budget)
+        check_axes(grid, leave_one_out)
     names: list[str] = list(given.get("source", ()))
     if leave_one_out:
         grid, beside, names = rotate(data, given, grid, beside)
@@ -121,6 +132,9 @@ def _compare(
     missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
     from injerto.compute.machine import machine
 
+    if missing:
+        _check_needs(missing)
+    plan = plan_halving(folder, planned, numbers, limit)
     axes, beside = describe(planned, len(beside), earlier)
     given.pop("source", None)
     about = {
@@ -131,20 +145,21 @@ def _compare(
         "beside": beside,
         "settings": given,
         "seeds": sorted({*numbers, *(one.seed for one in earlier)}),
-        "fairness": fairness,
+        "fairness": [*fairness, *([plan.words] if plan else [])],
     }
-    named = {"source": names, "target": about["target"], "leave_one_out": leave_one_out} | given
+    named = {"source": names, "target": about["target"], "leave_one_out": leave_one_out}
+    named |= {"budget": f"{limit}s" if isinstance(budget, int | float) else budget} | given
     written = without_source(axes, beside) if leave_one_out else (axes, beside)
-    about["command"] = command_of(data, written[0], about["seeds"], named, str(folder), written[1])
+    about["command"] = command_of(data, written[0], numbers if plan else about["seeds"], named, str(folder), written[1])
     about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
-    results = Results(folder, about, [*planned, *earlier], names if leave_one_out else ())
-    if missing:
-        _check_needs(missing)
-    return _work(results, [*order, *earlier], missing, runs)
+    results = Results(folder, about, [*planned, *earlier], names if leave_one_out else (), plan)
+    return _work(results, [*order, *earlier], missing, runs, plan)
 
 
-def _work(results: Results, order: Sequence[Planned], missing: Sequence[Planned], runs: Path) -> dict[str, Any]:
-    """Take in what is there, do what is missing; the results are up to date after every run."""
+def _work(
+    results: Results, order: Sequence[Planned], missing: Sequence[Planned], runs: Path, plan: Halving | None
+) -> dict[str, Any]:
+    """Take in what is there, do what is missing and was not dropped; the results are up to date after every run."""
     from injerto.training.cacheplan import shared_by
 
     seconds: dict[str, list[float]] = {}
@@ -162,9 +177,17 @@ def _work(results: Results, order: Sequence[Planned], missing: Sequence[Planned]
         note(f"{len(order) - len(missing)} of {len(order)} rows are finished already")
     for line in content["fairness"] if missing else ():
         note(line)
+    tried = len(order) - len(missing)
     for done, one in enumerate(missing):
-        place = len(order) - len(missing) + done + 1
-        note(f"row {place} of {len(order)}: {one.label} seed {one.seed}{_left(missing[done:], seconds)}")
+        while plan and plan.is_due(one):
+            for row in plan.decide(content["rows"]):
+                note(dropped_text(row))
+            content = results.write()
+        if plan and plan.is_out(one):
+            continue
+        rest = [other for other in missing[done:] if not (plan and plan.is_out(other))]
+        tried += 1
+        note(f"row {tried} of {content['planned']}: {one.label} seed {one.seed}{_left(rest, seconds)}")
         begun = time.monotonic()
         with shared_by(sum(_keeps(other) == _keeps(one) for other in order)):
             _run(one, runs)

@@ -8,6 +8,7 @@ from typing import Any
 from injerto.basics.files import write_text
 from injerto.recipe.recipe import load_recipe
 from injerto.studies.answers import Answers, Key, read_answers
+from injerto.studies.budget import Halving
 from injerto.studies.choice import choose
 from injerto.studies.grid import Planned, text_of
 from injerto.studies.rotation import LeftOut
@@ -69,7 +70,12 @@ class Results:
     """The rows of a comparison and their summary, kept up to date while runs finish."""
 
     def __init__(
-        self, folder: Path, about: Mapping[str, Any], planned: Sequence[Planned], left_out: Sequence[str] = ()
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        planned: Sequence[Planned],
+        left_out: Sequence[str] = (),
+        plan: Halving | None = None,
     ) -> None:
         """Nothing is known yet.
 
@@ -78,8 +84,9 @@ class Results:
             about: What ``results.json`` says besides rows and summary.
             planned: All its runs.
             left_out: The domains that are left out in turn, where it is about that.
+            plan: What is dropped, where there is a budget.
         """
-        self.folder, self.about, self.planned = folder, about, planned
+        self.folder, self.about, self.planned, self._plan = folder, about, planned, plan
         self._rows: dict[str, dict[str, Any]] = {}
         self._answers: dict[str, dict[Key, Answers]] = {}
         parts: dict[str, list[Planned]] = {}
@@ -117,7 +124,10 @@ class Results:
         rows = [self._rows[one.name] for one in self.planned if one.name in self._rows]
         entries = {entry["row"]: entry for part in self._summaries for entry in part.of(self._rows, self._answers)}
         summary = [entries[label] for label in dict.fromkeys(one.label for one in self.planned)]
-        content = {**self.about, "planned": len(self.planned), "rows": rows, "summary": summary}
+        planned = sum(not (self._plan and self._plan.is_dropped(one)) for one in self.planned)
+        content = {**self.about, "planned": planned, "rows": rows, "summary": summary}
+        if self._plan:
+            content["dropped"] = self._plan.dropped
         content["choice"] = choose(rows)
         if self._left_out:
             content["left_out"] = self._left_out.of(self._rows, self._answers, summary)

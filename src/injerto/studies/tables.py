@@ -151,9 +151,20 @@ def _about_gains(rows: Sequence[Mapping[str, Any]], unsure: bool, whole: bool) -
     return below
 
 
+def dropped_text(row: Mapping[str, Any]) -> str:
+    """A row that the budget left no time for, in words.
+
+    Args:
+        row: Of ``dropped`` in ``results.json``.
+    """
+    count = row["after_seeds"]
+    return f"dropped after {count} seed{'s' * (count > 1)}: {row['row']} ({row['reason']})"
+
+
 def _unfinished(content: Mapping[str, Any]) -> list[str]:
-    """What failed, and how much is missing."""
-    below = [f"failed: {row['row']} seed {row['seed']}: {row['reason']}" for row in content["rows"] if row["reason"]]
+    """What was dropped, what failed, and how much is missing."""
+    below = [dropped_text(row) for row in content.get("dropped", ())]
+    below += [f"failed: {row['row']} seed {row['seed']}: {row['reason']}" for row in content["rows"] if row["reason"]]
     done = sum(row["status"] == "ok" for row in content["rows"])
     if done < content["planned"]:
         below.append(f"{done} of {content['planned']} runs are finished")
