@@ -148,6 +148,17 @@ def test_the_best_by_the_validator_go_on_with_their_baselines(tmp_path: Path) ->
     assert [one["row"] for one in dropped] == ["a", "c"] and dropped[0]["reason"] == "not among the best 2 by infomax"
 
 
+def test_the_row_that_would_be_chosen_goes_on_also_where_all_are_turned_away(tmp_path: Path) -> None:
+    plan = halving(tmp_path, "abcd", {})
+    rows = [
+        run(label, score, source)
+        for label, score, source in zip("abcd", (4, 3, 2, 1), (0.5, 0.6, 0.7, 0.8), strict=True)
+    ]
+    for row in rows:
+        row["validators"]["rejected"] = "one class"
+    assert [one["row"] for one in plan.decide(rows)] == ["b", "c"]  # d is best on the source, a by the validator
+
+
 def test_where_all_failed_nothing_is_dropped(tmp_path: Path) -> None:
     plan = halving(tmp_path, "abcd", {})
     assert plan.decide([run(label, 1.0, status="failed") for label in "abcd"]) == []

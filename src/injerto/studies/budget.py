@@ -199,20 +199,21 @@ class Halving:
         done = [label for label in alive if _times(own, label) == count]
         choice = choose([row for row in own if row["row"] in done])
         scores: dict[str, float] = choice["scores"] if choice else {}
-        turned = set(choice["turned_away"]) if choice else set()
-        best = sorted(done, key=lambda label: (label in turned, -scores.get(label, 0.0)))[:keeps] or alive
+        turned: set[str] = set()
+        best, rule = done or alive, ""
+        if choice:
+            turned, rule = set(choice["turned_away"]), choice.get("validator") or "accuracy on source val"
+            first = choice["row"]  # also where all are turned away
+            best = sorted(scores, key=lambda label: (label != first, label in turned, -scores[label]))[:keeps]
         kept = {*best, *(base for label in best if (base := self._bases[label]))}
-        rule = (choice.get("validator") or "accuracy on source val") if choice else ""
         dropped = []
-        for label in alive:
-            if label not in kept:
-                reason = f"not among the best {keeps} by {rule}"
-                if label in turned:
-                    reason = f"turned away by the guard of {rule}"
-                if label not in done:
-                    reason = "a run failed"
-                entry = {"row": label, "after_seeds": count, "score": scores.get(label), "reason": reason}
-                dropped.append(entry)
+        for label in (label for label in alive if label not in kept):
+            reason = f"not among the best {keeps} by {rule}"
+            if label in turned:
+                reason = f"turned away by the guard of {rule}"
+            if label not in done:
+                reason = "a run failed"
+            dropped.append({"row": label, "after_seeds": count, "score": scores.get(label), "reason": reason})
         self._plan["decisions"].append({"after_seeds": count, "dropped": dropped})
         self.save()
         return dropped
