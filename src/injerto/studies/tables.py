@@ -117,10 +117,8 @@ def _left_out(content: Mapping[str, Any], whole: bool) -> tuple[str, list[str], 
         line += [_accuracy(row["mean"]), gain_text(row["mean"], whole)]
         line += [_accuracy(row["domains"][name] or {}) for name in names]
         cells.append([*line, "-" if row["seconds"] is None else format_seconds(row["seconds"])])
-    title = (
-        f"accuracy on the test of each domain while it is left out, mean over seeds; gain: paired difference of the \
-mean{_over(rows)}, points [95 % interval]"
-    )
+    title = "accuracy on the test of each domain while it is left out, mean over seeds; "
+    title += f"gain: paired difference of the mean{_over(rows)}, points [95 % interval]"
     below = [f"* {ORACLE}", *_about_gains(rows, any("(" in line[len(axes) + 2] for line in cells), whole)]
     if choice:
         named = "; ".join(f"{name}: {choice['rows'][name]}" for name in names)
