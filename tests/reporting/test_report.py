@@ -194,6 +194,23 @@ def test_it_is_whole_and_accessible(page: Path, opened: Callable[..., Any], widt
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
 
 
+def test_domains_that_are_left_out_in_turn_have_a_table(
+    comparison: Path, tmp_path: Path, opened: Callable[..., Any]
+) -> None:
+    copy = Path(shutil.copytree(comparison, tmp_path / "copy"))
+    content = json.loads((copy / "results.json").read_text())
+    mean = {"accuracy": 0.5, "gain": 0.125, "gain_low": 0.0625, "gain_high": 0.25, "p_adjusted": 0.01}
+    row = {"row": "r", "axes": {"tuning": "head"}, "baseline": None, "seeds": [0], "mean": mean}
+    content["left_out"] = {"domains": ["day", "dusk"], "rows": [{**row, "domains": {"day": mean, "dusk": None}}],
+                           "choice": None}  # fmt: skip
+    (copy / "results.json").write_text(json.dumps(content))
+    shown = opened(injerto.report(copy, examples=False))
+    assert shown.said == []
+    assert shown.locator("#left-out thead th").all_inner_texts() == ["strategy", "mean*", "day*", "dusk*"]
+    cells = [text.split("\n") for text in shown.locator("#left-out tbody td, #left-out tbody th").all_inner_texts()]
+    assert cells == [["head"], ["50.0 %", "+12.5 [+6.3, +25.0]"], ["50.0 %", "+12.5 [+6.3, +25.0]"], ["\u2013"]]
+
+
 def test_headings_sort_and_back(page: Path, opened: Callable[..., Any]) -> None:
     shown = opened(page)
     shown.get_by_role("button", name="dusk*").click()

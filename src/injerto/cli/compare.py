@@ -18,6 +18,8 @@ def compare(
     out: Annotated[Path, _option("The comparison's folder; what is there already is not done again.")],
     row: Annotated[list[str] | None, _option("'AXIS=A AXIS=B': a row beside the grid; repeat for several.")] = None,
     seeds: Annotated[str, _option("How many seeds, or which: 5 or 0,2,7; 3 where not given.")] = "3",
+    leave_one_out: Annotated[bool, _option("Every source stays unseen in turn.", "--leave-one-out")] = False,
+    budget: Annotated[str | None, _option("Time such as 20m: rows that look worst are dropped to keep it.")] = None,
     report: Annotated[bool, _option("Write report.html, a page to look at.", "--report/--no-report")] = True,
     as_json: Json = False,
     **settings: Any,
@@ -32,7 +34,8 @@ def compare(
     if given.get("lr") not in (None, "auto"):
         given["lr"] = _number(given["lr"], "--lr")
     rows = parse_rows(row or [])
-    content = run(data, grid=parse_grid(grid), rows=rows, seeds=parse_seeds(seeds), out=out, **given)
+    given |= {"rows": rows, "leave_one_out": leave_one_out, "budget": budget}
+    content = run(data, grid=parse_grid(grid), seeds=parse_seeds(seeds), out=out, **given)
     if as_json:
         print_json(content)
     else:
@@ -59,7 +62,7 @@ def print_comparison(content: dict[str, Any], out: Path) -> None:
     from injerto.studies.tables import table_of
 
     title, headings, cells, below = table_of(content)
-    axes = len(content["grid"])
+    axes = headings.index("seeds")
     gains = [heading for heading in headings[axes:] if heading.startswith("gain ")]
     table(title, headings, cells, ("time", "seeds", *reversed(gains)), words=axes)
     for line in below:

@@ -16,7 +16,7 @@ from injerto.recipe.recipe import Recipe, load_recipe
 from injerto.reporting.evidence import evidence_of
 from injerto.reporting.maps import layouts_of, shown, small
 from injerto.reporting.page import check_page, write_page
-from injerto.reporting.words import ORDER, headline, short, verdict
+from injerto.reporting.words import ORDER, axes_told, headline, short, verdict
 from injerto.studies.tables import ORACLE
 from injerto.training.reading import read_domains
 
@@ -62,12 +62,12 @@ def report(
         "classes": next(iter(evidence.values()))["classes"] if evidence else [],
         "evidence": evidence,
         "chosen": (content.get("choice") or {}).get("row"),
-        "leftOut": content.get("left_out"),
+        "leftOut": _left_out(content),
         "fairness": content["fairness"],
         "command": content["command"],
         "made": [content["machine"], ", ".join(f"{name} {number}" for name, number in content["versions"].items())],
         "oracle": ORACLE,
-        "axes": [axis for axis, values in content["grid"].items() if len(values) > 1] or list(content["grid"]),
+        "axes": axes_told(content["summary"]),
     }
     told |= _looks(content, rows, evidence, folder, examples, seed)
     return write_page("report.html", told, page)
@@ -131,10 +131,22 @@ def _domains(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         name: {row["domains"][name]["role"] for row in content["summary"] if name in row["domains"]} for name in found
     }
     domains = [
-        {"name": name, "role": entry["role"] if len(several[name]) == 1 else "rotating", "oracle": entry["oracle"]}
+        {
+            "name": name,
+            "role": entry["role"] if len(several[name]) == 1 else "rotating",
+            "oracle": several[name] != {"source"},
+        }
         for name, entry in found.items()
     ]
     return sorted(domains, key=lambda domain: ORDER.index(domain["role"]))
+
+
+def _left_out(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Strategies on the domains that were left out in turn, with names for the table."""
+    found = content.get("left_out")
+    if not found:
+        return None
+    return {**found, "rows": [{**row, "short": short(row["axes"], found["rows"])} for row in found["rows"]]}
 
 
 def _row(content: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -142,7 +154,7 @@ def _row(content: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> di
     own = [one for one in content["rows"] if one["row"] == row["row"]]
     done = [one for one in own if one["status"] == "ok" and (folder / one["run"] / "predictions.csv").exists()]
     kept = {name: row.get(name) for name in ("row", "baseline", "seeds", "seconds", "trainable", "adapter_bytes")}
-    found = {**kept, "axes": row["axes"], "short": short(row["axes"], content["grid"]), "domains": row["domains"]}
+    found = {**kept, "axes": row["axes"], "short": short(row["axes"], content["summary"]), "domains": row["domains"]}
     found["failed"] = [f"seed {one['seed']}: {one['reason']}" for one in own if one["status"] == "failed"]
     found["forgetting"] = row.get("forgetting")
     found["runs"] = [one["run"] for one in done]

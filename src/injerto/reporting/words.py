@@ -10,15 +10,25 @@ LEVEL = 0.05
 """A gain is one where its p-value, corrected for the number of strategies, is below."""
 
 
-def short(axes: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> str:
+def short(axes: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """A strategy by what sets it apart: ``lora:last:2 · mmd``.
 
     Args:
         axes: Axis to value.
-        grid: Axis to all its values; axes with a single one are not told.
+        rows: All strategies; axes that are the same for all are not told.
     """
-    told = [axis for axis in axes if len(grid[axis]) > 1] or list(axes)
+    told = [axis for axis in axes if axis in axes_told(rows)]
     return " \u00b7 ".join(text_of(axes[axis]) for axis in told)
+
+
+def axes_told(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The axes that set strategies apart; all where there is only one.
+
+    Args:
+        rows: The strategies.
+    """
+    axes = list(rows[0]["axes"])
+    return [axis for axis in axes if len({text_of(row["axes"][axis]) for row in rows}) > 1] or axes
 
 
 def focus(content: Mapping[str, Any]) -> list[str]:
@@ -55,6 +65,8 @@ def headline(content: Mapping[str, Any]) -> str:
     Args:
         content: Of ``results.json``.
     """
+    if content.get("left_out"):
+        return _headline_left_out(content)
     names = focus(content)
     done = [row for row in content["summary"] if row["seeds"]]
     if not done or not names:
@@ -81,6 +93,8 @@ def verdict(content: Mapping[str, Any]) -> list[str]:
     Args:
         content: Of ``results.json``.
     """
+    if content.get("left_out"):
+        return [*_verdict_left_out(content), *_failed(content)]
     done = [row for row in content["summary"] if row["seeds"]]
     names = focus(content)
     if content["kind"] == "run" or not done or not names:
@@ -100,14 +114,69 @@ def verdict(content: Mapping[str, Any]) -> list[str]:
         if row is not None and best["row"] != row["row"]:
             reached = _percent(_figures(best, name))
             lines.append(f"With hindsight (oracle) the best on {name} is {_name(content, best)}: {reached}.")
+    return [*lines, *_failed(content)]
+
+
+def _failed(content: Mapping[str, Any]) -> list[str]:
     failed = sum(len(one["failed"]) for one in content["summary"])
-    if failed:
-        lines.append(f"{failed} runs failed; the table says why.")
+    lines = [f"{failed} runs failed; the table says why."] if failed else []
+    if dropped := content.get("dropped"):
+        lines.append(
+            f"To keep the budget {len(dropped)} strategies were dropped before their last seed, by the same rule."
+        )
+    return lines
+
+
+def _rotated(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, Any]], Mapping[str, Any] | None]:
+    """Strategies in place of rows, those with a mean over all domains, and the one that is chosen for every domain."""
+    found = content["left_out"]
+    done = [row for row in found["rows"] if row["seeds"]]
+    chosen = set((found["choice"] or {"rows": {}})["rows"].values())
+    row = next((row for row in done if len(chosen) == 1 and row["row"] in chosen), None)
+    return {**content, "summary": found["rows"]}, done, row
+
+
+def _headline_left_out(content: Mapping[str, Any]) -> str:
+    content, done, row = _rotated(content)
+    choice = content["left_out"]["choice"]
+    if not done:
+        return "No strategy is finished on all domains yet"
+    if row is None and choice and choice["accuracy"] is not None:
+        return f"Chosen for each domain left out, strategies reach {_percent(choice)} on average"
+    if row is None:
+        best = max(done, key=lambda one: one["mean"]["accuracy"])
+        return (
+            f"With hindsight, {_name(content, best)} is best: {_percent(best['mean'])} on average on domains left out"
+        )
+    name, reached = _name(content, row), f"{_percent(row['mean'])} on average on domains left out"
+    if not row["baseline"]:
+        return f"The plain way is chosen: {name} reaches {reached}"
+    if row["mean"].get("gain") is not None and _better(row["mean"]):
+        return f"Take {name}: {reached}, {100 * row['mean']['gain']:+.1f} points over {_base(content, row)}"
+    return f"{name} is chosen, with {reached}; its gain over {_base(content, row)} is not sure"
+
+
+def _verdict_left_out(content: Mapping[str, Any]) -> list[str]:
+    content, done, row = _rotated(content)
+    choice, lines = content["left_out"]["choice"], []
+    short_of = {one["row"]: _name(content, one) for one in done}
+    if not done:
+        return []
+    if choice:
+        named = "; ".join(f"{name}: {short_of.get(label, label)}" for name, label in choice["rows"].items())
+        lines.append(f"Chosen by accuracy on source val, without looking at the domain left out: {named}.")
+    if row is not None and row["baseline"]:
+        lines.append(_gain(row["mean"], "average", content, row))
+    best = max(done, key=lambda one: one["mean"]["accuracy"])
+    if choice and best is not row:
+        lines.append(
+            f"With hindsight (oracle) the best on average is {_name(content, best)}: {_percent(best['mean'])}."
+        )
     return lines
 
 
 def _name(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    return short(row["axes"], content["grid"])
+    return short(row["axes"], content["summary"])
 
 
 def _chosen(content: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -26,6 +26,7 @@ class Answers:
         right: 1 for right, 0 for wrong, (N,).
         groups: Numbers of their groups, (N,).
         examples: Digest of the examples, in their order.
+        names: What the groups are called, by number: the same in all runs.
         strata: Domain of each where there are several, (N,); each then weighs the same.
     """
 
@@ -33,6 +34,7 @@ class Answers:
     right: np.ndarray
     groups: np.ndarray
     examples: str
+    names: tuple[str, ...] = ()
     strata: np.ndarray | None = None
 
     def mean(self) -> float:
@@ -72,5 +74,24 @@ def read_answers(run: Path) -> dict[Key, Answers]:
 def _answers(role: str, lines: Sequence[Mapping[str, str]]) -> Answers:
     columns = [[line[name] for line in lines] for name in ("content", "group", "label")]
     right = np.asarray([line["predicted"] == line["label"] for line in lines], dtype=np.float64)
-    groups = np.unique(columns[1], return_inverse=True)[1] if lines else np.zeros(0, dtype=np.int64)
-    return Answers(role, right, groups, sha256(*(text for column in columns for text in column)))
+    names = sorted(set(columns[1]))
+    number = {name: place for place, name in enumerate(names)}
+    groups = np.asarray([number[name] for name in columns[1]], dtype=np.int64)
+    return Answers(role, right, groups, sha256(*(text for column in columns for text in column)), tuple(names))
+
+
+def join(parts: Sequence[Answers]) -> Answers:
+    """What runs with one seed said of a domain each, as one; a group that is in several domains stays one.
+
+    Args:
+        parts: One or more, of the same role, with names of their groups.
+    """
+    names = [part.names[group] for part in parts for group in part.groups]
+    return Answers(
+        parts[0].role,
+        np.concatenate([part.right for part in parts]),
+        np.unique(names, return_inverse=True)[1],
+        sha256(*(part.examples for part in parts)),
+        tuple(sorted(set(names))),
+        np.repeat(np.arange(len(parts)), [len(part.right) for part in parts]),
+    )

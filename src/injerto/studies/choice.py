@@ -1,4 +1,4 @@
-"""Which row of a comparison to take where the target has no labels."""
+"""Which row of a comparison to take where nothing but the sources has labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,8 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
 
     Rows are compared on the same seeds. One is turned away where, in half of the seeds or more, its own guard rejected
     the model (see :func:`injerto.evaluation.validators.judge`) or its accuracy on source ``val`` is more than
-    :data:`injerto.evaluation.validators.FLOOR` below the best of all rows. No label of a target is looked at.
+    :data:`injerto.evaluation.validators.FLOOR` below the best of all rows. No label of a target is looked at. Where no
+    run has a target, there is nothing to validate: see :func:`choose_by_source`.
 
     Args:
         rows: Of ``results.json``.
@@ -26,18 +27,12 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
         ``validator``, the chosen ``row``, ``scores`` by row and the rows ``turned_away``; None where there are no two
         rows with scores. Where all are turned away the row is the one with the best source accuracy.
     """
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["status"] == "ok" and row.get("validators"):
-            found.setdefault(row["row"], {})[row["seed"]] = row
-    if len(found) < 2:
-        return None
-    most = max(map(len, found.values()))
-    found = {label: own for label, own in found.items() if len(own) == most}
-    seeds = sorted(set.intersection(*map(set, found.values())))
+    if not any(row.get("validators") for row in rows):
+        return choose_by_source(rows)
+    found, seeds = _alike([row for row in rows if row["status"] == "ok" and row.get("validators")])
     if len(found) < 2 or not seeds:
         return None
-    source = {label: np.asarray([_source(own[seed]) for seed in seeds]) for label, own in found.items()}
+    source = {label: np.asarray([_source(own[seed]) or 0.0 for seed in seeds]) for label, own in found.items()}
     best = np.max(list(source.values()), axis=0)
     scores, turned = {}, []
     for label, own in found.items():
@@ -51,11 +46,52 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
     return {"validator": validator, "row": chosen, "scores": scores, "turned_away": turned, "seeds": seeds}
 
 
-def _source(row: Mapping[str, Any]) -> float:
+def choose_by_source(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The row with the highest mean accuracy on source ``val`` over the same seeds, the first of equals.
+
+    The rule for domains that nobody has seen ("training-domain validation set": Gulrajani and Lopez-Paz, In Search of
+    Lost Domain Generalization, 2021, section 3).
+
+    Args:
+        rows: Of ``results.json``.
+
+    Returns:
+        ``rule``, the chosen ``row``, ``scores`` by row, ``turned_away`` (none) and ``seeds``; None where there are no
+        two rows, where they have other sources, or none has a ``val``.
+    """
+    found, seeds = _alike([row for row in rows if row["status"] == "ok"])
+    sources = {
+        frozenset(name for name, entry in row["domains"].items() if entry["role"] == "source")
+        for own in found.values()
+        for row in own.values()
+    }
+    if len(found) < 2 or not seeds or len(sources) > 1:
+        return None
+    scores = {}
+    for label, own in found.items():
+        values = [value for seed in seeds if (value := _source(own[seed])) is not None]
+        if len(values) < len(seeds):
+            return None
+        scores[label] = float(np.mean(values))
+    chosen = max(scores, key=lambda label: scores[label])
+    return {"rule": "source val", "row": chosen, "scores": scores, "turned_away": [], "seeds": seeds}
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[int, Mapping[str, Any]]], list[int]]:
+    """Runs by row and seed, without rows that lack seeds that others have; and the seeds that all have."""
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["row"], {})[row["seed"]] = row
+    most = max(map(len, found.values()), default=0)
+    found = {label: own for label, own in found.items() if len(own) == most}
+    return found, sorted(set.intersection(*map(set, found.values()))) if found else []
+
+
+def _source(row: Mapping[str, Any]) -> float | None:
     """Accuracy on source ``val``, averaged over the sources that have one."""
     values = [
         entry["splits"]["val"]["accuracy"]
         for entry in row["domains"].values()
         if entry["role"] == "source" and "val" in entry["splits"]
     ]
-    return float(np.mean(values)) if values else 0.0
+    return float(np.mean(values)) if values else None

@@ -17,9 +17,12 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import remove_tree
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.recipe.recipe import load_recipe
+from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
 from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, describe, list_seeds, plan_rows
 from injerto.studies.records import check_folder, check_records, load_record, record_of, write_record
 from injerto.studies.results import Results
+from injerto.studies.rotation import rotate, without_source
+from injerto.studies.tables import dropped_text
 
 KEPT = ("backbone", "image_size", "max_length", "augment", "views", "batch_size", "shots", "norm", "precision", "seed")
 """Settings that runs must agree in to share what their frozen stages compute."""
@@ -35,6 +38,8 @@ def compare(
     rows: Sequence[Mapping[str, Any]] = (),
     seeds: int | Sequence[int] = 3,
     out: str | PathLike[str],
+    leave_one_out: bool = False,
+    budget: str | float | None = None,
     config: str | PathLike[str] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -53,6 +58,10 @@ def compare(
         rows: Rows beside that grid, each with a value on every axis: ``[{"tuning": "full", "alignment": "none"}]``.
         seeds: How many (0, 1, ...), or which; each is the seed of the splits too.
         out: The comparison's folder: ``results.json``, ``results.csv``, ``results.md`` and the runs.
+        leave_one_out: Whether every source (where none is given: every domain with labels) stays unseen in turn, while
+            the others are learned from.
+        budget: Time that it may take, such as ``"20m"``, or seconds: where all rows with all seeds take longer, the
+            worse half is dropped after some seeds, without a target label (:mod:`injerto.studies.budget`).
         config: A YAML file with settings; those given here win.
         **settings: Fields of the recipe that are the same for all rows.
 
@@ -62,7 +71,11 @@ def compare(
         for every row, domain and split the mean accuracy over the seeds, and the paired difference to ``baseline``
         (the same row with alignment ``none`` where alignment is an axis, else the first row), with 95 % intervals
         over seeds and test groups (:func:`injerto.statistics.bootstrap.nested_interval`), ``p`` of the same resamples
-        and ``p_adjusted`` by Holm for all rows with a gain on that split.
+        and ``p_adjusted`` by Holm for all rows with a gain on that split. ``choice`` is the row that is taken without
+        a label of a domain that is not learned from (:func:`injerto.studies.choice.choose`). With ``leave_one_out``
+        every row is there once for each domain, with an axis ``source``, and ``left_out`` has the strategies on the
+        domains that they have not seen, and on their mean (:class:`injerto.studies.rotation.LeftOut`). With ``budget``
+        ``dropped`` has the rows that were dropped, when and why.
 
     Raises:
         InjertoError: Where a row's recipe or the data does not fit, or ``out`` holds something else; before the first
@@ -80,44 +93,73 @@ def compare(
     if settings.get("seed") is not None:
         raise InjertoError("a comparison has several seeds: give --seeds in place of --seed")
     given = _settings(config, grid, {**settings, "source": source, "target": target})
-    axes, numbers, folder = check_grid(grid, given), list_seeds(seeds), Path(out)
-    planned, fairness = plan_rows(str(data), axes, numbers, given, rows)
-    runs = folder / "runs"
-    check_folder(folder)
-    earlier = check_records(runs, planned)
-    order = sorted(planned, key=lambda one: (numbers.index(one.seed), _cost(one)))
-    missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
-    from injerto.compute.machine import machine
-
-    axes, beside = describe(planned, len(rows), earlier)
-    about = {
-        "data": str(data),
-        "source": given.pop("source", []),
-        "target": given.pop("target", []),
-        "grid": axes,
-        "beside": beside,
-        "settings": given,
-        "seeds": sorted({*numbers, *(one.seed for one in earlier)}),
-        "fairness": fairness,
-    }
-    named = {name: about[name] for name in ("source", "target")} | given
-    about["command"] = command_of(str(data), axes, about["seeds"], named, str(out), beside)
-    about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
-    results = Results(folder, about, [*planned, *earlier])
     from injerto.training.shared import shared_loading
 
     try:
         with shared_loading():
-            if missing:
-                _check_needs(missing)
-            return _work(results, [*order, *earlier], missing, runs)
+            return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget)
     except KeyboardInterrupt:
         note("\ninterrupted; the same comparison goes on where it stopped")
         raise
 
 
-def _work(results: Results, order: Sequence[Planned], missing: Sequence[Planned], runs: Path) -> dict[str, Any]:
-    """Take in what is there, do what is missing; the results are up to date after every run."""
+def _compare(
+    data: str,
+    given: dict[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    beside: Sequence[Mapping[str, Any]],
+    numbers: Sequence[int],
+    folder: Path,
+    leave_one_out: bool,
+    budget: str | float | None,
+) -> dict[str, Any]:
+    """Plan all runs and do those that are missing."""
+    limit = None
+    if budget is not None:
+        limit = read_budget(budget)
+        check_axes(grid, leave_one_out)
+    names: list[str] = list(given.get("source", ()))
+    if leave_one_out:
+        grid, beside, names = rotate(data, given, grid, beside)
+        given.pop("source", None)
+    planned, fairness = plan_rows(data, check_grid(grid, given), numbers, given, beside)
+    runs = folder / "runs"
+    check_folder(folder)
+    earlier = check_records(runs, planned)
+    if leave_one_out and any(one.axes["source"] not in grid["source"] for one in earlier):
+        raise InjertoError(f"--out {folder} has runs with other sources; repeat them, or name another folder")
+    order = sorted(planned, key=lambda one: (numbers.index(one.seed), _cost(one)))
+    missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
+    from injerto.compute.machine import machine
+
+    if missing:
+        _check_needs(missing)
+    plan = plan_halving(folder, planned, numbers, limit)
+    axes, beside = describe(planned, len(beside), earlier)
+    given.pop("source", None)
+    about = {
+        "data": data,
+        "source": names,
+        "target": given.pop("target", []),
+        "grid": axes,
+        "beside": beside,
+        "settings": given,
+        "seeds": sorted({*numbers, *(one.seed for one in earlier)}),
+        "fairness": [*fairness, *([plan.words] if plan else [])],
+    }
+    named = {"source": names, "target": about["target"], "leave_one_out": leave_one_out}
+    named |= {"budget": f"{limit}s" if isinstance(budget, int | float) else budget} | given
+    written = without_source(axes, beside) if leave_one_out else (axes, beside)
+    about["command"] = command_of(data, written[0], numbers if plan else about["seeds"], named, str(folder), written[1])
+    about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
+    results = Results(folder, about, [*planned, *earlier], names if leave_one_out else (), plan)
+    return _work(results, [*order, *earlier], missing, runs, plan)
+
+
+def _work(
+    results: Results, order: Sequence[Planned], missing: Sequence[Planned], runs: Path, plan: Halving | None
+) -> dict[str, Any]:
+    """Take in what is there, do what is missing and was not dropped; the results are up to date after every run."""
     from injerto.training.cacheplan import shared_by
 
     seconds: dict[str, list[float]] = {}
@@ -135,9 +177,17 @@ def _work(results: Results, order: Sequence[Planned], missing: Sequence[Planned]
         note(f"{len(order) - len(missing)} of {len(order)} rows are finished already")
     for line in content["fairness"] if missing else ():
         note(line)
+    tried = len(order) - len(missing)
     for done, one in enumerate(missing):
-        place = len(order) - len(missing) + done + 1
-        note(f"row {place} of {len(order)}: {one.label} seed {one.seed}{_left(missing[done:], seconds)}")
+        while plan and plan.is_due(one):
+            for row in plan.decide(content["rows"]):
+                note(dropped_text(row))
+            content = results.write()
+        if plan and plan.is_out(one):
+            continue
+        rest = [other for other in missing[done:] if not (plan and plan.is_out(other))]
+        tried += 1
+        note(f"row {tried} of {content['planned']}: {one.label} seed {one.seed}{_left(rest, seconds)}")
         begun = time.monotonic()
         with shared_by(sum(_keeps(other) == _keeps(one) for other in order)):
             _run(one, runs)

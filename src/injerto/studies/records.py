@@ -10,7 +10,7 @@ from injerto.basics.files import check_writable, write_text
 from injerto.recipe.recipe import Recipe, make_recipe
 from injerto.studies.grid import Planned, text_of
 
-OWN = {"runs", "results.json", "results.csv", "results.md", "report.html"}
+OWN = {"runs", "results.json", "results.csv", "results.md", "report.html", "plan.json"}
 """What a comparison writes into its folder."""
 
 

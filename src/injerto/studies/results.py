@@ -8,8 +8,10 @@ from typing import Any
 from injerto.basics.files import write_text
 from injerto.recipe.recipe import load_recipe
 from injerto.studies.answers import Answers, Key, read_answers
+from injerto.studies.budget import Halving
 from injerto.studies.choice import choose
-from injerto.studies.grid import Planned
+from injerto.studies.grid import Planned, text_of
+from injerto.studies.rotation import LeftOut
 from injerto.studies.summary import Summary
 from injerto.studies.tables import MEASURED, csv_of, markdown_of
 
@@ -67,18 +69,31 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 class Results:
     """The rows of a comparison and their summary, kept up to date while runs finish."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], planned: Sequence[Planned]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        planned: Sequence[Planned],
+        left_out: Sequence[str] = (),
+        plan: Halving | None = None,
+    ) -> None:
         """Nothing is known yet.
 
         Args:
             folder: The comparison's.
             about: What ``results.json`` says besides rows and summary.
             planned: All its runs.
+            left_out: The domains that are left out in turn, where it is about that.
+            plan: What is dropped, where there is a budget.
         """
-        self.folder, self.about, self.planned = folder, about, planned
+        self.folder, self.about, self.planned, self._plan = folder, about, planned, plan
         self._rows: dict[str, dict[str, Any]] = {}
         self._answers: dict[str, dict[Key, Answers]] = {}
-        self._summary = Summary(planned)
+        parts: dict[str, list[Planned]] = {}
+        for one in planned:  # rows with other sources have other baselines
+            parts.setdefault(text_of(one.axes["source"]) if left_out else "", []).append(one)
+        self._summaries = [Summary(own) for own in parts.values()]
+        self._left_out = LeftOut(left_out, planned) if left_out else None
 
     def add(self, planned: Planned, run: Path, failed: Mapping[str, Any] | None) -> None:
         """Take in a finished or failed run.
@@ -107,9 +122,15 @@ class Results:
             The content of ``results.json``.
         """
         rows = [self._rows[one.name] for one in self.planned if one.name in self._rows]
-        summary = self._summary.of(self._rows, self._answers)
-        content = {**self.about, "planned": len(self.planned), "rows": rows, "summary": summary}
+        entries = {entry["row"]: entry for part in self._summaries for entry in part.of(self._rows, self._answers)}
+        summary = [entries[label] for label in dict.fromkeys(one.label for one in self.planned)]
+        planned = sum(not (self._plan and self._plan.is_dropped(one)) for one in self.planned)
+        content = {**self.about, "planned": planned, "rows": rows, "summary": summary}
+        if self._plan:
+            content["dropped"] = self._plan.dropped
         content["choice"] = choose(rows)
+        if self._left_out:
+            content["left_out"] = self._left_out.of(self._rows, self._answers, summary)
         write_text(self.folder / "results.csv", csv_of(rows))
         write_text(self.folder / "results.md", markdown_of(content))
         write_text(self.folder / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")

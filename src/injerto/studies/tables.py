@@ -80,6 +80,8 @@ def table_of(content: Mapping[str, Any], whole: bool = False) -> tuple[str, list
     Returns:
         Title, headings, cells, and lines to stand below.
     """
+    if content.get("left_out"):
+        return _left_out(content, whole)
     axes, summary = list(content["grid"]), content["summary"]
     columns = [(name, side, mark) for name, role, mark in _oracle(content) for side in _sides(role, whole)]
     headings = [axis.replace("_", "-") for axis in axes] + ["seeds"]
@@ -91,34 +93,88 @@ def table_of(content: Mapping[str, Any], whole: bool = False) -> tuple[str, list
         line = [*(text_of(row["axes"][axis]) for axis in axes), str(len(row["seeds"]))]
         for name, side, _ in columns:
             figures = row["domains"].get(name, {}).get("splits", {}).get(side, {})
-            accuracy = figures.get("accuracy")
-            line += ["-" if accuracy is None else f"{100 * accuracy:.1f} %", gain_text(figures, whole)]
+            line += [_accuracy(figures), gain_text(figures, whole)]
         cells.append([*line, "-" if row["seconds"] is None else format_seconds(row["seconds"])])
-    bases = list(dict.fromkeys(row["baseline"] for row in summary if row["baseline"]))
-    over = f" over {bases[0]}" if len(bases) == 1 else " over the same row without alignment" if bases else ""
-    title = f"accuracy on test, mean over seeds; gain: paired difference{over}, points [95 % interval]"
+    title = f"accuracy on test, mean over seeds; gain: paired difference{_over(summary)}, points [95 % interval]"
     below = [f"* {ORACLE}"] if any(mark for _, _, mark in columns) else []
-    if any("(" in cell for line in cells for cell in line[len(axes) :]):
-        below.append("a gain in (parentheses) is none: its interval holds 0")
-    if whole and (gains := sum(row["baseline"] is not None for row in summary)):
-        below.append(f"**bold**: a gain also after Holm's correction for {gains} row{'s' * (gains > 1)}")
-    if any(len(row["seeds"]) == 1 for row in summary):
-        below.append("one seed: its interval knows of test examples only")
+    below += _about_gains(summary, any("(" in cell for line in cells for cell in line[len(axes) :]), whole)
     if content.get("choice"):
         below.append(_chosen(content["choice"]))
     if any("unpaired" in part for row in summary for d in row["domains"].values() for part in d["splits"].values()):
         below.append("a gain is left out where rows were tested on other examples than their baseline")
+    return title, [*headings, "time"], cells, below + _unfinished(content)
+
+
+def _left_out(content: Mapping[str, Any], whole: bool) -> tuple[str, list[str], list[list[str]], list[str]]:
+    """The same where every domain is left out in turn: strategies, what they reach on each, and on average."""
+    found = content["left_out"]
+    names, rows, choice = found["domains"], found["rows"], found["choice"]
+    axes = list(rows[0]["axes"])
+    headings = [*(axis.replace("_", "-") for axis in axes), "seeds", "mean*", "gain mean*", *(f"{n}*" for n in names)]
+    cells = []
+    for row in rows:
+        line = [*(text_of(row["axes"][axis]) for axis in axes), str(len(row["seeds"]))]
+        line += [_accuracy(row["mean"]), gain_text(row["mean"], whole)]
+        line += [_accuracy(row["domains"][name] or {}) for name in names]
+        cells.append([*line, "-" if row["seconds"] is None else format_seconds(row["seconds"])])
+    title = "accuracy on the test of each domain while it is left out, mean over seeds; "
+    title += f"gain: paired difference of the mean{_over(rows)}, points [95 % interval]"
+    below = [f"* {ORACLE}", *_about_gains(rows, any("(" in line[len(axes) + 2] for line in cells), whole)]
+    if choice:
+        named = "; ".join(f"{name}: {choice['rows'][name]}" for name in names)
+        below.append(f"chosen by accuracy on source val for each domain left out: {named}")
+        if choice["accuracy"] is not None:
+            below.append(f"mean accuracy with what is chosen so: {100 * choice['accuracy']:.1f} % (oracle)")
+    return title, [*headings, "time"], cells, below + _unfinished(content)
+
+
+def _accuracy(figures: Mapping[str, Any]) -> str:
+    accuracy = figures.get("accuracy")
+    return "-" if accuracy is None else f"{100 * accuracy:.1f} %"
+
+
+def _over(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What gains are over."""
+    bases = list(dict.fromkeys(row["baseline"] for row in rows if row["baseline"]))
+    return f" over {bases[0]}" if len(bases) == 1 else " over the same row without alignment" if bases else ""
+
+
+def _about_gains(rows: Sequence[Mapping[str, Any]], unsure: bool, whole: bool) -> list[str]:
+    """How gains are to be read."""
+    below = ["a gain in (parentheses) is none: its interval holds 0"] if unsure else []
+    if whole and (gains := sum(row["baseline"] is not None for row in rows)):
+        below.append(f"**bold**: a gain also after Holm's correction for {gains} row{'s' * (gains > 1)}")
+    if any(len(row["seeds"]) == 1 for row in rows):
+        below.append("one seed: its interval knows of test examples only")
+    return below
+
+
+def dropped_text(row: Mapping[str, Any]) -> str:
+    """A row that the budget left no time for, in words.
+
+    Args:
+        row: Of ``dropped`` in ``results.json``.
+    """
+    count = row["after_seeds"]
+    return f"dropped after {count} seed{'s' * (count > 1)}: {row['row']} ({row['reason']})"
+
+
+def _unfinished(content: Mapping[str, Any]) -> list[str]:
+    """What was dropped, what failed, and how much is missing."""
+    below = [dropped_text(row) for row in content.get("dropped", ())]
     below += [f"failed: {row['row']} seed {row['seed']}: {row['reason']}" for row in content["rows"] if row["reason"]]
     done = sum(row["status"] == "ok" for row in content["rows"])
     if done < content["planned"]:
         below.append(f"{done} of {content['planned']} runs are finished")
-    return title, [*headings, "time"], cells, below
+    return below
 
 
 def _chosen(choice: Mapping[str, Any]) -> str:
-    """What to take without target labels, in words."""
+    """What to take without labels of other domains than the sources, in words."""
     away = f"; its guard turned {len(choice['turned_away'])} away" if choice["turned_away"] else ""
     rows = f"{len(choice['scores'])} rows{away}"
+    if "validator" not in choice:
+        return f"chosen by accuracy on source val, of {rows}: {choice['row']}"
     return f"chosen without target labels ({choice['validator']}, of {rows}): {choice['row']}"
 
 
