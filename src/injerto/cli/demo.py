@@ -12,7 +12,7 @@ from injerto.studies.compare import compare
 DATA, SOURCE, TARGET, BACKBONE = "emoji-styles", "noto", "openmoji-line", "packaged:efficientnet-lite0"
 GRID = {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]}
 ROWS = [{"tuning": "full", "alignment": "none"}]
-STEPS = 100
+STEPS = 60
 
 
 def run_demo(out: Path, seeds: int, as_json: bool) -> None:

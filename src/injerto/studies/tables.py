@@ -99,7 +99,7 @@ def table_of(content: Mapping[str, Any], whole: bool = False) -> tuple[str, list
     below = [f"* {ORACLE}"] if any(mark for _, _, mark in columns) else []
     below += _about_gains(summary, any("(" in cell for line in cells for cell in line[len(axes) :]), whole)
     if content.get("choice"):
-        below.append(_chosen(content["choice"]))
+        below.append(_chosen(content["choice"]) + _hindsight(content))
     if any("unpaired" in part for row in summary for d in row["domains"].values() for part in d["splits"].values()):
         below.append("a gain is left out where rows were tested on other examples than their baseline")
     return title, [*headings, "time"], cells, below + _unfinished(content)
@@ -176,6 +176,30 @@ def _chosen(choice: Mapping[str, Any]) -> str:
     if "validator" not in choice:
         return f"chosen by accuracy on source val, of {rows}: {choice['row']}"
     return f"chosen without target labels ({choice['validator']}, of {rows}): {choice['row']}"
+
+
+def _hindsight(content: Mapping[str, Any]) -> str:
+    """What the choice lost on the targets, or else on the unseen domains, by their labels."""
+    done = [row for row in content["summary"] if row["seeds"]]
+    chosen = next((row for row in done if row["row"] == content["choice"]["row"]), None)
+    found = list(_oracle(content))
+    for role in ("target", "unseen"):
+        lost = []
+        for name in (name for name, own, _ in found if own == role):
+            reached = {row["row"]: _test_accuracy(row, name) for row in done}
+            known = [value for value in reached.values() if value is not None]
+            if chosen and (own := reached[chosen["row"]]) is not None and max(known) - own > 0.0005:
+                lost.append(f"{100 * (max(known) - own):.1f} points below the best row on {name}")
+        if lost:
+            return f" (with hindsight, oracle: {', '.join(lost)})"
+        if any(own == role for _, own, _ in found):
+            return ""
+    return ""
+
+
+def _test_accuracy(row: Mapping[str, Any], name: str) -> float | None:
+    value: float | None = row["domains"].get(name, {}).get("splits", {}).get("test", {}).get("accuracy")
+    return value
 
 
 def _sides(role: str, both: bool) -> tuple[str, ...]:
