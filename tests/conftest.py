@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test module imports transformers, which reads it once
+os.environ.pop("COLUMNS", None)  # tables are as wide as they are for a program that reads them
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -144,7 +144,7 @@ def test_half_precision_is_loaded_as_float32_and_the_licence_is_read(text_folder
 
 
 def test_a_text_model_has_no_image_size(text_folder: Callable[..., Path]) -> None:
-    with pytest.raises(InjertoError, match="text model"):
+    with pytest.raises(InjertoError, match="takes texts"):
         load_backbone(str(text_folder("bert")), image_size=64)
 
 

@@ -34,7 +34,8 @@ def test_the_numbers_are_the_comparisons(comparison: Path, page: Path) -> None:
     content, told = json.loads((comparison / "results.json").read_text()), data_of(page)
     assert [row["row"] for row in told["rows"]] == [row["row"] for row in content["summary"]]
     for mine, own in zip(told["rows"], content["summary"], strict=True):
-        assert mine["domains"] == own["domains"] and mine["seconds"] == own["seconds"]
+        assert mine["domains"] == own["domains"]
+        assert mine["seconds"] == min(row["seconds"] for row in content["rows"] if row["row"] == own["row"])
         assert len(mine["runs"]) == 2
     assert [domain["role"] for domain in told["domains"]] == ["source", "target", "unseen"]
     assert told["chosen"] == content["choice"]["row"]
@@ -182,7 +183,7 @@ def test_the_verdict_tells_a_loss_and_what_hindsight_would_take() -> None:
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (390, False), (390, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
 def test_it_is_whole_and_accessible(page: Path, opened: Callable[..., Any], width: int, dark: bool) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
@@ -213,13 +214,13 @@ def test_domains_that_are_left_out_in_turn_have_a_table(
 
 def test_headings_sort_and_back(page: Path, opened: Callable[..., Any]) -> None:
     shown = opened(page)
-    shown.get_by_role("button", name="dusk*").click()
+    shown.get_by_role("button", name=re.compile(r"^dusk\*")).click()
     column = 1 + shown.locator("#strategies thead th").all_inner_texts().index("dusk* \u2193".removesuffix(" \u2193"))
     cells = shown.locator(f"#strategies tbody tr > :nth-child({column})")
     values = [float(text.split(" ")[0]) for text in cells.all_inner_texts()]
     assert values == sorted(values, reverse=True) and len(values) == 6
     assert shown.locator("#strategies th[aria-sort=descending]").count() == 1
-    shown.get_by_role("button", name="dusk*").click()
+    shown.get_by_role("button", name=re.compile(r"^dusk\*")).click()
     assert [float(text.split(" ")[0]) for text in cells.all_inner_texts()] == sorted(values)
 
 
@@ -244,8 +245,10 @@ def test_another_strategy_is_shown_in_detail(page: Path, opened: Callable[..., A
     shown.locator("#domain").select_option("night")
     assert shown.locator("#detail h3").first.inner_text() == "Confusion on night"
     assert "--tuning head --alignment none" in shown.locator("#detail code").inner_text()
+    shown.locator("#cost").select_option("trainable")
     shown.locator("#cost-domain").select_option("night")
-    assert "against accuracy on night" in shown.locator("#cost-plot svg").get_attribute("aria-label")
+    label = shown.locator("#cost-plot svg").get_attribute("aria-label")
+    assert label.startswith("trained parameters against accuracy on night")
 
 
 def test_html_in_the_data_is_shown_and_not_run(evil: Path, tmp_path: Path, opened: Callable[..., Any]) -> None:

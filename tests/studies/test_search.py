@@ -105,6 +105,7 @@ def test_a_target_changes_the_judge_and_its_labels_nothing(fake: Any, look: Call
     ]
 
 
+@pytest.mark.slow
 def test_it_goes_where_the_score_is(fake: Any, look: Call) -> None:
     content = look(trials=30)
     away = abs(np.log10([trial["parameters"]["head_lr"] for trial in content["trials"]]) + 3)
@@ -301,6 +302,7 @@ def test_where_all_fail_there_is_no_winner(fake: Any, look: Call, tmp_path: Path
     }
 
 
+@pytest.mark.slow
 def test_seeds_that_cannot_win_are_not_done(fake: Any, look: Call) -> None:
     content = look(trials=14, seeds=4, sampler="random")
     states = [trial["state"] for trial in content["trials"]]
@@ -312,6 +314,7 @@ def test_seeds_that_cannot_win_are_not_done(fake: Any, look: Call) -> None:
     assert content["best"]["number"] == max(whole, key=whole.__getitem__)
 
 
+@pytest.mark.slow
 def test_a_run_is_cut_short_at_an_evaluation(look: Call, quick: Any, tmp_path: Path, capsys: Any) -> None:
     given = {"space": {"head_lr": "1e-7..1e-1"}, "target": (), "sampler": "random", "trials": 12, "epochs": 10, **quick}
     content = look(**given)

@@ -158,6 +158,7 @@ def _row(content: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> di
     found["failed"] = [f"seed {one['seed']}: {one['reason']}" for one in own if one["status"] == "failed"]
     found["forgetting"] = row.get("forgetting")
     found["runs"] = [one["run"] for one in done]
+    found["seconds"] = min((one["seconds"] for one in done if "seconds" in one), default=row["seconds"])
     found["command"] = _command(content, own[0]) if own else ""
     return found
 
