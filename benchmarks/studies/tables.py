@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from injerto.basics.files import write_text
+from injerto.basics.progress import format_bytes
 from injerto.statistics.bootstrap import bootstrap_interval
 from injerto.studies.answers import BOTH
 
@@ -190,6 +191,22 @@ def interval() -> str:
     return table(["seeds", *(f"{ratio:g}" for ratio in ratios)], cells)
 
 
+def demo() -> str:
+    """What `injerto demo` found, from its `results.json` (without the single runs)."""
+    content = json.loads((HERE / "demo.json").read_text())
+    (target,) = content["target"]
+    names = sorted(content["summary"][0]["domains"], key=lambda name: (name not in content["source"], name != target))
+    roles = {name: entry["role"] for name, entry in content["summary"][0]["domains"].items()}
+    headings = ["tuning", "alignment", *(f"{name} ({roles[name]})" for name in names), "gain on the target", "adapter"]
+    cells = []
+    for row in content["summary"]:
+        figures = {name: row["domains"][name]["splits"]["test"] for name in names}
+        line = [f"`{row['axes']['tuning']}`", f"`{row['axes']['alignment']}`"]
+        line += [f"{100 * figures[name]['accuracy']:.1f} %" for name in names]
+        cells.append([*line, gain(figures[target]).strip(" ()"), format_bytes(row["adapter_bytes"])])
+    return table(headings, cells)
+
+
 def put(page: Path, name: str, block: str) -> None:
     """Write a block between its marks."""
     text = page.read_text(encoding="utf-8")
@@ -210,6 +227,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("alignment.md", "reviews"): texts("reviews"),
         ("gap.md", "validators"): validators(),
         ("compare.md", "interval"): interval(),
+        ("../README.md", "demo"): demo(),
     }
 
 
