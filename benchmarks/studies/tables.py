@@ -15,6 +15,7 @@ from injerto.basics.files import write_text
 from injerto.basics.progress import format_bytes
 from injerto.statistics.bootstrap import bootstrap_interval
 from injerto.studies.answers import BOTH
+from injerto.studies.tables import gain_text
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -30,12 +31,8 @@ def comparisons(study: str) -> list[dict[str, Any]]:
 
 def gain(figures: dict[str, Any]) -> str:
     """` (+7.5 [4.8, 10.4])`, or `(none: ...)` where the interval holds 0."""
-    if figures.get("gain") is None:
-        return ""
-    values = (f"{100 * figures[key]:+.1f}".replace("-0.0", "+0.0") for key in ("gain", "gain_low", "gain_high"))
-    middle, low, high = values
-    none = "none: " if figures["gain_low"] <= 0 <= figures["gain_high"] else ""
-    return f" ({none}{middle} [{low}, {high}])"
+    text = gain_text(figures)
+    return "" if text == "-" else f" (none: {text[1:-1]})" if text.startswith("(") else f" ({text})"
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:

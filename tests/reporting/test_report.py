@@ -46,7 +46,8 @@ def test_the_numbers_are_the_comparisons(comparison: Path, page: Path) -> None:
 def test_the_evidence_is_counted_from_the_predictions(comparison: Path, page: Path) -> None:
     told = data_of(page)
     row = next(row for row in told["rows"] if row["axes"] == {"tuning": "last:1", "alignment": "mmd"})
-    classes, domain = told["classes"], told["evidence"][row["row"]]["domains"]["dusk"]
+    classes, domain = (told["evidence"][row["row"]][name] for name in ("classes", "domains"))
+    domain = domain["dusk"]
     lines: list[dict[str, str]] = []
     per_run = []
     for run in row["runs"]:
@@ -215,7 +216,7 @@ def test_domains_that_are_left_out_in_turn_have_a_table(
 def test_headings_sort_and_back(page: Path, opened: Callable[..., Any]) -> None:
     shown = opened(page)
     shown.get_by_role("button", name=re.compile(r"^dusk\*")).click()
-    column = 1 + shown.locator("#strategies thead th").all_inner_texts().index("dusk* \u2193".removesuffix(" \u2193"))
+    column = 1 + shown.locator("#strategies thead th").all_inner_texts().index("dusk*")
     cells = shown.locator(f"#strategies tbody tr > :nth-child({column})")
     values = [float(text.split(" ")[0]) for text in cells.all_inner_texts()]
     assert values == sorted(values, reverse=True) and len(values) == 6

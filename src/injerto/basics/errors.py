@@ -1,5 +1,8 @@
 """The one exception a user is meant to read."""
 
+import os
+import traceback
+
 
 class InjertoError(Exception):
     """Something the user can mend: one line that says what, where and what to do.
@@ -23,3 +26,16 @@ def suggest(word: str, known: list[str]) -> str:
     listing = ", ".join(known[:12]) + (f", ... ({len(known)} in all)" if len(known) > 12 else "")
     close = get_close_matches(word, known, n=1)
     return (f"did you mean '{close[0]}'? " if close else "") + f"known: {listing}"
+
+
+def why_failed(error: Exception) -> tuple[str, bool]:
+    """Why one of many runs failed, in a line, and whether that is our own fault; its trace with INJERTO_DEBUG.
+
+    Args:
+        error: What it raised.
+    """
+    fault = not isinstance(error, InjertoError)
+    if fault and os.environ.get("INJERTO_DEBUG"):
+        traceback.print_exception(error)
+    text = f"{type(error).__name__}: {error}" if fault else str(error)
+    return " ".join(text.split())[:500], fault

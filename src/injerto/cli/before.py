@@ -46,7 +46,8 @@ def gap(
     """How far apart the domains are before anything is trained, why, and what to try first."""
     from injerto.cli.show import print_json
     from injerto.evaluation.gap import measure_gap
-    from injerto.reporting.gap import check_page, report_gap
+    from injerto.reporting.gap import report_gap
+    from injerto.reporting.page import check_page
 
     if report is not None:
         check_page(report)

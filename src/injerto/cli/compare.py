@@ -1,12 +1,12 @@
 """The command ``compare``: the flags of ``fit``, an axis for every ``--grid``, a table with gains."""
 
-import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from injerto.cli.commands import Data, Json, _number, _option, app, fit
+from injerto.cli.commands import Data, Json, _option
+from injerto.cli.flags import settings_of, with_flags_of_fit
 
 NOT_HERE = {"data", "out", "task", "slider", "track", "seed", "split_seed", "resume", "overwrite", "as_json"}
 """Parameters of ``fit`` that a comparison does without, or has of its own."""
@@ -30,9 +30,7 @@ def compare(
     from injerto.studies.compare import exit_code
     from injerto.studies.grid import parse_grid, parse_rows, parse_seeds
 
-    given = {name: value for name, value in settings.items() if value is not None and value is not False}
-    if given.get("lr") not in (None, "auto"):
-        given["lr"] = _number(given["lr"], "--lr")
+    given = settings_of(settings)
     rows = parse_rows(row or [])
     given |= {"rows": rows, "leave_one_out": leave_one_out, "budget": budget}
     content = run(data, grid=parse_grid(grid), seeds=parse_seeds(seeds), out=out, **given)
@@ -70,17 +68,4 @@ def print_comparison(content: dict[str, Any], out: Path) -> None:
     print(f"all columns: {out / 'results.md'}; every number: {out / 'results.csv'}")
 
 
-def _with_flags_of_fit() -> None:
-    """Give the command the flags of ``fit``, so that both speak one language."""
-    own = inspect.signature(compare).parameters
-    more = [part for name, part in inspect.signature(fit).parameters.items() if name not in NOT_HERE]
-    flags = [*(part for part in own.values() if part.kind is not part.VAR_KEYWORD), *more]
-    required = [part for part in flags if part.default is part.empty]
-    optional = [part for part in flags if part.default is not part.empty]
-    signature = inspect.Signature([*required, *optional])
-    setattr(compare, "__signature__", signature)  # noqa: B010  mypy knows no such attribute
-    compare.__annotations__ = {name: part.annotation for name, part in signature.parameters.items()}
-    app.command()(compare)
-
-
-_with_flags_of_fit()
+with_flags_of_fit(compare, NOT_HERE)

@@ -1,12 +1,12 @@
 """The command ``search``: the flags of ``fit``, a range for every ``--space``, the best trials and their recipe."""
 
-import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from injerto.cli.commands import Data, Json, _number, _option, app, fit
+from injerto.cli.commands import Data, Json, _option
+from injerto.cli.flags import settings_of, with_flags_of_fit
 
 NOT_HERE = {"data", "out", "task", "slider", "track", "seed", "resume", "overwrite", "as_json"}
 """Parameters of ``fit`` that a search does without, or has of its own."""
@@ -33,9 +33,7 @@ def search(
     from injerto.studies.search import search as run
     from injerto.studies.space import parse_space
 
-    given = {name: value for name, value in settings.items() if value is not None and value is not False}
-    if given.get("lr") not in (None, "auto"):
-        given["lr"] = _number(given["lr"], "--lr")
+    given = settings_of(settings)
     given |= {"space": parse_space(space) if space else None, "trials": trials, "minutes": minutes, "seeds": seeds}
     given |= {"storage": storage, "sampler": sampler, "pruner": pruner, "seed": seed, "select_by": select_by}
     content = run(data, out=out, **given)
@@ -68,17 +66,4 @@ def print_search(content: dict[str, Any], out: Path) -> None:
         print(f"fit the best again: {content['best']['command']}")
 
 
-def _with_flags_of_fit() -> None:
-    """Give the command the flags of ``fit``, so that both speak one language."""
-    own = inspect.signature(search).parameters
-    more = [part for name, part in inspect.signature(fit).parameters.items() if name not in NOT_HERE]
-    flags = [*(part for part in own.values() if part.kind is not part.VAR_KEYWORD), *more]
-    required = [part for part in flags if part.default is part.empty]
-    optional = [part for part in flags if part.default is not part.empty]
-    signature = inspect.Signature([*required, *optional])
-    setattr(search, "__signature__", signature)  # noqa: B010  mypy knows no such attribute
-    search.__annotations__ = {name: part.annotation for name, part in signature.parameters.items()}
-    app.command()(search)
-
-
-_with_flags_of_fit()
+with_flags_of_fit(search, NOT_HERE)

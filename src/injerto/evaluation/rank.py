@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from injerto.adapters.card import load_card
+from injerto.adapters.load import adapter_folder
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note
@@ -97,7 +99,11 @@ def rank_backbones(
 
 def _unlearned(domains: Domains, run: Run) -> Domains:
     """The examples that a run has not learned from or chosen a step by: it would win on those."""
-    learned = {name for name, entry in (run.card.get("metrics") or {}).items() if entry["role"] != "unseen"}
+    learned = {
+        name
+        for name, entry in (load_card(adapter_folder(run.path)).get("metrics") or {}).items()
+        if entry["role"] != "unseen"
+    }
     seen = {content for name, content, side in run.recorded_rows() if name in learned and side in ("train", "val")}
     parts = {
         name: domain.subset([i for i, content in enumerate(domain.contents) if content not in seen])

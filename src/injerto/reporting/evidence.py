@@ -1,6 +1,5 @@
 """What the runs of one strategy say example by example: confusion, reliability, confident mistakes, curves."""
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from injerto.adapters.card import load_card
-from injerto.basics.errors import InjertoError
 from injerto.evaluation.calibration import reliability_of
+from injerto.studies.answers import read_predictions
 
 MISTAKES = 12
 """Of a run on one domain that are shown: those it was surest of."""
@@ -22,28 +21,6 @@ BINS = 10
 POINTS = 200
 """Of a training curve, at most."""
 Line = Mapping[str, str]
-
-
-def read_predictions(run: Path) -> list[dict[str, str]]:
-    """The lines of ``predictions.csv``.
-
-    Args:
-        run: The run's folder.
-
-    Raises:
-        InjertoError: Where the file is missing or damaged.
-    """
-    path = run / "predictions.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            lines = list(csv.DictReader(stream))
-        needed = {"domain", "split", "content", "label", "predicted"}
-        if lines and not needed <= set(lines[0]):
-            raise KeyError
-    except (OSError, KeyError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is damaged"
-        raise InjertoError(f"cannot read {path}: {reason}; do the run again") from None
-    return lines
 
 
 def evidence_of(runs: Sequence[Path]) -> dict[str, Any]:

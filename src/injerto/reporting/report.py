@@ -17,6 +17,7 @@ from injerto.reporting.evidence import evidence_of
 from injerto.reporting.maps import layouts_of, shown, small
 from injerto.reporting.page import check_page, write_page
 from injerto.reporting.words import ORDER, axes_told, headline, short, verdict
+from injerto.studies.grid import label_of
 from injerto.studies.tables import ORACLE
 from injerto.training.reading import read_domains
 
@@ -59,7 +60,6 @@ def report(
         "verdict": verdict(content),
         "rows": rows,
         "domains": _domains(content),
-        "classes": next(iter(evidence.values()))["classes"] if evidence else [],
         "evidence": evidence,
         "chosen": (content.get("choice") or {}).get("row"),
         "leftOut": _left_out(content),
@@ -101,7 +101,7 @@ def _run(metrics: dict[str, Any], folder: Path) -> dict[str, Any]:
         raise InjertoError(f"{folder} is a language model's run; report shows classifiers")
     card = load_card(folder / "adapter")
     axes = {"tuning": recipe["tuning"], "alignment": recipe.get("alignment") or "none"}
-    label = " ".join(f"{axis}={value}" for axis, value in axes.items())
+    label = label_of(axes)
     domains: dict[str, Any] = {}
     for name, entry in metrics["domains"].items():
         splits = {}

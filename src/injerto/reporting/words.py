@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from injerto.studies.grid import text_of
+from injerto.studies.tables import LEVEL
 
 ORDER = ("source", "rotating", "target", "unseen")
-LEVEL = 0.05
-"""A gain is one where its p-value, corrected for the number of strategies, is below."""
 
 
 def short(axes: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -216,7 +215,3 @@ def _listed(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _percent(figures: Mapping[str, Any]) -> str:
     return f"{100 * figures['accuracy']:.1f} %"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -13,6 +13,8 @@ from injerto.basics.files import sha256
 
 BOTH = "train+test"
 """All examples of a target: those it was adapted on, and the others."""
+NEEDED = {"domain", "role", "split", "content", "group", "label", "predicted"}
+"""Columns of ``predictions.csv``."""
 Key = tuple[str, str]
 """Domain and split."""
 
@@ -44,6 +46,27 @@ class Answers:
         return float(np.mean([self.right[self.strata == one].mean() for one in np.unique(self.strata)]))
 
 
+def read_predictions(run: Path) -> list[dict[str, str]]:
+    """The lines of ``predictions.csv``.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        InjertoError: Where the file is missing or damaged.
+    """
+    path = run / "predictions.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            lines = list(csv.DictReader(stream))
+        if lines and not set(lines[0]) >= NEEDED:
+            raise KeyError
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise InjertoError(f"cannot read {path}: {reason}; remove {run} to do the run again") from None
+    return lines
+
+
 def read_answers(run: Path) -> dict[Key, Answers]:
     """The predictions of a finished run by domain and split; of a target also on :data:`BOTH` together.
 
@@ -55,19 +78,13 @@ def read_answers(run: Path) -> dict[Key, Answers]:
     """
     classes = set(load_card(run / "adapter")["labels"])
     found: dict[Key, tuple[str, list[dict[str, str]]]] = {}
-    path = run / "predictions.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            for line in csv.DictReader(stream):
-                name, role, split = line["domain"], line["role"], line["split"]
-                sides = (split, BOTH) if role == "target" and split in BOTH.split("+") else (split,)
-                for side in sides:
-                    lines = found.setdefault((name, side), (role, []))[1]
-                    if line["label"] in classes:
-                        lines.append(line)
-    except (OSError, KeyError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is damaged"
-        raise InjertoError(f"cannot read {path}: {reason}; remove {run} to do the run again") from None
+    for line in read_predictions(run):
+        name, role, split = line["domain"], line["role"], line["split"]
+        sides = (split, BOTH) if role == "target" and split in BOTH.split("+") else (split,)
+        for side in sides:
+            lines = found.setdefault((name, side), (role, []))[1]
+            if line["label"] in classes:
+                lines.append(line)
     return {key: _answers(*value) for key, value in found.items()}
 
 

@@ -84,7 +84,9 @@ def estimate(planned: Sequence[Planned]) -> dict[str, float]:
     from injerto.training.prepare import prepare
 
     found: dict[str, float] = {}
-    for one in {one.label: one for one in reversed(planned)}.values():
+    for one in planned:
+        if one.label in found:
+            continue
         try:
             with quiet():
                 prepared = prepare(one.recipe, one.recipe.data)
@@ -96,7 +98,7 @@ def estimate(planned: Sequence[Planned]) -> dict[str, float]:
         found[one.label] = prepared.plan.seconds or 0.0
         del prepared
         gc.collect()
-    return {label: found[label] for label in dict.fromkeys(one.label for one in planned)}
+    return found
 
 
 def bases_of(planned: Sequence[Planned]) -> dict[str, str | None]:

@@ -32,7 +32,7 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
     found, seeds = _alike([row for row in rows if row["status"] == "ok" and row.get("validators")])
     if len(found) < 2 or not seeds:
         return None
-    source = {label: np.asarray([_source(own[seed]) or 0.0 for seed in seeds]) for label, own in found.items()}
+    source = {label: np.asarray([source_val(own[seed]) or 0.0 for seed in seeds]) for label, own in found.items()}
     best = np.max(list(source.values()), axis=0)
     scores, turned = {}, []
     for label, own in found.items():
@@ -69,7 +69,7 @@ def choose_by_source(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
         return None
     scores = {}
     for label, own in found.items():
-        values = [value for seed in seeds if (value := _source(own[seed])) is not None]
+        values = [value for seed in seeds if (value := source_val(own[seed])) is not None]
         if len(values) < len(seeds):
             return None
         scores[label] = float(np.mean(values))
@@ -87,11 +87,13 @@ def _alike(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[int, Mappi
     return found, sorted(set.intersection(*map(set, found.values()))) if found else []
 
 
-def _source(row: Mapping[str, Any]) -> float | None:
-    """Accuracy on source ``val``, averaged over the sources that have one."""
-    values = [
-        entry["splits"]["val"]["accuracy"]
-        for entry in row["domains"].values()
-        if entry["role"] == "source" and "val" in entry["splits"]
-    ]
+def source_val(row: Mapping[str, Any], metric: str = "accuracy") -> float | None:
+    """A metric on source ``val``, averaged over the sources that have one; None where there is no ``val``.
+
+    Args:
+        row: Of one run.
+        metric: ``accuracy`` or ``nll``.
+    """
+    vals = [entry["splits"].get("val", {}) for entry in row["domains"].values() if entry["role"] == "source"]
+    values = [val[metric] for val in vals if val.get(metric) is not None]
     return float(np.mean(values)) if values else None

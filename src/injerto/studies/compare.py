@@ -1,9 +1,7 @@
 """Compare: every combination of some settings, several seeds each, under one protocol, with paired intervals."""
 
 import gc
-import os
 import time
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from os import PathLike
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from injerto import api
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, why_failed
 from injerto.basics.files import remove_tree
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.recipe.recipe import load_recipe
@@ -251,10 +249,7 @@ def _run(one: Planned, runs: Path) -> None:
         with quiet():
             api.fit(one.recipe.data, out=folder, resume=True, **fields)
     except Exception as error:
-        fault = not isinstance(error, InjertoError)
-        if fault and os.environ.get("INJERTO_DEBUG"):
-            traceback.print_exc()
-        reason = " ".join(f"{type(error).__name__}: {error}".split() if fault else str(error).split())[:500]
+        reason, fault = why_failed(error)
         warn(f"{one.label} seed {one.seed} failed: {reason}")
         write_record(runs, one.name, record | {"failed": {"reason": reason, "fault": fault}})
     finally:

@@ -1,7 +1,5 @@
 """What a search found: which trial wins without a target label, as JSON, CSV and a table."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +8,10 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from injerto.studies.choice import choose
+from injerto.studies.choice import choose, source_val
 from injerto.studies.grid import text_of
 from injerto.studies.space import Dimension, point_at
+from injerto.studies.tables import csv_text
 
 TIE = 1e-9
 """What a nat of NLL counts beside the accuracy: it parts trials with the same accuracy, and no others."""
@@ -48,18 +47,6 @@ def read_run(run: Path, seed: int) -> dict[str, Any]:
     scores = {f"scores/{name}": score for name, score in judged.get("scores", {}).items()}
     row = {"seed": seed, "domains": domains, "validators": {"rejected": judged.get("rejected"), **scores}}
     return row | {"trainable": metrics["parameters"]["trainable"], "adapter_bytes": metrics["adapter_bytes"]}
-
-
-def source_val(row: Mapping[str, Any], metric: str = "accuracy") -> float | None:
-    """A metric on source ``val``, the mean over the sources; None where there is no ``val``.
-
-    Args:
-        row: Of one seed.
-        metric: ``accuracy`` or ``nll``.
-    """
-    vals = [entry["splits"].get("val", {}) for entry in row["domains"].values() if entry["role"] == "source"]
-    values = [val[metric] for val in vals if val.get(metric) is not None]
-    return float(np.mean(values)) if values else None
 
 
 def mean_val(rows: Rows, metric: str = "accuracy") -> float | None:
@@ -210,14 +197,9 @@ def csv_of(content: Mapping[str, Any]) -> str:
         names = ("score", "source_val", "rejected", "seconds", "reason", "same_as")
         line |= {name: trial[name] for name in names} | trial["accuracy"]
         lines.append(line | {f"oracle:{name}": value for name, value in trial["oracle"].items()})
-    stream = io.StringIO()
     columns = list(dict.fromkeys(name for line in lines for name in line)) or ["number"]
     columns.sort(key=lambda name: name.startswith("oracle:"))
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({name: "" if value is None else text_of(value) for name, value in line.items()})
-    return stream.getvalue()
+    return csv_text(lines, columns)
 
 
 def ranked(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:

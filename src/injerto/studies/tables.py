@@ -24,8 +24,18 @@ def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
         rows: As in ``results.json``.
     """
     lines = [_cells(row) for row in rows]
+    return csv_text(lines, list(dict.fromkeys(name for line in lines for name in line)))
+
+
+def csv_text(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """CSV; what a line lacks stays empty.
+
+    Args:
+        lines: Column to value.
+        columns: In their order.
+    """
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     for line in lines:
         writer.writerow({name: "" if value is None else text_of(value) for name, value in line.items()})
@@ -180,21 +190,16 @@ def _chosen(choice: Mapping[str, Any]) -> str:
 
 def _hindsight(content: Mapping[str, Any]) -> str:
     """What the choice lost on the targets, or else on the unseen domains, by their labels."""
-    done = [row for row in content["summary"] if row["seeds"]]
-    chosen = next((row for row in done if row["row"] == content["choice"]["row"]), None)
-    found = list(_oracle(content))
-    for role in ("target", "unseen"):
-        lost = []
-        for name in (name for name, own, _ in found if own == role):
-            reached = {row["row"]: _test_accuracy(row, name) for row in done}
-            known = [value for value in reached.values() if value is not None]
-            if chosen and (own := reached[chosen["row"]]) is not None and max(known) - own > 0.0005:
-                lost.append(f"{100 * (max(known) - own):.1f} points below the best row on {name}")
-        if lost:
-            return f" (with hindsight, oracle: {', '.join(lost)})"
-        if any(own == role for _, own, _ in found):
-            return ""
-    return ""
+    names: dict[str, list[str]] = {}
+    for name, role, _ in _oracle(content):
+        names.setdefault(role, []).append(name)
+    lost = []
+    for name in names.get("target") or names.get("unseen") or ():
+        reached = {row["row"]: _test_accuracy(row, name) for row in content["summary"]}
+        own, known = reached.get(content["choice"]["row"]), [value for value in reached.values() if value is not None]
+        if own is not None and max(known) - own > 0.0005:
+            lost.append(f"{100 * (max(known) - own):.1f} points below the best row on {name}")
+    return f" (with hindsight, oracle: {', '.join(lost)})" if lost else ""
 
 
 def _test_accuracy(row: Mapping[str, Any], name: str) -> float | None:

@@ -2,10 +2,8 @@
 
 import gc
 import json
-import os
 import shlex
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
 from injerto import api
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, why_failed
 from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.recipe.recipe import make_recipe
@@ -207,10 +205,7 @@ class Worker:
             raise Pruned
 
     def _failed(self, trial: Trial, error: Exception) -> None:
-        fault = not isinstance(error, InjertoError)
-        if fault and os.environ.get("INJERTO_DEBUG"):
-            traceback.print_exc()
-        reason = " ".join(f"{type(error).__name__}: {error}".split() if fault else str(error).split())[:500]
+        reason, _ = why_failed(error)
         trial.set_user_attr("reason", reason)
         warn(f"trial {trial.number} failed: {reason}")
 

@@ -85,9 +85,11 @@ class Watch:
             )
         if self.first_loss is None:
             self.first_loss = loss
-        elif "collapsed" in self.said:
-            pass  # said already, with a cure that is the opposite
-        elif step >= max(EARLY, self.steps / 2) and loss > max(0.98 * self.first_loss, SLIGHT):
+        elif (
+            "collapsed" not in self.said  # whose cure is the opposite
+            and step >= max(EARLY, self.steps / 2)
+            and loss > max(0.98 * self.first_loss, SLIGHT)
+        ):
             risen = loss > 1.5 * self.first_loss
             how = "risen" if risen else "not fallen"
             cure = "lower --head-lr, --lr or an alignment's weight" if risen else "raise --head-lr or --lr"
