@@ -17,10 +17,11 @@ import pytest
 import injerto
 from injerto import api
 from injerto.basics.errors import InjertoError
+from injerto.basics.files import check_own
 from injerto.studies import budget as module
 from injerto.studies.budget import Halving, read_budget, rungs_of
 from injerto.studies.choice import choose
-from injerto.studies.records import check_folder
+from injerto.studies.records import OWN
 
 GRID = {"tuning": ["head"], "lr": [1e-2, 3e-3, 1e-3, 1e-4]}
 LABELS = [f"tuning=head lr={lr}" for lr in GRID["lr"]]
@@ -101,7 +102,7 @@ def test_the_plan_is_the_largest_first_rung_that_fits_and_is_there_before_any_ru
     assert plan["budget"] == 7.5 and plan["rows"] == LABELS and plan["seeds"] == [0, 1]
     assert [(rung["seeds"], rung["rows"]) for rung in plan["rungs"]] == [(1, 4), (2, 2)]  # all would take 8 s
     assert plan["seconds"] == dict.fromkeys(LABELS, 1.0) and plan["decisions"] == []
-    check_folder(planned.parent)
+    check_own(planned.parent, OWN, ("results.json",), "comparison")
 
 
 def test_where_everything_fits_it_says_so(

@@ -2,13 +2,13 @@
 
 import json
 import re
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
+from injerto.compute.machine import installed_versions
 from injerto.recipe.recipe import WIDEST_NECK, Recipe
 
 CARD = "adapter_card.json"
@@ -67,7 +67,7 @@ def make_card(
         "seed": recipe.seed,
         "split_seed": recipe.split_seed,
         "defaults_version": recipe.defaults_version,
-        "versions": {name: version(name) for name in ("injerto", "torch", "timm", "transformers")},
+        "versions": installed_versions(),
         "licence_note": "The licences of the base model and of the training data apply to what is derived from them.",
     }
 

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -126,6 +126,27 @@ def check_writable(folder: Path) -> None:
     parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InjertoError(f"--out {folder}: {parent} cannot be written; name another folder")
+
+
+def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: str) -> None:
+    """Refuse a folder that was begun by something else, or cannot be written.
+
+    Args:
+        folder: It need not be there yet.
+        own: Names that may be in it.
+        marks: Names of which one stands for all: where it is there, the folder is ours, whatever else was put in.
+        what: What writes into it, for the error.
+
+    Raises:
+        InjertoError: Where it holds something else, is a file, or cannot be written.
+    """
+    if folder.is_file():
+        raise InjertoError(f"--out {folder} is a file; name a folder")
+    check_writable(folder)
+    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(name for name in names - set(own) if not name.startswith("."))  # half-written ones are hidden
+    if foreign and names.isdisjoint(marks):
+        raise InjertoError(f"--out {folder} holds '{foreign[0]}', which no {what} wrote; name another folder")
 
 
 def check_new(folder: Path) -> None:

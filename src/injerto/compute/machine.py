@@ -4,6 +4,7 @@ import os
 import platform
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def installed_versions(*more: str) -> dict[str, str]:
+    """Versions of the packages a result depends on.
+
+    Args:
+        *more: Packages beside the usual ones.
+    """
+    return {name: version(name) for name in ("injerto", "torch", "timm", "transformers", *more)}
 
 
 @cache

@@ -3,7 +3,6 @@
 import gc
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,18 @@ import numpy as np
 
 from injerto import api
 from injerto.basics.errors import InjertoError, why_failed
-from injerto.basics.files import remove_tree
+from injerto.basics.files import check_own, remove_tree
 from injerto.basics.progress import format_seconds, note, quiet, warn
-from injerto.recipe.recipe import load_recipe
 from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
-from injerto.studies.grid import SEVERAL, Planned, check_grid, command_of, describe, list_seeds, plan_rows
-from injerto.studies.records import check_folder, check_records, load_record, record_of, write_record
+from injerto.studies.fixed import check_named, fixed_settings
+from injerto.studies.grid import Planned, check_grid, command_of, describe, list_seeds, plan_rows
+from injerto.studies.records import OWN, check_records, load_record, record_of, write_record
 from injerto.studies.results import Results
 from injerto.studies.rotation import rotate, without_source
 from injerto.studies.tables import dropped_text
 
 KEPT = ("backbone", "image_size", "max_length", "augment", "views", "batch_size", "shots", "norm", "precision", "seed")
 """Settings that runs must agree in to share what their frozen stages compute."""
-PACKAGES = ("injerto", "torch", "timm", "transformers")
 
 
 def compare(
@@ -84,13 +82,10 @@ def compare(
         >>> found = injerto.compare("emoji-styles", source="noto", grid=grid, out="rates")  # doctest: +SKIP
         >>> found["summary"][1]["domains"]["noto"]["splits"]["test"]["gain"]  # doctest: +SKIP
     """
-    if not isinstance(data, str | PathLike):
-        raise InjertoError("compare reads its data anew for every run: give a path or the name of a sample")
-    if settings.get("backbone") is not None and not isinstance(settings["backbone"], str | PathLike):
-        raise InjertoError("compare tells rows apart by their settings: give the name or the folder of a backbone")
+    check_named(data, settings, "compare")
     if settings.get("seed") is not None:
         raise InjertoError("a comparison has several seeds: give --seeds in place of --seed")
-    given = _settings(config, grid, {**settings, "source": source, "target": target})
+    given = fixed_settings(config, {**settings, "source": source, "target": target}, grid)
     from injerto.training.shared import shared_loading
 
     try:
@@ -122,13 +117,13 @@ def _compare(
         given.pop("source", None)
     planned, fairness = plan_rows(data, check_grid(grid, given), numbers, given, beside)
     runs = folder / "runs"
-    check_folder(folder)
+    check_own(folder, OWN, ("results.json",), "comparison")
     earlier = check_records(runs, planned)
     if leave_one_out and any(one.axes["source"] not in grid["source"] for one in earlier):
         raise InjertoError(f"--out {folder} has runs with other sources; repeat them, or name another folder")
     order = sorted(planned, key=lambda one: (numbers.index(one.seed), _cost(one)))
     missing = [one for one in order if not (runs / one.name / "metrics.json").exists()]
-    from injerto.compute.machine import machine
+    from injerto.compute.machine import installed_versions, machine
 
     if missing:
         _check_needs(missing)
@@ -149,7 +144,7 @@ def _compare(
     named |= {"budget": f"{limit}s" if isinstance(budget, int | float) else budget} | given
     written = without_source(axes, beside) if leave_one_out else (axes, beside)
     about["command"] = command_of(data, written[0], numbers if plan else about["seeds"], named, str(folder), written[1])
-    about |= {"machine": str(machine()), "versions": {package: version(package) for package in PACKAGES}}
+    about |= {"machine": str(machine()), "versions": installed_versions()}
     results = Results(folder, about, [*planned, *earlier], names if leave_one_out else (), plan)
     return _work(results, [*order, *earlier], missing, runs, plan)
 
@@ -192,25 +187,6 @@ def _work(
         take_in(one, time.monotonic() - begun)
         content = results.write()
     return content
-
-
-def _settings(
-    config: str | PathLike[str] | None, grid: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What is the same for all rows, ready for JSON: a file's settings, and over them those given by name."""
-    given = {name: value for name, value in settings.items() if value is not None and value != () and value != []}
-    file = load_recipe(Path(config)) if config else {}
-    dropped = {"data", "seed", "split_seed", "defaults_version", *grid}
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):  # what is given wins over the file's
-        if one in given or one in grid:
-            dropped.add(other)
-    merged = {name: value for name, value in file.items() if value is not None and name not in dropped} | given
-    for name, value in merged.items():
-        if isinstance(value, PathLike):
-            merged[name] = str(value)
-        elif isinstance(value, tuple) or (name in SEVERAL and isinstance(value, str)):
-            merged[name] = [value] if isinstance(value, str) else list(value)
-    return merged
 
 
 def _check_needs(planned: Sequence[Planned]) -> None:

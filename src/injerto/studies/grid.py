@@ -13,6 +13,7 @@ from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
 from injerto.recipe.command import flags
 from injerto.recipe.recipe import NECK, Recipe, make_recipe
+from injerto.studies.fixed import SEVERAL
 
 NO_AXIS = {
     "data": "compare reads one data set; call it once for each",
@@ -21,8 +22,6 @@ NO_AXIS = {
     "defaults_version": "it is the table's, not the user's",
 }
 """Fields of a recipe that cannot be an axis, and why."""
-SEVERAL = ("source", "target", "track")
-"""Fields that hold several names; as values of an axis they have / between them."""
 LONGEST = 100
 """Characters of the readable part of a run's name."""
 

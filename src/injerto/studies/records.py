@@ -6,29 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_writable, write_text
+from injerto.basics.files import write_text
 from injerto.recipe.recipe import Recipe, make_recipe
 from injerto.studies.grid import Planned, text_of
 
 OWN = {"runs", "results.json", "results.csv", "results.md", "report.html", "plan.json"}
 """What a comparison writes into its folder."""
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else.
-
-    Args:
-        folder: The comparison's.
-
-    Raises:
-        InjertoError: Where it does, is a file, or cannot be written.
-    """
-    if folder.is_file():
-        raise InjertoError(f"--out {folder} is a file; name a folder")
-    check_writable(folder)
-    foreign = sorted({entry.name for entry in folder.iterdir()} - OWN) if folder.exists() else []
-    if foreign and not (folder / "results.json").exists():
-        raise InjertoError(f"--out {folder} holds '{foreign[0]}', which no comparison wrote; name another folder")
 
 
 def record_of(runs: Path, name: str) -> Path:

@@ -3,27 +3,26 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError, suggest
-from injerto.basics.files import check_writable
+from injerto.basics.files import check_own
 from injerto.basics.progress import note, quiet
 from injerto.evaluation.validators import VALIDATORS
 from injerto.recipe.command import flags
-from injerto.recipe.recipe import make_recipe, merge_settings
+from injerto.recipe.recipe import make_recipe
 from injerto.studies.choice import CHOOSER
+from injerto.studies.fixed import check_named, fixed_settings
 from injerto.studies.ledger import Ledger, differences, hide_password
 from injerto.studies.sampling import PRUNERS, check_names, grid_size, make_sampler
 from injerto.studies.space import check_space, default_point, default_space, make_space
 from injerto.studies.worker import TRIALS, Plan, Worker
 from injerto.training.reading import read_domains
 
-OWN = {"trials", "search.json", "search.csv", "best.yaml", "search.db"}
+OWN = {"trials", "search.json", "search.csv", "best.yaml", "search.db", "search.db-journal"}
 """What a search writes into its folder."""
-PACKAGES = ("injerto", "torch", "timm", "transformers", "optuna")
 
 
 def search(
@@ -81,17 +80,12 @@ def search(
         >>> found = injerto.search("emoji-styles", source="noto", trials=8, out="rates")  # doctest: +SKIP
         >>> found["best"]["parameters"]  # doctest: +SKIP
     """
-    if not isinstance(data, str | PathLike):
-        raise InjertoError("search reads its data anew for every trial: give a path or the name of a sample")
-    if settings.get("backbone") is not None and not isinstance(settings["backbone"], str | PathLike):
-        raise InjertoError("search tells trials apart by their settings: give the name or the folder of a backbone")
+    check_named(data, settings, "search")
     check_names(sampler, pruner)
     _check_numbers(trials, minutes, seeds, seed)
-    said = _plain({**settings, "source": source, "target": target})
-    fixed = _plain(merge_settings(config, said))
-    for name in ("data", "seed", "defaults_version", *(one.replace("-", "_") for one in space or ())):
-        if name not in said:
-            fixed.pop(name, None)
+    given = {**settings, "source": source, "target": target}
+    said = fixed_settings(None, given, ())
+    fixed = fixed_settings(config, given, [name.replace("-", "_") for name in space or ()])
     folder = Path(out)
     plan = _plan(str(data), fixed, said, space, select_by)
     names = {"sampler": sampler, "pruner": pruner, "seeds": list(range(seed, seed + seeds))}
@@ -102,7 +96,7 @@ def search(
         **names,
         "objective": plan.validator or "source val accuracy",
     }
-    _check_folder(folder, about)
+    _check_same(folder, about)
     most = trials if trials is not None or minutes is not None else TRIALS
     if sampler == "grid":
         size = grid_size(plan.space)
@@ -116,7 +110,7 @@ def search(
     ledger = Ledger(url, folder.absolute().name, about, first)
     ledger.use(make_sampler(sampler, plan.space, seed, ledger.rank), PRUNERS[pruner]())
     shown = {**fixed, **({"select_by": select_by} if select_by else {})}
-    given: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "trials": trials,
         "minutes": minutes,
         "seeds": seeds,
@@ -125,12 +119,12 @@ def search(
         "seed": seed,
     }
     spaced = [f"{one}" for one in plan.space] if space else []
-    words = ["injerto", "search", str(data), *flags({**shown, "space": spaced, **given})]
+    words = ["injerto", "search", str(data), *flags({**shown, "space": spaced, **asked})]
     words += [*(["--storage", hide_password(storage)] if storage else []), "--out", str(out)]
-    from injerto.compute.machine import machine
+    from injerto.compute.machine import installed_versions, machine
 
     about |= {"planned": most, "storage": hide_password(url), "command": shlex.join(words), "machine": str(machine())}
-    about["versions"] = {package: version(package) for package in PACKAGES}
+    about["versions"] = installed_versions("optuna")
     return Worker(folder, ledger, plan, about, fixed).run(most, minutes)
 
 
@@ -168,18 +162,6 @@ def _plan(
     return Plan(space, (select_by or CHOOSER) if base.target else None, first)
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are given, ready for JSON."""
-    found = {}
-    for name, value in settings.items():
-        if value is None or value == () or value == []:
-            continue
-        if name in ("source", "target", "track") and isinstance(value, str):
-            value = [value]
-        found[name] = str(value) if isinstance(value, PathLike) else list(value) if isinstance(value, tuple) else value
-    return found
-
-
 def _check_numbers(trials: int | None, minutes: float | None, seeds: int, seed: int) -> None:
     if trials is not None and trials < 1:
         raise InjertoError("--trials must be 1 or more")
@@ -191,14 +173,8 @@ def _check_numbers(trials: int | None, minutes: float | None, seeds: int, seed: 
         raise InjertoError("--seed must be 0 or more")
 
 
-def _check_folder(folder: Path, about: Mapping[str, Any]) -> None:
-    if folder.is_file():
-        raise InjertoError(f"--out {folder} is a file; name a folder")
-    check_writable(folder)
-    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(name for name in names - OWN if not name.startswith(("search.db-", ".")))
-    if foreign and not {"search.json", "search.db"} & names:
-        raise InjertoError(f"--out {folder} holds '{foreign[0]}', which no search wrote; name another folder")
+def _check_same(folder: Path, about: Mapping[str, Any]) -> None:
+    check_own(folder, OWN, ("search.json", "search.db"), "search")
     try:
         before = json.loads((folder / "search.json").read_text(encoding="utf-8"))
         different = differences({name: before[name] for name in about}, about)
