@@ -47,7 +47,10 @@ def takes_long(command: str) -> bool:
     """Whether a command trains more than a head, or looks at all pictures of all styles."""
     return any(
         word in command
-        for word in ("last:", "full", "lora", " gap ", " rank ", " advise ", " compare ", " search ", " dann ")
+        for word in (
+            *("last:", "full", "lora", " gap ", " rank ", " advise ", " compare ", " search ", "dann", "mmd"),
+            " fit sentiment-domains ",  # three minutes of embedding on a busy core
+        )
     )
 
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from injerto.api import evaluate, export, fit, info, load, load_domains, predict
     from injerto.backbones.language import load_language
     from injerto.backbones.load import load_backbone
+    from injerto.bank.bank import AdapterBank
     from injerto.basics.errors import InjertoError
     from injerto.estimator import Classifier
     from injerto.evaluation.gap import measure_gap
@@ -39,10 +40,12 @@ _PLACES = {
     "rank_backbones": "injerto.evaluation.rank",
     "report": "injerto.reporting.report",
     "report_gap": "injerto.reporting.gap",
+    "AdapterBank": "injerto.bank.bank",
     "InjertoError": "injerto.basics.errors",
     "Classifier": "injerto.estimator",
 }
 __all__ = [
+    "AdapterBank",
     "Classifier",
     "InjertoError",
     "__version__",

@@ -1,6 +1,7 @@
 """Search: no target label decides, nothing is done twice, and stopped it draws what it would have drawn."""
 
 import csv
+import gc
 import json
 import os
 import shutil
@@ -58,6 +59,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         (out / "metrics.json").write_text(json.dumps(found))
 
     monkeypatch.setattr(api, "fit", fit)
+    monkeypatch.setattr(gc, "collect", int)  # there is no model to free, and it takes a second a trial
     return state
 
 

@@ -165,19 +165,22 @@ def _file(folder: Path) -> Path:
     return folder / (INT8 if (folder / INT8).exists() else ADAPTER)
 
 
-def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | None:
-    """Put an adapter's tensors into a fresh model.
+def read_tensors(
+    folder: Path, model: Model, native: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """An adapter's tensors, every one checked against a fresh model; low-rank pairs are put into it.
 
     Every name, shape and dtype must be one of the model's own, every number finite; files larger than the model are
     refused unread.
 
     Args:
         folder: The adapter's folder.
-        model: Built from the card on the checked base; changed in place only after all checks.
+        model: Built from the card on the checked base.
         native: Whether the head is the network's own kind.
 
     Returns:
-        The line from the pretrained to the tuned model where the adapter has a slider, else None.
+        Tensors that replace the network's, where there are no pairs, by the model's names; and those of neck, head and
+        the slider's probe.
 
     Raises:
         InjertoError: Where a file is missing, damaged or does not fit.
@@ -199,6 +202,25 @@ def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | Non
     missing = new_tensors(model).keys() - new.keys()
     if missing:
         raise InjertoError(f"{folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
+    return base, new
+
+
+def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | None:
+    """Put an adapter's tensors into a fresh model.
+
+    Args:
+        folder: The adapter's folder.
+        model: Built from the card on the checked base; changed in place only after all checks.
+        native: Whether the head is the network's own kind.
+
+    Returns:
+        The line from the pretrained to the tuned model where the adapter has a slider, else None.
+
+    Raises:
+        InjertoError: As :func:`read_tensors`.
+    """
+    expected = model.state_dict()
+    base, new = read_tensors(folder, model, native)
     line = None
     if all(name in new for name in PROBE):
         short = [name.removeprefix(NETWORK) for name in base]

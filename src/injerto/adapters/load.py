@@ -141,11 +141,21 @@ def load_base(path: Path, backbone: Any = None) -> Backbone:
         base = spec if isinstance(spec, Backbone) else load_language(spec)
     else:
         base = _base(path, card, backbone)
-    _check_base(path, card, base)
+    check_base(path, card, base)
     return base
 
 
-def _check_base(path: Path, card: dict[str, Any], base: Backbone) -> None:
+def check_base(path: Path, card: dict[str, Any], base: Backbone) -> None:
+    """Refuse another base than the one an adapter was made for.
+
+    Args:
+        path: RUN or RUN/adapter.
+        card: Its card.
+        base: The plain base model.
+
+    Raises:
+        InjertoError: Where it has other weights.
+    """
     if base.fingerprint != card["base"]["fingerprint"]:
         raise InjertoError(
             f"{path} was made for the base model {card['base']['name']} with fingerprint "
@@ -162,6 +172,28 @@ def _spec(path: Path, card: dict[str, Any], backbone: Any) -> Any:
     if not spec or (isinstance(spec, str) and spec.startswith("module:")):
         raise InjertoError(f"{path} needs its base model {card['base']['name']}; pass it with --backbone (backbone=)")
     return spec
+
+
+def preprocessing_of(path: Path, base: Backbone, card: dict[str, Any]) -> ImagePreprocessing | TextPreprocessing:
+    """How an adapter's inputs are prepared.
+
+    Args:
+        path: RUN or RUN/adapter.
+        base: The plain base model.
+        card: The adapter's.
+
+    Raises:
+        InjertoError: Where the card is damaged, or the base cannot take such inputs.
+    """
+    own = base.preprocessing
+    if isinstance(own, TextPreprocessing):
+        return _text_preprocessing(path, base, card)
+    if card["preprocessing"] == json.loads(json.dumps(own.card())):
+        return own
+    size = _image_preprocessing(path, card["preprocessing"])
+    if (size.height, size.width) != (own.height, own.width) and not base.any_size:
+        raise InjertoError(f"{path} takes pictures of {size.height} px, {base.spec} as loaded of {own.height} px")
+    return size
 
 
 def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:

@@ -58,6 +58,14 @@ class Prefix(nn.Module):
             handle.remove()
         return found[0]
 
+    def over(self, backbone: "Backbone") -> "Prefix":
+        """The same cut of a copy.
+
+        Args:
+            backbone: A copy of this one, in any precision.
+        """
+        return Prefix(backbone, self.entry)
+
 
 class Suffix(nn.Module):
     """The stages above the cut: hidden states to embeddings.
@@ -89,6 +97,26 @@ class Suffix(nn.Module):
         sizes = (len(hidden), 1 if mask is None else mask.shape[1])
         with self._entering(hidden, sizes):
             return self.backbone(_blank(self.backbone.preprocessing, sizes, hidden.device, mask))
+
+    def advance(self, prefix: Prefix, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hidden states at a higher cut.
+
+        Args:
+            prefix: Below that cut, over the same backbone.
+            hidden: At this one, (B, ...).
+            mask: For texts the attention mask (B, T).
+        """
+        sizes = (len(hidden), 1 if mask is None else mask.shape[1])
+        with self._entering(hidden, sizes):
+            return prefix(_blank(self.backbone.preprocessing, sizes, hidden.device, mask))  # type: ignore[no-any-return]
+
+    def over(self, backbone: "Backbone") -> "Suffix":
+        """The same cut of a copy.
+
+        Args:
+            backbone: A copy of this one, in any precision.
+        """
+        return Suffix(backbone, self.entry, self._stand_ins)
 
     @contextmanager
     def _entering(self, hidden: Tensor, sizes: Sizes) -> Iterator[None]:

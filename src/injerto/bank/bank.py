@@ -1,0 +1,383 @@
+"""Many adapters behind one base model: loaded and unloaded while it answers, mixed freely in a batch."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from injerto.adapters.load import load_base
+from injerto.backbones.backbone import Backbone
+from injerto.backbones.load import load_backbone
+from injerto.bank.resident import Resident, outline, read_resident
+from injerto.bank.trunk import Row, Trunk
+from injerto.basics.errors import InjertoError, suggest
+from injerto.compute.batches import BatchMaker, bucket, prefetch
+from injerto.compute.inference import IMAGE_CHUNK, TEXT_CHUNK_TOKENS
+from injerto.compute.plan import make_plan
+from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
+from injerto.domains.texts import tokenize
+from injerto.evaluation.inputs import as_inputs
+from injerto.evaluation.predictor import probabilities
+
+LONGEST_NAME = 100
+"""Characters of an adapter's name."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """An input and the adapter that is to answer.
+
+    Attributes:
+        input: A picture (path, bytes, PIL) or a text.
+        adapter: Its name in the bank.
+        strength: From the base (0) to the adapter (1).
+    """
+
+    input: Any
+    adapter: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an adapter says of an input.
+
+    Attributes:
+        adapter: Its name.
+        labels: Class names.
+        probabilities: Of the classes, float64 (C,).
+        embedding: Of the backbone with this adapter, float32 (D,).
+    """
+
+    adapter: str
+    labels: tuple[str, ...]
+    probabilities: np.ndarray
+    embedding: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.labels[int(self.probabilities.argmax())]
+
+
+class AdapterBank:
+    """Adapters of one base model, each with its own classes; a batch may mix them as it likes.
+
+    Low-rank pairs and re-estimated norms of all adapters of a batch go through each layer together; what adapters have
+    in common with the base below their first changed stage runs once for all of them; an adapter with whole layers of
+    its own (``last:K``) runs those by itself. Answers are those of :func:`injerto.load` up to rounding.
+
+    It may be used from several threads: one computes at a time, loading does not wait for it.
+
+    Example:
+        >>> bank = injerto.AdapterBank("packaged:minilm-l6")  # doctest: +SKIP
+        >>> bank.load("runs/tweets")  # doctest: +SKIP
+        >>> bank.load("runs/news")  # doctest: +SKIP
+        >>> bank.predict(["what a day", "stocks fell"], ["tweets", "news"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, backbone: Any, *, precision: str = "fp32", threads: int | None = None, limit: int | None = None
+    ) -> None:
+        """Load the base.
+
+        Args:
+            backbone: A name, a folder, a network or a backbone, as for :func:`injerto.fit`.
+            precision: ``fp32``, ``bf16`` or ``auto``.
+            threads: CPU threads, None for all cores.
+            limit: Bytes that adapters may take; those that were used longest ago make room, and are read again when
+                they are asked for. None for no limit.
+
+        Raises:
+            InjertoError: Where the base cannot be loaded or the limit is no positive number.
+        """
+        if limit is not None and not limit > 0:
+            raise InjertoError(f"the limit is a number of bytes above 0, not {limit}")
+        base = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+        self.base, self.limit = base, limit
+        self._trunk = Trunk(base, make_plan(base, precision, threads))
+        self._outline = outline(base)
+        self._residents: OrderedDict[str, Resident] = OrderedDict()
+        self._paths: dict[str, Path] = {}
+        self._layouts: dict[Any, Any] = {}
+        self._lock, self._reading, self._computing = threading.Lock(), threading.Lock(), threading.Lock()
+
+    @classmethod
+    def of(cls, *paths: str | PathLike[str], backbone: Any = None, **options: Any) -> "AdapterBank":
+        """A bank with these runs, on the base of the first.
+
+        Args:
+            *paths: RUN or RUN/adapter, each named by its folder.
+            backbone: The base where the first one's card cannot name it on this machine.
+            **options: As for the bank.
+
+        Raises:
+            InjertoError: As :meth:`load`.
+        """
+        if not paths:
+            raise InjertoError("name one run or more")
+        bank = cls(load_base(Path(paths[0]), backbone), **options)
+        for path in paths:
+            bank.load(path)
+        return bank
+
+    def __len__(self) -> int:
+        """How many adapters can be asked."""
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[str]:
+        """Their names."""
+        return iter(list(self._paths))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is one of this name."""
+        return name in self._paths
+
+    def __getitem__(self, name: str) -> Resident:
+        """An adapter; read again where it had to make room.
+
+        Args:
+            name: In the bank.
+
+        Raises:
+            InjertoError: Where there is none.
+        """
+        with self._lock:
+            found, path = self._residents.get(name), self._paths.get(name)
+            if found is not None:
+                self._residents.move_to_end(name)
+                return found
+        if path is None:
+            raise InjertoError(f"no adapter '{name}'; {suggest(name, list(self._paths))}")
+        self.load(path, name)
+        return self[name]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the adapters' numbers take."""
+        with self._lock:
+            return sum(resident.bytes for resident in self._residents.values())
+
+    def load(self, path: str | PathLike[str], name: str | None = None) -> str:
+        """Read an adapter; one of the same name is replaced, requests under way keep the one they began with.
+
+        Args:
+            path: RUN or RUN/adapter.
+            name: What to call it; the run's folder where not given.
+
+        Returns:
+            The name.
+
+        Raises:
+            InjertoError: Where the name or a file does not do, or the adapter was made for another base.
+        """
+        place = Path(path)
+        name = name_of(place) if name is None else name
+        if not name or len(name) > LONGEST_NAME or not name.isprintable():
+            raise InjertoError(f"an adapter's name has 1 to {LONGEST_NAME} printable characters, not {name[:40]!r}")
+        with self._reading:  # the outline is one
+            found = read_resident(name, place, self.base, self._outline, self._trunk.plan.dtype)
+            self._trunk.cut_of(found)
+        if self.limit is not None and found.bytes > self.limit:
+            raise InjertoError(f"{path} takes {found.bytes} bytes, more than the bank's limit of {self.limit}")
+        with self._lock:
+            layout = self._layouts.setdefault(found.layout, found.layout)  # equal layouts are one object
+            object.__setattr__(found, "layout", layout)
+            before = self._residents.pop(name, None)
+            self._residents[name], self._paths[name] = found, place
+            if before is not None:
+                self._trunk.forget(before)
+            self._make_room()
+        return name
+
+    def _make_room(self) -> None:
+        while self.limit is not None and sum(one.bytes for one in self._residents.values()) > self.limit:
+            _, oldest = self._residents.popitem(last=False)
+            self._trunk.forget(oldest)
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter; requests under way still get their answers.
+
+        Args:
+            name: In the bank.
+
+        Raises:
+            InjertoError: Where there is none.
+        """
+        with self._lock:
+            if name not in self._paths:
+                raise InjertoError(f"no adapter '{name}'; {suggest(name, list(self._paths))}")
+            del self._paths[name]
+            before = self._residents.pop(name, None)
+            if before is not None:
+                self._trunk.forget(before)
+
+    def predict(self, inputs: Any, adapters: str | Sequence[str], strength: float = 1.0) -> list[Answer]:
+        """Ask an adapter about every input.
+
+        Args:
+            inputs: A path, PIL image, array, text, DataFrame, or a list of these.
+            adapters: One name for all, or one for each.
+            strength: From the base (0) to the adapter (1).
+
+        Returns:
+            An answer for each input, in order.
+
+        Raises:
+            InjertoError: Where an input can't be read, an adapter is not there, or the numbers do not match.
+        """
+        items = as_inputs(inputs, self.base.modality)
+        names = [adapters] * len(items) if isinstance(adapters, str) else list(adapters)
+        if len(names) != len(items):
+            raise InjertoError(
+                f"{len(items)} inputs and {len(names)} adapters; give one adapter, or one for each input"
+            )
+        return self.answer([Question(item, name, strength) for item, name in zip(items, names, strict=True)])
+
+    def ask_all(self, item: Any, strength: float = 1.0) -> dict[str, Answer]:
+        """Ask every adapter about one input.
+
+        Args:
+            item: A picture or a text.
+            strength: From the base (0) to the adapters (1).
+
+        Returns:
+            Answers by adapter.
+        """
+        (one,) = as_inputs(item, self.base.modality)
+        return {answer.adapter: answer for answer in self.answer([Question(one, name, strength) for name in self])}
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """Ask many things at once.
+
+        Args:
+            questions: Each names its adapter; the same input object may be in several.
+
+        Returns:
+            Answers in order.
+
+        Raises:
+            InjertoError: Where an input can't be read, an adapter is not there, or a strength is not in 0..1.
+        """
+        residents: dict[str, Resident] = {}
+        for question in questions:
+            if not 0 <= question.strength <= 1:
+                raise InjertoError(f"the strength runs from 0 (base) to 1 (adapter), not {question.strength!r}")
+            if question.adapter not in residents:
+                residents[question.adapter] = self[question.adapter]
+        groups: dict[Any, list[int]] = {}
+        for k, question in enumerate(questions):
+            groups.setdefault(_looks(residents[question.adapter].preprocessing), []).append(k)
+        answers: list[Answer | None] = [None] * len(questions)
+        for members in groups.values():
+            asked = [(questions[k], residents[questions[k].adapter]) for k in members]
+            for k, found in zip(members, self._answer(asked), strict=True):
+                answers[k] = found
+        return [answer for answer in answers if answer is not None]
+
+    def _answer(self, asked: Sequence[tuple[Question, Resident]]) -> list[Answer]:
+        """Questions whose inputs are prepared in the same way."""
+        inputs: list[Any] = []
+        place: dict[Any, int] = {}
+        for question, _ in asked:
+            key = _key(question.input)
+            if key not in place:
+                place[key] = len(inputs)
+                inputs.append(question.input)
+        rows: dict[tuple[int, tuple[int, float]], int] = {}
+        wanted: list[Row] = []
+        which = []
+        for question, resident in asked:
+            i = place[_key(question.input)]
+            plain = resident.is_plain or question.strength == 0
+            row = Row(i, None, 1.0) if plain else Row(i, resident, question.strength)
+            if (i, row.variant) not in rows:
+                rows[i, row.variant] = len(wanted)
+                wanted.append(row)
+            which.append(rows[i, row.variant])
+        embeddings = self._embed(asked[0][1].preprocessing, inputs, wanted)[which]
+        logits: list[np.ndarray | None] = [None] * len(asked)
+        heads: dict[tuple[int, float], list[int]] = {}
+        for k, (question, resident) in enumerate(asked):
+            heads.setdefault((id(resident), question.strength), []).append(k)
+        for members in heads.values():
+            question, resident = asked[members[0]]
+            with torch.inference_mode():
+                found = probabilities(resident.classify(embeddings[members], question.strength).numpy())
+            for k, values in zip(members, found, strict=True):
+                logits[k] = values
+        return [
+            Answer(resident.name, resident.labels, values, embeddings[k].numpy())
+            for k, ((_, resident), values) in enumerate(zip(asked, logits, strict=True))
+            if values is not None
+        ]
+
+    def _embed(
+        self, looks: ImagePreprocessing | TextPreprocessing, inputs: Sequence[Any], rows: Sequence[Row]
+    ) -> torch.Tensor:
+        """Embeddings of all rows, (n, D), in chunks that stay in the processor's cache."""
+        maker = BatchMaker(looks, self._trunk.plan.device)
+        found = torch.empty(len(rows), self.base.embedding_dim)
+        if isinstance(looks, TextPreprocessing):
+            tokens = tokenize([str(text) for text in inputs], looks)
+            edges = [min(bucket(len(row)), looks.max_length) for row in tokens]
+            chunks = _text_chunks(rows, edges)
+            with self._computing:
+                for chunk in chunks:
+                    own, local = _own(rows, chunk)
+                    batch = maker.collate_texts([tokens[i] for i in own], max(edges[i] for i in own))
+                    found[chunk] = self._trunk.embed(batch, local)
+            return found
+        order = sorted(range(len(rows)), key=lambda k: rows[k].input)
+        parts = [order[start : start + IMAGE_CHUNK] for start in range(0, len(order), IMAGE_CHUNK)]
+        local_rows = [_own(rows, part) for part in parts]
+        pictures = prefetch([[inputs[i] for i in own] for own, _ in local_rows], maker.image, maker.workers)
+        with self._computing:
+            for part, (_, local), arrays in zip(parts, local_rows, pictures, strict=True):
+                found[part] = self._trunk.embed(maker.collate_images(arrays), local)
+        return found
+
+
+def _own(rows: Sequence[Row], chunk: Sequence[int]) -> tuple[list[int], list[Row]]:
+    """The inputs of a chunk, and its rows with inputs numbered within it."""
+    own = sorted({rows[k].input for k in chunk})
+    place = {i: k for k, i in enumerate(own)}
+    return own, [Row(place[rows[k].input], rows[k].resident, rows[k].strength) for k in chunk]
+
+
+def _text_chunks(rows: Sequence[Row], edges: Sequence[int]) -> list[list[int]]:
+    """Rows of about equal lengths, so many that a chunk has its tokens."""
+    chunks: list[list[int]] = []
+    for k in sorted(range(len(rows)), key=lambda k: (edges[rows[k].input], rows[k].input)):
+        edge = edges[rows[k].input]
+        last = chunks[-1] if chunks else []
+        shortest = edges[rows[last[0]].input] if last else edge
+        if not last or edge > 2 * shortest or edge * (len(last) + 1) > TEXT_CHUNK_TOKENS:
+            chunks.append([])
+        chunks[-1].append(k)
+    return chunks
+
+
+def _looks(preprocessing: ImagePreprocessing | TextPreprocessing) -> Any:
+    """Equal where two adapters see an input alike."""
+    return preprocessing.max_length if isinstance(preprocessing, TextPreprocessing) else preprocessing
+
+
+def _key(item: Any) -> Any:
+    """Equal for what need not be looked at twice."""
+    return item if isinstance(item, str | Path) else id(item)
+
+
+def name_of(path: Path) -> str:
+    """What a run is called: by its folder.
+
+    Args:
+        path: RUN or RUN/adapter.
+    """
+    return (path.parent if path.name == "adapter" else path).absolute().name

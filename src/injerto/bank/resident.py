@@ -1,0 +1,278 @@
+"""An adapter in memory: what it changes of the base, as one flat row of numbers where it can be mixed with others."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from injerto.adapters.artifact import NETWORK, PROBE, load_tensors, read_tensors, shipped_names
+from injerto.adapters.card import load_card
+from injerto.adapters.load import adapter_folder, check_base, preprocessing_of
+from injerto.adapters.peft import CONFIG
+from injerto.backbones.backbone import Backbone
+from injerto.basics.errors import InjertoError
+from injerto.compute.fold import settled
+from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
+from injerto.tasks.model import Model
+from injerto.tuning.base import BatchNorm
+from injerto.tuning.lora.base import LowRank, Tied
+from injerto.tuning.lora.convolution import LowRankConv
+from injerto.tuning.lora.linear import LowRankConv1D, LowRankLinear
+from injerto.tuning.lora.tuning import low_rank_layers
+
+NORM = ("running_mean", "running_var", "weight", "bias")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a flat row holds of one layer.
+
+    Attributes:
+        path: The layer's name in the network.
+        kind: ``linear``, ``conv`` or ``norm``.
+        first: Shape of A, or (channels,) of a norm's scale.
+        second: Shape of B, its scaling multiplied in, or (channels,) of its shift.
+    """
+
+    path: str
+    kind: str
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+
+
+Layout = tuple[Entry, ...]
+"""The layers of a flat row, in its order; adapters of the same layout go through a layer in one product."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """An adapter, ready for use.
+
+    Attributes:
+        name: What it is called in the bank.
+        path: Where it was read.
+        card: Its card.
+        labels: Class names, in the order of the probabilities.
+        preprocessing: Of its inputs.
+        first: The lowest stage that it changes; the number of stages where it changes none.
+        layout: Of ``flat``.
+        flat: Low-rank pairs and norms, (P,), in the bank's precision.
+        whole: Tensors that replace the network's, by name, where a flat row cannot say it.
+        model: Neck and head, on nothing.
+        start: Weight and bias of the probe on the pretrained model, where the run has a slider.
+    """
+
+    name: str
+    path: Path
+    card: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocessing: ImagePreprocessing | TextPreprocessing
+    first: int
+    layout: Layout
+    flat: Tensor
+    whole: dict[str, Tensor]
+    model: Model
+    start: tuple[Tensor, Tensor] | None
+
+    @property
+    def bytes(self) -> int:
+        """Memory that its numbers take."""
+        own = [p for name, p in self.model.state_dict().items() if not name.startswith("backbone.")]
+        return sum(tensor.nbytes for tensor in (self.flat, *self.whole.values(), *own, *(self.start or ())))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the network is the base's own."""
+        return not (self.layout or self.whole)
+
+    @torch.no_grad()
+    def classify(self, embeddings: Tensor, strength: float) -> Tensor:
+        """Logits (B, C) of embeddings.
+
+        Args:
+            embeddings: Of the network with this adapter, (B, D).
+            strength: From the base (0) to the adapter (1); the head moves with it where the run has a slider.
+        """
+        if strength == 1 or self.start is None:
+            return self.model.classify(embeddings).logits
+        last = self.model.head.layers[-1]
+        assert isinstance(last, nn.Linear)
+        ends = zip(self.start, (last.weight, last.bias), strict=True)
+        weight, bias = (torch.lerp(start, end, strength) for start, end in ends)
+        return nn.functional.linear(embeddings.float(), weight, bias)
+
+
+def outline(backbone: Backbone) -> Backbone:
+    """A copy whose matrices take no memory: adapters are held against it.
+
+    Args:
+        backbone: Left as it is.
+    """
+    memo: dict[int, Any] = {id(backbone.preprocessing): backbone.preprocessing}
+    for tensor in chain(backbone.parameters(), backbone.buffers()):
+        if tensor.ndim > 1:
+            blank = tensor.detach().new_zeros(()).expand(tensor.shape)
+            memo[id(tensor)] = nn.Parameter(blank, requires_grad=False) if isinstance(tensor, nn.Parameter) else blank
+    return copy.deepcopy(backbone, memo)
+
+
+def read_resident(name: str, path: Path, base: Backbone, outlined: Backbone, dtype: torch.dtype) -> Resident:
+    """Read an adapter with every check that :func:`injerto.load` makes, without a copy of its base.
+
+    Args:
+        name: What it is to be called.
+        path: RUN or RUN/adapter.
+        base: The plain base model, float32.
+        outlined: From :func:`outline`; as it was when this returns.
+        dtype: Of the flat row.
+
+    Raises:
+        InjertoError: Where a file is missing, damaged, or made for another base or task.
+    """
+    folder = adapter_folder(path)
+    card = load_card(folder)
+    if card["task"] != "classification":
+        raise InjertoError(f"{path} is a language model's; a bank holds classifiers")
+    check_base(path, card, base)
+    looks = preprocessing_of(path, base, card)
+    plain = shipped_names(folder)
+    state = base.model.state_dict()
+    found = None
+    if not ((folder / CONFIG).exists() and any(key in state and state[key].ndim > 1 for key in plain)):
+        found = _light(folder, card, base, outlined)
+    changed = found or _dense(folder, card, base)
+    numbers = [tensor.reshape(-1) for _, pair in changed.entries for tensor in pair]
+    return Resident(
+        name=name,
+        path=Path(path),
+        card=card,
+        labels=tuple(card["labels"]),
+        preprocessing=looks,
+        first=min((_stage(base, key) for key in changed.touched), default=len(base.stages)),
+        layout=tuple(entry for entry, _ in changed.entries),
+        flat=torch.cat(numbers).to(dtype) if numbers else torch.empty(0, dtype=dtype),
+        whole={key: t.to(dtype) if t.is_floating_point() else t for key, t in changed.whole.items()},
+        model=changed.model.eval(),
+        start=changed.start,
+    )
+
+
+Found = list[tuple[Entry, tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """What an adapter's files say, before it is laid out."""
+
+    model: Model
+    start: tuple[Tensor, Tensor] | None
+    touched: list[str]
+    entries: Found
+    whole: dict[str, Tensor]
+
+
+def _light(folder: Path, card: dict[str, Any], base: Backbone, outlined: Backbone) -> _Changed | None:
+    """Read against the outline; None where pairs are of a kind that only a network with weights can say."""
+    state = base.model.state_dict()
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            model = _model(card, outlined)
+        try:
+            changed, new = read_tensors(folder, model, card["head"] == "native")
+            layers = dict(low_rank_layers(outlined.model))
+            pairs = _pairs(layers)
+            if layers:
+                held = outlined.model.state_dict()
+                names = {key: held[key].clone() for key in shipped_names(folder) if key in state}
+            else:
+                names = {key.removeprefix(NETWORK): tensor for key, tensor in changed.items()}
+        finally:
+            for module in list(outlined.model.modules()):
+                if isinstance(module, LowRank | Tied):
+                    module.strip()
+    norms = _norms(base, names)
+    if pairs is None or (layers and norms is None):
+        return None
+    start = (new.pop(PROBE[0]), new.pop(PROBE[1])) if all(part in new for part in PROBE) else None
+    own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("backbone.")}
+    blank = {key: torch.full(t.shape, float(key.endswith("scale"))) for key, t in own.items() if key not in new}
+    model.load_state_dict({**blank, **new}, strict=False, assign=True)
+    del model.backbone  # what is kept is neck and head
+    touched = [*(f"{path}.weight" for path in layers), *names]
+    if norms is None:
+        return _Changed(model, start, touched, [], names)
+    return _Changed(model, start, touched, [*pairs, *norms], {})
+
+
+def _dense(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed:
+    """Read on a copy of the base: every tensor of the network that is then another one."""
+    with torch.random.fork_rng(devices=[]):
+        model = _model(card, copy.deepcopy(base))
+        line = load_tensors(folder, model, card["head"] == "native")
+    before = base.model.state_dict()
+    after = settled(model.backbone.model).state_dict()
+    whole = {key: tensor for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+    del model.backbone
+    return _Changed(model, line.base_head if line else None, list(whole), [], whole)
+
+
+def _model(card: dict[str, Any], backbone: Backbone) -> Model:
+    return Model(backbone, tuple(card["labels"]), card["head"], None if card["neck"] == "none" else int(card["neck"]))
+
+
+def _pairs(layers: dict[str, LowRank]) -> Found | None:
+    """Low-rank pairs as entries; None where a layer is of a kind that a flat row cannot say."""
+    found: Found = []
+    for path, layer in layers.items():
+        if layer.lora_magnitude is not None or layer.lora_start_A is not None:
+            return None
+        plain = isinstance(layer, LowRankLinear | LowRankConv1D)
+        if isinstance(layer, LowRankConv) and isinstance(layer, nn.Conv2d):
+            own = type(layer).__bases__[1].forward is nn.Conv2d.forward  # type: ignore[attr-defined]
+            plain = layer._groups == 1 and (own or layer.kernel_size == (1, 1)) and layer.padding_mode == "zeros"
+            plain = plain and not isinstance(layer.padding, str)
+        if not plain:
+            return None
+        a, b = (part.detach().clone() for part in layer.pair())
+        kind = "conv" if isinstance(layer, nn.Conv2d) else "linear"
+        found.append((Entry(path, kind, tuple(a.shape), tuple(b.shape)), (a, b * layer.variant.scaling)))
+    return found
+
+
+def _norms(base: Backbone, changed: dict[str, Tensor]) -> Found | None:
+    """BatchNorms as a scale and a shift; None where something else was changed too."""
+    found: Found = []
+    for path in sorted({name.rpartition(".")[0] for name in changed}):
+        layer = base.model.get_submodule(path)
+        if not isinstance(layer, BatchNorm) or layer.running_mean is None:
+            return None
+        now = {part: changed.get(f"{path}.{part}", getattr(layer, part)) for part in NORM}
+        scale, shift = norm_affine(now, layer.eps)
+        found.append((Entry(path, "norm", tuple(scale.shape), tuple(shift.shape)), (scale.float(), shift.float())))
+    return found
+
+
+def norm_affine(norm: Mapping[str, Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
+    """A BatchNorm as ``scale x + shift``, float64 (C,) each.
+
+    Args:
+        norm: ``running_mean``, ``running_var``, and ``weight`` and ``bias``, or None.
+        eps: Of the norm.
+    """
+    mean, var, weight, bias = (None if (part := norm[name]) is None else part.detach().double() for name in NORM)
+    assert mean is not None and var is not None
+    scale = (var + eps).rsqrt() * (1 if weight is None else weight)
+    return scale, (0 if bias is None else bias) - mean * scale
+
+
+def _stage(base: Backbone, name: str) -> int:
+    try:
+        return base.stage_of(name)
+    except KeyError:  # an attention's fused matrix has another name
+        prefix = f"{name.rpartition('.')[0]}."
+        return min(stage for own, stage in base._stage_of.items() if own.startswith(prefix))
