@@ -70,11 +70,11 @@ def test_it_prints_a_table_then_the_same_again_as_json(cli: Cli, arguments: list
     head, last = (next(line for line in lines if line[:1] == [name]) for name in ("head", "last:1"))
     assert head.count("%") == last.count("%") == 3 and head.count("-") == 3
     assert "* oracle: needed labels of a domain that was not learned from" in result.out
-    assert "row 2 of 2: tuning=last:1 seed 0" in result.err and "row 2" not in result.out
+    assert "run 2 of 2: tuning=last:1 seed 0" in result.err and "run 2" not in result.out
     again = cli(*arguments, *grid, "--json")
     assert again.code == 0 and again.out.count("\n") == 1
     assert json.loads(again.out) == json.loads((tmp_path / "out" / "results.json").read_text())
-    assert "2 of 2 rows are finished already" in again.err
+    assert "2 of 2 runs are finished already" in again.err
     for row in json.loads(again.out)["rows"]:
         shown = head if row["axes"]["tuning"] == "head" else last
         assert f"{100 * row['domains']['day']['splits']['test']['accuracy']:.1f}" in shown

@@ -15,6 +15,7 @@ import injerto
 from injerto.evaluation.calibration import reliability
 from injerto.reporting.evidence import evidence_of
 from injerto.reporting.words import headline, verdict
+from injerto.studies.choice import in_hindsight
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -141,6 +142,10 @@ def test_what_is_no_folder_of_ours_is_refused(tmp_path: Path, refused: Callable,
     assert "is damaged" in refused("report", tmp_path / "empty")
     assert "ends in .html" in refused("report", comparison, "--out", tmp_path / "page.txt")
     assert not (tmp_path / "page.txt").exists()
+    assert "--seed must be 0 or more" in refused("report", comparison, "--seed", -1)
+    torn = Path(shutil.copytree(comparison, tmp_path / "torn"))
+    next(iter(sorted(torn.glob("runs/*/metrics.json")))).unlink()
+    assert "metrics.json is missing; the same compare does the run again" in refused("report", torn)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -155,9 +160,11 @@ def content_of(gain: float, low: float, high: float, p: float | None, chosen: st
 
     more = {"gain": gain, "gain_low": low, "gain_high": high, "p_adjusted": p}
     summary = [row("a", 0.5, None), row("b", 0.5 + gain, "a", **more)]
-    choice = {"row": chosen, "validator": "infomax"} if chosen else None
+    rows = [{**one, "seed": 0, "status": "ok"} for one in summary]
+    choice = {"row": chosen, "validator": "infomax", "scores": {"a": 0.1, "b": 0.2}, "turned_away": []}
     grid = {"alignment": ["none", "mmd"]}
-    return {"kind": "comparison", "summary": summary, "choice": choice, "grid": grid, "fairness": []}
+    found = {"kind": "comparison", "summary": summary, "rows": rows, "planned": 2, "grid": grid, "fairness": []}
+    return {**found, "choice": choice if chosen else None}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +173,7 @@ def content_of(gain: float, low: float, high: float, p: float | None, chosen: st
         (content_of(0.2, 0.1, 0.3, 0.01), "Take mmd: 70.0 % on shop, +20.0 points over the same without alignment"),
         (content_of(0.02, 0.001, 0.05, 0.2), "its gain over the same without alignment is not sure"),
         (content_of(0.02, -0.01, 0.05, None), "its gain over the same without alignment is not sure"),
-        (content_of(0.2, 0.1, 0.3, 0.01, "a"), "The plain way is chosen: none reaches 50.0 % on shop"),
+        (content_of(0.2, 0.1, 0.3, 0.01, "a"), "The plain way is chosen: no alignment reaches 50.0 % on shop"),
         (content_of(0.2, 0.1, 0.3, 0.01, None), "With hindsight, mmd is best on shop: 70.0 %"),
     ],
 )
@@ -177,8 +184,27 @@ def test_a_gain_is_claimed_only_where_it_is_sure(content: dict[str, Any], says: 
 def test_the_verdict_tells_a_loss_and_what_hindsight_would_take() -> None:
     lines = verdict(content_of(-0.2, -0.3, -0.1, 0.01))
     assert any("-20.0 points [-30.0, -10.0]" in line and line.endswith("a loss.") for line in lines)
-    assert any("With hindsight (oracle) the best on shop is none" in line for line in lines)
+    assert any("With hindsight (oracle) no alignment is better on shop by 20.0 points" in line for line in lines)
     assert any("without looking at a label" in line for line in lines)
+
+
+def test_hindsight_knows_only_seeds_that_both_have() -> None:
+    content = content_of(0.0, 0.0, 0.0, None, "a")
+    harder = {"shop": {"role": "target", "oracle": True, "splits": {"test": {"accuracy": 0.3}}}}
+    content["rows"].append({**content["rows"][0], "seed": 1, "domains": harder})  # the other row lacks the hard seed
+    assert in_hindsight(content["rows"], "a", "shop") is None
+    assert not any("hindsight" in line for line in verdict(content))
+
+
+def test_where_the_guard_lets_nobody_pass_it_says_so() -> None:
+    content = content_of(0.2, 0.1, 0.3, 0.01)
+    content["choice"]["turned_away"] = ["a", "b"]
+    assert headline(content) == "No strategy passed the guard; mmd, best on the source, reaches 70.0 % on shop"
+    assert any("turned all 2 strategies away" in line for line in verdict(content))
+
+
+def test_an_unfinished_comparison_says_so() -> None:
+    assert "Not finished: 2 of 6 runs are there." in verdict({**content_of(0.2, 0.1, 0.3, 0.01), "planned": 6})
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -210,7 +236,7 @@ def test_domains_that_are_left_out_in_turn_have_a_table(
     assert shown.said == []
     assert shown.locator("#left-out thead th").all_inner_texts() == ["strategy", "mean*", "day*", "dusk*"]
     cells = [text.split("\n") for text in shown.locator("#left-out tbody td, #left-out tbody th").all_inner_texts()]
-    assert cells == [["head"], ["50.0 %", "+12.5 [+6.3, +25.0]"], ["50.0 %", "+12.5 [+6.3, +25.0]"], ["\u2013"]]
+    assert cells == [["head"], ["50.0 %", "+12.5 [+6.2, +25.0]"], ["50.0 %", "+12.5 [+6.2, +25.0]"], ["\u2013"]]
 
 
 def test_headings_sort_and_back(page: Path, opened: Callable[..., Any]) -> None:

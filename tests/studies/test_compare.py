@@ -277,7 +277,6 @@ def test_stopped_in_the_middle_it_goes_on(
         again(out)
     names = [f"tuning={tuning},lr=0.01-{seed}" for seed in (0, 1) for tuning in ("head", "last_1")]
     assert fitted == names[:3]  # seed by seed
-    assert "the same comparison goes on" in capsys.readouterr().err
     before = touched(out)
     partial = json.loads((out / "results.json").read_text())
     assert [row["seed"] for row in partial["rows"]] == [0, 0] and partial["planned"] == 4
@@ -310,7 +309,7 @@ def test_killed_from_outside_it_goes_on(pictures: Path, tiny_timm: Path, tmp_pat
         _, said = process.communicate()
     assert process.returncode == (130 if how == signal.SIGINT else -how), said
     if how == signal.SIGINT:
-        assert "the same comparison goes on" in said and "Traceback" not in said
+        assert "the same command goes on where it stopped" in said and "Traceback" not in said
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/metrics.json")}
     assert 2 <= len(before) < 6
     again = subprocess.run(start, capture_output=True, text=True)
@@ -323,8 +322,8 @@ def test_killed_from_outside_it_goes_on(pictures: Path, tiny_timm: Path, tmp_pat
 def test_progress_is_a_line_per_run(again: Call, tmp_path: Path, capsys: Any) -> None:
     again(tmp_path / "out", grid={"tuning": ["head", "last:1"]}, seeds=1)
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
-    assert lines[0] == "row 1 of 2: tuning=head seed 0"
-    assert lines[1].startswith("row 2 of 2: tuning=last:1 seed 0, ") and lines[1].endswith(" left")
+    assert lines[0] == "run 1 of 2: tuning=head seed 0"
+    assert lines[1].startswith("run 2 of 2: tuning=last:1 seed 0, ") and lines[1].endswith(" left")
     assert len(lines) == 2
 
 
@@ -442,3 +441,30 @@ def test_a_file_of_settings(again: Call, tmp_path: Path, fitted: list[str]) -> N
     recipe = content["rows"][0]["recipe"]
     assert (recipe["steps"], recipe["epochs"], recipe["tuning"], recipe["head"]) == (6, None, "head", "mlp")
     assert (recipe["seed"], recipe["split_seed"], recipe["lr"]) == (0, 0, 0.001)
+
+
+def test_a_results_file_of_something_else_is_not_overwritten(again: Call, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("{}")
+    with pytest.raises(InjertoError, match="belongs to no comparison"):
+        again(tmp_path / "out")
+    assert (tmp_path / "out" / "results.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("damage", ["garbage", "half"])
+def test_predictions_that_are_not_the_metrics_own_are_refused(copy: Path, again: Call, damage: str) -> None:
+    path = next(iter(sorted(copy.glob("runs/*/predictions.csv"))))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] if damage == "garbage" else "".join(lines[: len(lines) // 2]))
+    with pytest.raises(InjertoError, match=r"predictions.csv and metrics.json do not agree on .*remove"):
+        again(copy)
+
+
+def test_an_axis_more_is_refused_in_a_sentence(copy: Path, again: Call) -> None:
+    with pytest.raises(InjertoError, match="was done with other axes; repeat them, or name another folder"):
+        again(copy, grid={"tuning": ["head", "last:1"], "lr": [1e-2], "head": ["linear", "mlp"]})
+
+
+def test_too_many_seeds_are_no_memory_error(again: Call, tmp_path: Path) -> None:
+    with pytest.raises(InjertoError, match="up to 1000 are done"):
+        again(tmp_path / "out", seeds=99_999_999_999)

@@ -71,7 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
-    print("\ninterrupted; a run goes on from its last checkpoint with --resume", file=sys.stderr)
+    print("\ninterrupted; the same command goes on where it stopped (fit: with --resume)", file=sys.stderr)
     return 130
 
 

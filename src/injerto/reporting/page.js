@@ -17,8 +17,10 @@ function command(text, parent) {
   button.onclick = () => navigator.clipboard.writeText(text).then(() => { button.textContent = "copied"; setTimeout(() => { button.textContent = "copy"; }, 1500); }, () => {});
 }
 const missing = value => value === null || value === undefined;
-const number = (value, digits = 3) => missing(value) ? "–" : value.toFixed(digits);
-const percent = (value, digits = 0) => missing(value) ? "–" : (100 * value).toFixed(digits) + " %";
+// Rounded as the other tables are: of two numbers that are equally near, the even one.
+const fixed = (value, digits) => { const scaled = value * 10 ** digits, down = Math.floor(scaled); return (scaled - down === .5 ? (down + Math.abs(down % 2)) / 10 ** digits : value).toFixed(digits); };
+const number = (value, digits = 3) => missing(value) ? "–" : fixed(value, digits);
+const percent = (value, digits = 0) => missing(value) ? "–" : fixed(100 * value, digits) + " %";
 const first = text => text.charAt(0).toUpperCase() + text.slice(1);
 
 // A table; columns are names or {name, title}. With `sort`, a click on a heading sorts by the cells' `key`.

@@ -26,6 +26,8 @@ MOST = 800
 DETAILED = 24
 """Strategies with confusion, mistakes and curves on the page, at most; the table has all."""
 NAME = "report.html"
+NEEDED = ("metrics.json", "predictions.csv", "recipe.yaml")
+"""Files of a finished run that the page is made of."""
 
 
 def report(
@@ -45,6 +47,8 @@ def report(
     Raises:
         InjertoError: Where the folder is neither, or the page cannot be written.
     """
+    if seed < 0:
+        raise InjertoError("--seed must be 0 or more")
     folder = Path(path)
     content = _content(folder)
     page = Path(out) if out is not None else folder / NAME
@@ -68,6 +72,7 @@ def report(
         "made": [content["machine"], ", ".join(f"{name} {number}" for name, number in content["versions"].items())],
         "oracle": ORACLE,
         "axes": axes_told(content["summary"]),
+        "most": max((len(row["seeds"]) for row in content["summary"]), default=0),
     }
     told |= _looks(content, rows, evidence, folder, examples, seed)
     return write_page("report.html", told, page)
@@ -152,13 +157,17 @@ def _left_out(content: Mapping[str, Any]) -> dict[str, Any] | None:
 def _row(content: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A strategy for the table: its figures, the runs that are there, and the command that fits it again."""
     own = [one for one in content["rows"] if one["row"] == row["row"]]
-    done = [one for one in own if one["status"] == "ok" and (folder / one["run"] / "predictions.csv").exists()]
+    done = [one for one in own if one["status"] == "ok"]
+    for one in done:
+        for name in NEEDED:
+            if not (folder / one["run"] / name).exists():
+                again = "the same compare does the run again" if content["kind"] != "run" else "do the run again"
+                raise InjertoError(f"{folder / one['run'] / name} is missing; {again}")
     kept = {name: row.get(name) for name in ("row", "baseline", "seeds", "seconds", "trainable", "adapter_bytes")}
     found = {**kept, "axes": row["axes"], "short": short(row["axes"], content["summary"]), "domains": row["domains"]}
     found["failed"] = [f"seed {one['seed']}: {one['reason']}" for one in own if one["status"] == "failed"]
     found["forgetting"] = row.get("forgetting")
     found["runs"] = [one["run"] for one in done]
-    found["seconds"] = min((one["seconds"] for one in done if "seconds" in one), default=row["seconds"])
     found["command"] = _command(content, own[0]) if own else ""
     return found
 
@@ -220,7 +229,9 @@ def _pair(content: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> list
     by_name = {row["row"]: row for row in done}
     aligned = [row for row in done if row["axes"].get("alignment", "none") != "none"]
     chosen = by_name.get((content.get("choice") or {}).get("row"))
-    row = chosen if chosen and (chosen in aligned or not aligned) else (aligned or done)[0]
+    row = chosen or (aligned or done)[0]
+    if row not in aligned:  # with what aligns it, where there is such
+        return [row, *[other for other in aligned if other["baseline"] == row["row"]][:1]]
     base = by_name.get(row["baseline"])
     return [base, row] if base and base is not row else [row]
 

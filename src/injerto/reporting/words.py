@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from injerto.studies.choice import all_turned_away, in_hindsight
 from injerto.studies.grid import text_of
-from injerto.studies.tables import LEVEL
+from injerto.studies.tables import LEVEL, overrun
 
 ORDER = ("source", "rotating", "target", "unseen")
 
@@ -17,6 +18,8 @@ def short(axes: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         rows: All strategies; axes that are the same for all are not told.
     """
     told = [axis for axis in axes if axis in axes_told(rows)]
+    if told == ["alignment"] and axes["alignment"] == "none":
+        return "no alignment"
     return " \u00b7 ".join(text_of(axes[axis]) for axis in told)
 
 
@@ -77,6 +80,9 @@ def headline(content: Mapping[str, Any]) -> str:
         best = max(done, key=lambda one: _accuracy(one, names[0]) or 0.0)
         return f"With hindsight, {_name(content, best)} is best on {names[0]}: {_percent(_figures(best, names[0]))}"
     name, reached = _name(content, row), _listed(row, names)
+    choice = content.get("choice") or {}
+    if choice and all_turned_away(choice):
+        return f"No strategy passed the guard; {name}, best on the source, reaches {reached}"
     if not row["baseline"]:
         return f"The plain way is chosen: {name} reaches {reached}"
     gains = [figures for one in names if (figures := _figures(row, one)).get("gain") is not None]
@@ -102,23 +108,43 @@ def verdict(content: Mapping[str, Any]) -> list[str]:
     row = _chosen(content, done)
     choice = content.get("choice")
     if choice and row is not None:
-        how = choice.get("validator") or choice.get("rule") or "source accuracy"
-        lines.append(f"Chosen by {how}, without looking at a label of a domain that was not learned from.")
+        how, blind = choice.get("validator") or choice["rule"], "without looking at a label of another domain"
+        count, away = len(choice["scores"]), len(choice["turned_away"])
+        if all_turned_away(choice):
+            lines.append(
+                f"The guard of {how} turned all {count} strategies away (collapsed, or the source is forgotten): "
+                "none of them is to be trusted on the target."
+            )
+        else:
+            said = f", {away} turned away by its guard" if away else ""
+            lines.append(f"Chosen by {how} among {count} strategies{said}, {blind}.")
     for name in names:
         if row is None or not row["baseline"]:
             break
         lines.append(_gain(_figures(row, name), name, content, row))
-    for name in names:
-        best = max(done, key=lambda one: _accuracy(one, name) or 0.0)  # noqa: B023
-        if row is not None and best["row"] != row["row"]:
-            reached = _percent(_figures(best, name))
-            lines.append(f"With hindsight (oracle) the best on {name} is {_name(content, best)}: {reached}.")
+    for name in names if row is not None else ():
+        assert row is not None
+        if found := in_hindsight(content["rows"], row["row"], name):
+            best = next(one for one in done if one["row"] == found[0])
+            better = f"{_name(content, best)} is better on {name} by {100 * found[1]:.1f} points"
+            lines.append(f"With hindsight (oracle) {better}, on the seeds that both have{_unsure(best, name, row)}.")
     return [*lines, *_failed(content)]
+
+
+def _unsure(best: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> str:
+    """That a difference is none, where its interval is known and holds 0."""
+    figures = _figures(best, name)
+    known = best["baseline"] == row["row"] and figures.get("gain") is not None
+    return "; that is no sure difference" if known and not _better(figures) else ""
 
 
 def _failed(content: Mapping[str, Any]) -> list[str]:
     failed = sum(len(one["failed"]) for one in content["summary"])
-    lines = [f"{failed} runs failed; the table says why."] if failed else []
+    lines = [f"{failed} run{'s' * (failed > 1)} failed; the table says why."] if failed else []
+    done = sum(one["status"] == "ok" for one in content["rows"])
+    if content["kind"] != "run" and done < content["planned"]:
+        lines.append(f"Not finished: {done} of {content['planned']} runs are there.")
+    lines += [f"{line[0].upper()}{line[1:]}." for line in overrun(content)]
     if dropped := content.get("dropped"):
         lines.append(
             f"To keep the budget {len(dropped)} strategies were dropped before their last seed, by the same rule."

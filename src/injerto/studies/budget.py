@@ -26,6 +26,8 @@ from injerto.studies.summary import baseline_of
 
 NAME = "plan.json"
 UNITS = {"s": 1, "m": 60, "h": 3600}
+AROUND = 1.0
+"""Seconds of a run that no plan counts: opening files, choosing a step, writing."""
 LEAST = 2
 """Rows that are never halved."""
 
@@ -73,7 +75,9 @@ def check_axes(axes: Iterable[str], leave_one_out: bool) -> None:
 
 
 def estimate(planned: Sequence[Planned]) -> dict[str, float]:
-    """How long a run of each row takes, from its compute plan, in seconds; 0 for a row that cannot even begin.
+    """How long a run of each row takes, in seconds; 0 for a row that cannot even begin.
+
+    What its compute plan says, and :data:`AROUND`.
 
     Args:
         planned: All runs.
@@ -95,7 +99,7 @@ def estimate(planned: Sequence[Planned]) -> dict[str, float]:
             continue
         if not prepared.targets and not any(len(part) for part in prepared.parts("val").values()):
             raise InjertoError("--budget drops rows by accuracy on source val, and no source has val; leave it out")
-        found[one.label] = prepared.plan.seconds or 0.0
+        found[one.label] = AROUND + (prepared.plan.seconds or 0.0)
         del prepared
         gc.collect()
     return found
@@ -223,6 +227,11 @@ class Halving:
     def save(self) -> None:
         """Write ``plan.json``, whole or not at all."""
         write_text(self._path, json.dumps(self._plan, indent=1, allow_nan=False) + "\n")
+
+    @property
+    def budget(self) -> float:
+        """Seconds that it may take."""
+        return float(self._plan["budget"])
 
     @property
     def words(self) -> str:

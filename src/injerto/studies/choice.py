@@ -25,7 +25,8 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
 
     Returns:
         ``validator``, the chosen ``row``, ``scores`` by row and the rows ``turned_away``; None where there are no two
-        rows with scores. Where all are turned away the row is the one with the best source accuracy.
+        rows with scores. Where all are turned away (:func:`all_turned_away`) the row is
+        the one with the best source accuracy.
     """
     if not any(row.get("validators") for row in rows):
         return choose_by_source(rows)
@@ -44,6 +45,42 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
     left = [label for label in found if label not in turned]
     chosen = max(left, key=lambda label: scores[label]) if left else max(source, key=lambda label: source[label].mean())
     return {"validator": validator, "row": chosen, "scores": scores, "turned_away": turned, "seeds": seeds}
+
+
+def all_turned_away(choice: Mapping[str, Any]) -> bool:
+    """Whether the guard let no row pass, so that source accuracy had to decide.
+
+    Args:
+        choice: From :func:`choose`.
+    """
+    return len(choice["turned_away"]) == len(choice["scores"])
+
+
+def in_hindsight(rows: Sequence[Mapping[str, Any]], label: str, name: str) -> tuple[str, float] | None:
+    """The row that was better than another by the most on a domain's test, on the seeds that both have; an oracle.
+
+    Args:
+        rows: Of ``results.json``.
+        label: The row it is held against.
+        name: The domain.
+
+    Returns:
+        The row and the difference of its mean accuracy; None where none was better.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        splits = row["domains"].get(name, {}).get("splits", {}) if row["status"] == "ok" else {}
+        accuracy = splits.get("test", {}).get("accuracy")
+        if accuracy is not None:
+            found.setdefault(row["row"], {})[row["seed"]] = accuracy
+    own = found.get(label, {})
+    better = {
+        other: float(np.mean([values[seed] - own[seed] for seed in common]))
+        for other, values in found.items()
+        if (common := sorted(set(values) & set(own)))
+    }
+    best = max(better, key=lambda other: better[other], default=None)
+    return None if best is None or better[best] <= 0.0005 else (best, better[best])
 
 
 def choose_by_source(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
 from injerto.studies.fixed import check_named, fixed_settings
 from injerto.studies.grid import Planned, check_grid, command_of, describe, list_seeds, plan_rows
-from injerto.studies.records import OWN, check_records, load_record, record_of, write_record
+from injerto.studies.records import OWN, check_records, check_results, load_record, record_of, write_record
 from injerto.studies.results import Results
 from injerto.studies.rotation import rotate, without_source
 from injerto.studies.tables import dropped_text
@@ -88,12 +88,8 @@ def compare(
     given = fixed_settings(config, {**settings, "source": source, "target": target}, grid)
     from injerto.training.shared import shared_loading
 
-    try:
-        with shared_loading():
-            return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget)
-    except KeyboardInterrupt:
-        note("\ninterrupted; the same comparison goes on where it stopped")
-        raise
+    with shared_loading():
+        return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget)
 
 
 def _compare(
@@ -118,6 +114,7 @@ def _compare(
     planned, fairness = plan_rows(data, check_grid(grid, given), numbers, given, beside)
     runs = folder / "runs"
     check_own(folder, OWN, ("results.json",), "comparison")
+    check_results(folder)
     earlier = check_records(runs, planned)
     if leave_one_out and any(one.axes["source"] not in grid["source"] for one in earlier):
         raise InjertoError(f"--out {folder} has runs with other sources; repeat them, or name another folder")
@@ -167,7 +164,7 @@ def _work(
         take_in(one)
     content = results.write()
     if len(missing) < len(order):
-        note(f"{len(order) - len(missing)} of {len(order)} rows are finished already")
+        note(f"{len(order) - len(missing)} of {len(order)} runs are finished already")
     for line in content["fairness"] if missing else ():
         note(line)
     tried = len(order) - len(missing)
@@ -180,7 +177,7 @@ def _work(
             continue
         rest = [other for other in missing[done:] if not (plan and plan.is_out(other))]
         tried += 1
-        note(f"row {tried} of {content['planned']}: {one.label} seed {one.seed}{_left(rest, seconds)}")
+        note(f"run {tried} of {content['planned']}: {one.label} seed {one.seed}{_left(rest, seconds)}")
         begun = time.monotonic()
         with shared_by(sum(_keeps(other) == _keeps(one) for other in order)):
             _run(one, runs)

@@ -233,7 +233,8 @@ def table_of(content: Mapping[str, Any], most: int = 5) -> tuple[str, list[str],
         line += [f"{one['score']:.4f}", _percent(one["source_val"])]
         cells.append(line + [_percent(one["oracle"].get(name)) for name in names])
     ok = sum(trial["state"] == "ok" for trial in content["trials"])
-    title = f"the best of {ok} trials by {content['objective']}, mean over {len(content['seeds'])} seed(s)"
+    count = len(content["seeds"])
+    title = f"the best of {ok} trials by {content['objective']}, mean over {count} seed{'s' * (count > 1)}"
     below = ["* oracle: needed labels of a domain that was not learned from; nothing was chosen by it"] if names else []
     if content["turned_away"]:
         below.append(f"the guard turned {len(content['turned_away'])} trials away: they never win")

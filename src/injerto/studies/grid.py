@@ -22,6 +22,7 @@ NO_AXIS = {
     "defaults_version": "it is the table's, not the user's",
 }
 """Fields of a recipe that cannot be an axis, and why."""
+MOST_SEEDS = 1000
 LONGEST = 100
 """Characters of the readable part of a run's name."""
 
@@ -180,6 +181,8 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
     Raises:
         InjertoError: Where there is none, or one is there twice.
     """
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise InjertoError(f"--seeds {seeds} is no number of seeds; up to {MOST_SEEDS} are done")
     found = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if not found:
         raise InjertoError("--seeds must be 1 or more")

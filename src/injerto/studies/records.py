@@ -14,6 +14,20 @@ OWN = {"runs", "results.json", "results.csv", "results.md", "report.html", "plan
 """What a comparison writes into its folder."""
 
 
+def check_results(folder: Path) -> None:
+    """Refuse a folder whose ``results.json`` is something else's.
+
+    Args:
+        folder: The comparison's.
+
+    Raises:
+        InjertoError: Where it is; one that is merely damaged is written anew from the runs.
+    """
+    path = folder / "results.json"
+    if path.exists() and not (folder / "runs").is_dir():
+        raise InjertoError(f"{path} belongs to no comparison: there are no runs beside it; name another folder")
+
+
 def record_of(runs: Path, name: str) -> Path:
     """What is known of a run before and beside its own folder: its recipe as planned, and why it failed.
 
@@ -67,6 +81,7 @@ def check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
     axes, earlier = list(planned[0].axes), []
     wanted = {one.name: one.recipe.model_dump(mode="json") for one in planned}
     some = planned[0].recipe.model_dump(mode="json")
+    labels = {(one.label, one.seed) for one in planned}
     for name in wanted:
         if (runs / name / "recipe.yaml").exists() and not record_of(runs, name).exists():
             raise InjertoError(f"{record_of(runs, name)} is missing: remove {runs / name} to do the run again")
@@ -87,5 +102,10 @@ def check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
                 "another folder"
             )
         if name not in wanted and (runs / name / "metrics.json").exists():
-            earlier.append(Planned({axis: before[axis] for axis in axes}, make_recipe(**before), name))
+            one = Planned({axis: before[axis] for axis in axes}, make_recipe(**before), name)
+            if (one.label, one.seed) in labels:
+                raise InjertoError(
+                    f"--out {runs.parent}: {name} was done with other axes; repeat them, or name another folder"
+                )
+            earlier.append(one)
     return earlier

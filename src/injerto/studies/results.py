@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
 from injerto.recipe.recipe import load_recipe
 from injerto.studies.answers import Answers, Key, read_answers
@@ -49,6 +50,20 @@ def row_of(planned: Planned, run: Path, failed: Mapping[str, Any] | None) -> dic
     for block in MEASURED:
         row[block] = _flat(metrics.get(block) or {})
     return row
+
+
+def _check_whole(run: Path, row: Mapping[str, Any], answers: Mapping[Key, Answers]) -> None:
+    """Refuse predictions that are not those that the run's metrics were made of: a part of them would pass for all."""
+    for name, entry in row["domains"].items():
+        for side, values in entry["splits"].items():
+            if values.get("accuracy") is None:
+                continue
+            said = answers.get((name, side))
+            if said is None or not len(said.right) or abs(said.mean() - values["accuracy"]) > 1e-6:
+                raise InjertoError(
+                    f"{run / 'predictions.csv'} and metrics.json do not agree on {name} {side}: one is damaged; remove "
+                    f"{run} to do the run again"
+                )
 
 
 def _scalars(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,9 +118,11 @@ class Results:
             run: Its folder.
             failed: ``reason`` and ``fault`` where it failed.
         """
+        row = row_of(planned, run, failed)
         if not failed:
-            self._answers[planned.name] = read_answers(run)
-        self._rows[planned.name] = row_of(planned, run, failed)
+            self._answers[planned.name] = answers = read_answers(run)
+            _check_whole(run, row, answers)
+        self._rows[planned.name] = row
 
     def row(self, planned: Planned) -> dict[str, Any] | None:
         """The row of a run that was taken in.
@@ -128,6 +145,7 @@ class Results:
         content = {**self.about, "planned": planned, "rows": rows, "summary": summary}
         if self._plan:
             content["dropped"] = self._plan.dropped
+            content["budget"] = {"seconds": self._plan.budget, "spent": sum(row.get("seconds", 0.0) for row in rows)}
         content["choice"] = choose(rows)
         if self._left_out:
             content["left_out"] = self._left_out.of(self._rows, self._answers, summary)

@@ -158,7 +158,7 @@ def _plan(
     examples = sum(label is not None for name in sources for label in domains[name].labels)
     first = default_point(space, base.resolved(domains.modality, examples))
     if given is None:
-        note(f"nothing is said of the space; searching {', '.join(map(str, space))}")
+        note(f"no --space is given; searching {', '.join(map(str, space))}")
     return Plan(space, (select_by or CHOOSER) if base.target else None, first)
 
 

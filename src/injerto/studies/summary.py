@@ -46,7 +46,7 @@ class Summary:
             entry: dict[str, Any] = {"row": label, "axes": dict(own[0].axes), "baseline": base}
             entry["seeds"] = [one.seed for one in ok]
             entry["failed"] = [seed for seed, status in statuses.items() if status == "failed"]
-            entry["seconds"] = _mean([row["seconds"] for row in mine])
+            entry["seconds"] = min((row["seconds"] for row in mine), default=None)  # the first may fill a cache
             entry |= {name: mine[0][name] if mine else None for name in ("trainable", "adapter_bytes")}
             entry["forgetting"] = {name: _mean([row["forgetting"].get(name) for row in mine]) for name in FORGETTING}
             others = [one for one in self._groups[base] if one.name in answers] if base else None

@@ -7,6 +7,7 @@ from typing import Any
 
 from injerto.basics.progress import format_seconds
 from injerto.studies.answers import BOTH
+from injerto.studies.choice import all_turned_away, in_hindsight
 from injerto.studies.grid import text_of
 
 MEASURED = ("forgetting", "alignment", "validators")
@@ -169,9 +170,23 @@ def dropped_text(row: Mapping[str, Any]) -> str:
     return f"dropped after {count} seed{'s' * (count > 1)}: {row['row']} ({row['reason']})"
 
 
+def overrun(content: Mapping[str, Any]) -> list[str]:
+    """That a comparison took longer than its budget, in a line; none where it did not.
+
+    Args:
+        content: Of ``results.json``.
+    """
+    budget = content.get("budget")
+    if not budget or budget["spent"] <= 1.1 * budget["seconds"]:
+        return []
+    spent, given = (format_seconds(budget[name]) for name in ("spent", "seconds"))
+    return [f"the runs took {spent}, more than the budget of {given}: they were planned from estimates"]
+
+
 def _unfinished(content: Mapping[str, Any]) -> list[str]:
     """What was dropped, what failed, and how much is missing."""
     below = [dropped_text(row) for row in content.get("dropped", ())]
+    below += overrun(content)
     below += [f"failed: {row['row']} seed {row['seed']}: {row['reason']}" for row in content["rows"] if row["reason"]]
     done = sum(row["status"] == "ok" for row in content["rows"])
     if done < content["planned"]:
@@ -181,11 +196,14 @@ def _unfinished(content: Mapping[str, Any]) -> list[str]:
 
 def _chosen(choice: Mapping[str, Any]) -> str:
     """What to take without labels of other domains than the sources, in words."""
-    away = f"; its guard turned {len(choice['turned_away'])} away" if choice["turned_away"] else ""
-    rows = f"{len(choice['scores'])} rows{away}"
+    count, away = len(choice["scores"]), len(choice["turned_away"])
+    rows = f"{count} row{'s' * (count > 1)}"
     if "validator" not in choice:
         return f"chosen by accuracy on source val, of {rows}: {choice['row']}"
-    return f"chosen without target labels ({choice['validator']}, of {rows}): {choice['row']}"
+    if all_turned_away(choice):
+        return f"the guard of {choice['validator']} turned all {rows} away; best on source val: {choice['row']}"
+    words = f"{rows}{f'; its guard turned {away} away' if away else ''}"
+    return f"chosen without target labels ({choice['validator']}, of {words}): {choice['row']}"
 
 
 def _hindsight(content: Mapping[str, Any]) -> str:
@@ -195,16 +213,10 @@ def _hindsight(content: Mapping[str, Any]) -> str:
         names.setdefault(role, []).append(name)
     lost = []
     for name in names.get("target") or names.get("unseen") or ():
-        reached = {row["row"]: _test_accuracy(row, name) for row in content["summary"]}
-        own, known = reached.get(content["choice"]["row"]), [value for value in reached.values() if value is not None]
-        if own is not None and max(known) - own > 0.0005:
-            lost.append(f"{100 * (max(known) - own):.1f} points below the best row on {name}")
+        best = in_hindsight(content["rows"], content["choice"]["row"], name)
+        if best:
+            lost.append(f"{100 * best[1]:.1f} points below {best[0]} on {name}")
     return f" (with hindsight, oracle: {', '.join(lost)})" if lost else ""
-
-
-def _test_accuracy(row: Mapping[str, Any], name: str) -> float | None:
-    value: float | None = row["domains"].get(name, {}).get("splits", {}).get("test", {}).get("accuracy")
-    return value
 
 
 def _sides(role: str, both: bool) -> tuple[str, ...]:
@@ -220,10 +232,15 @@ def markdown_of(content: Mapping[str, Any]) -> str:
     title, headings, cells, below = table_of(content, whole=True)
     lines = [title[0].upper() + title[1:] + ".", ""]
     for line in (headings, ["---"] * len(headings), *cells):
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")
+        lines.append(f"| {' | '.join(_safe(cell) for cell in line)} |")
     lines.append("")
     lines += [f"- {chr(92) + text if text.startswith('* ') else text}" for text in below]
     lines += [f"- {text}" for text in content["fairness"]]
     versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
     lines += ["", f"`{content['command']}`; {content['machine']}; {versions}", ""]
     return "\n".join(lines)
+
+
+def _safe(cell: str) -> str:
+    """A cell that Markdown shows as it is: names may be anything."""
+    return cell.replace("|", "\\|").replace("<", "&lt;")

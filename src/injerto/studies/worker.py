@@ -98,19 +98,15 @@ class Worker:
         done = sum(trial.state.is_finished() for trial in self.ledger.trials())
         if done:
             note(f"{done}{f' of {most}' if most else ''} trials are finished already")
-        try:
-            with shared_loading():
-                while minutes is None or time.monotonic() - begun < 60 * minutes:
-                    for number in self.ledger.give_back():
-                        note(f"trial {number} was killed: it is done again")
-                    trial = self.ledger.take(self.plan.drawn, most)
-                    if trial is None:
-                        break
-                    self._do(trial, most)
-                    self.write()
-        except KeyboardInterrupt:
-            note("\ninterrupted; the same search goes on where it stopped")
-            raise
+        with shared_loading():
+            while minutes is None or time.monotonic() - begun < 60 * minutes:
+                for number in self.ledger.give_back():
+                    note(f"trial {number} was killed: it is done again")
+                trial = self.ledger.take(self.plan.drawn, most)
+                if trial is None:
+                    break
+                self._do(trial, most)
+                self.write()
         return self.write(last=True)
 
     # --- one trial ------------------------------------------------------------------------------------------------

@@ -1,0 +1,5 @@
+"""``python -m injerto``."""
+
+from injerto.cli.main import main
+
+main()
