@@ -34,7 +34,8 @@ class Question:
     """An input and the adapter that is to answer.
 
     Attributes:
-        input: A picture (path, bytes, PIL) or a text.
+        input: A text, a picture (path, bytes, PIL), or one that is prepared as the adapter's preprocessing says, uint8
+            (H, W, 3).
         adapter: Its name in the bank.
         strength: From the base (0) to the adapter (1).
     """
@@ -337,7 +338,11 @@ class AdapterBank:
         order = sorted(range(len(rows)), key=lambda k: rows[k].input)
         parts = [order[start : start + IMAGE_CHUNK] for start in range(0, len(order), IMAGE_CHUNK)]
         local_rows = [_own(rows, part) for part in parts]
-        pictures = prefetch([[inputs[i] for i in own] for own, _ in local_rows], maker.image, maker.workers)
+
+        def load(item: Any) -> np.ndarray:
+            return item if isinstance(item, np.ndarray) else maker.image(item)
+
+        pictures = prefetch([[inputs[i] for i in own] for own, _ in local_rows], load, maker.workers)
         with self._computing:
             for part, (_, local), arrays in zip(parts, local_rows, pictures, strict=True):
                 found[part] = self._trunk.embed(maker.collate_images(arrays), local)

@@ -11,7 +11,8 @@ import injerto.cli.before
 import injerto.cli.compare
 import injerto.cli.recipes
 import injerto.cli.report
-import injerto.cli.search  # noqa: F401  these register their commands
+import injerto.cli.search
+import injerto.cli.serve  # noqa: F401  these register their commands
 from injerto.basics.errors import InjertoError
 from injerto.cli.commands import app
 

@@ -1,0 +1,263 @@
+"""The HTTP interface."""
+
+import asyncio
+import hmac
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic.json_schema import models_json_schema
+
+from injerto.bank.bank import AdapterBank, Answer, Question
+from injerto.basics.errors import InjertoError
+from injerto.serving.batcher import Batcher, Closed, Full
+from injerto.serving.desk import Desk, OutsideFolder, UnknownAdapter
+from injerto.serving.measures import Measures
+from injerto.serving.reading import Bad, Limits, parse, questions_of, read_ask, read_body
+from injerto.serving.schemas import Adapter, Ask, Load, Reply, Result, Results, problems
+
+KEYS = "INJERTO_API_KEYS"
+"""Environment variable: keys with commas between; where it is empty nobody is asked for one."""
+OPEN = {"/", "/healthz", "/readyz"}
+"""Paths that need no key."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+DECODERS = 2
+"""Requests whose pictures are decoded at the same time: each may hold as many pixels as a request may have."""
+ASK = {"application/json": {"schema": {"$ref": "#/components/schemas/Ask"}}}
+LOAD = {"application/json": {"schema": {"$ref": "#/components/schemas/Load"}}}
+FORM = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["file"],
+            "properties": {
+                "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                "adapter": {"type": "array", "items": {"type": "string"}},
+                "strength": {"type": "number", "minimum": 0, "maximum": 1},
+            },
+        }
+    }
+}
+ABOUT = "Many adapters on one base model: each request, and each item in it, names the adapter that answers."
+
+
+def make_app(desk: Desk, limits: Limits | None = None, target: float = 0.1, longest: int = 1024) -> FastAPI:
+    """A server for a desk.
+
+    Args:
+        desk: Its adapters.
+        limits: How large a request may be.
+        target: Seconds that a batch may take.
+        longest: Questions that may wait in each bank's queue; more are turned away with 429.
+    """
+    return _Server(desk, limits or Limits(), target, longest).app
+
+
+class _Server:
+    def __init__(self, desk: Desk, limits: Limits, target: float, longest: int) -> None:
+        self.desk, self.limits = desk, limits
+        self._start = partial(Batcher, target=target, longest=longest)
+        self._batchers: dict[int, Batcher] = {}
+        self._draining = False
+        self._decoding: anyio.CapacityLimiter | None = None
+        self._keys = [key.strip().encode() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
+        self.measures = Measures(desk, self._batchers.values())
+        self.app = FastAPI(
+            title="Injerto", version=version("injerto"), description=ABOUT, lifespan=self._life, docs_url=None,
+            redoc_url=None,
+        )  # fmt: skip
+        self.app.state.server = self
+        self.app.middleware("http")(self._around)
+        self.app.exception_handler(InjertoError)(self._refuse)
+        self.app.exception_handler(TimeoutError)(self._late)
+        self._routes()
+        self.app.openapi = self._openapi  # type: ignore[method-assign]
+
+    @asynccontextmanager
+    async def _life(self, _: FastAPI) -> AsyncIterator[None]:
+        self._decoding = anyio.CapacityLimiter(DECODERS)
+        yield
+        self._draining = True
+        for batcher in list(self._batchers.values()):
+            await anyio.to_thread.run_sync(batcher.close)
+
+    def _openapi(self) -> dict[str, Any]:
+        if self.app.openapi_schema is None:
+            found = get_openapi(
+                title=self.app.title, version=self.app.version, description=ABOUT, routes=self.app.routes
+            )
+            models: list[Any] = [(Ask, "validation"), (Load, "validation")]
+            _, own = models_json_schema(models, ref_template="#/components/schemas/{model}")
+            found.setdefault("components", {}).setdefault("schemas", {}).update(own["$defs"])
+            self.app.openapi_schema = found
+        return self.app.openapi_schema
+
+    # --- around every request -----------------------------------------------------------------------------------------
+
+    async def _around(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        begun = time.perf_counter()
+        if self._keys and request.url.path not in OPEN and not self._known(request):
+            response: Response = JSONResponse(
+                {"error": "send your API key as 'Authorization: Bearer KEY'"}, 401, {"WWW-Authenticate": "Bearer"}
+            )
+        else:
+            response = await answer(request)
+        route = getattr(request.scope.get("route"), "path", "other")
+        self.measures.requests.labels(route, str(response.status_code)).inc()
+        self.measures.seconds.labels(route).observe(time.perf_counter() - begun)
+        response.headers.update(HEADERS)
+        return response
+
+    def _known(self, request: Request) -> bool:
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        given = key.strip().encode() if kind.lower() == "bearer" else b""
+        return any([hmac.compare_digest(given, one) for one in self._keys])
+
+    async def _refuse(self, _: Request, error: Exception) -> Response:
+        status, headers = 422, {}
+        if isinstance(error, Bad):
+            status = error.status
+        elif isinstance(error, UnknownAdapter):
+            status = 404
+        elif isinstance(error, OutsideFolder):
+            status = 403
+        elif isinstance(error, Closed):
+            status = 503
+        elif isinstance(error, Full):
+            status, headers = 429, {"Retry-After": str(error.seconds)}
+        return JSONResponse({"error": str(error)}, status, headers)
+
+    async def _late(self, _: Request, __: Exception) -> Response:
+        return JSONResponse({"error": f"no answer within {self.limits.seconds:g} s; send fewer items at once"}, 503)
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _batcher(self, bank: AdapterBank) -> Batcher:
+        found = self._batchers.get(id(bank))
+        if found is None:
+            found = self._batchers[id(bank)] = self._start(bank)
+        return found
+
+    async def ask(self, asked: list[list[Question]]) -> list[list[Answer]]:
+        """Answers by item; each bank gets its questions in one piece.
+
+        Args:
+            asked: Questions by item.
+        """
+        flat = [question for several in asked for question in several]
+        banks: dict[int, tuple[AdapterBank, list[int]]] = {}
+        for place, question in enumerate(flat):
+            bank = self.desk.bank_of(question.adapter)
+            banks.setdefault(id(bank), (bank, []))[1].append(place)
+        found: list[Any] = [None] * len(flat)
+        waiting = [
+            (places, asyncio.wrap_future(self._batcher(bank).submit([flat[place] for place in places])))
+            for bank, places in banks.values()
+        ]
+        async with asyncio.timeout(self.limits.seconds):
+            for places, future in waiting:
+                for place, answer in zip(places, await future, strict=True):
+                    found[place] = answer
+        for answer in found:
+            self.measures.answers.labels(answer.adapter).inc()
+        start, by_item = 0, []
+        for several in asked:
+            by_item.append(found[start : start + len(several)])
+            start += len(several)
+        return by_item
+
+    def _routes(self) -> None:
+        app = self.app
+
+        @app.post(
+            "/v1/predict",
+            response_model=Results,
+            responses=problems(400, 401, 404, 413, 415, 422, 429, 503),
+            openapi_extra=_body(ASK, FORM),
+            summary="Ask adapters about texts or pictures",
+        )
+        async def predict(request: Request) -> Response:
+            """Texts or pictures as JSON, or pictures as an uploaded form; an item may name several adapters."""
+            ask, pictures = await read_ask(request, self.limits)
+            asked = await anyio.to_thread.run_sync(
+                questions_of, ask, pictures, self.desk, self.limits, limiter=self._decoding
+            )
+            answers = await self.ask(asked)
+            results = [Result(answers=[_reply(one) for one in several]) for several in answers]
+            return Response(Results(results=results).model_dump_json(), media_type="application/json")
+
+        @app.get("/v1/adapters", responses=problems(401), summary="Adapters that can be asked")
+        async def adapters() -> list[Adapter]:
+            return await anyio.to_thread.run_sync(self._adapters)
+
+        @app.post(
+            "/v1/adapters",
+            status_code=201,
+            response_model=Adapter,
+            responses=problems(400, 401, 403, 413, 422),
+            openapi_extra=_body(LOAD),
+            summary="Load an adapter from the bank's folder",
+        )
+        async def load(request: Request) -> Adapter:
+            """One of the same name is replaced; requests under way keep the one they began with."""
+            wanted: Load = parse(Load, await read_body(request, 10_000))
+            name = await anyio.to_thread.run_sync(self.desk.load, wanted.path, wanted.name)
+            return Adapter(**self.desk.about(name))
+
+        @app.delete("/v1/adapters/{name}", status_code=204, responses=problems(401, 404), summary="Forget an adapter")
+        async def unload(name: str) -> Response:
+            self.desk.unload(name)
+            return Response(status_code=204)
+
+        @app.get("/healthz", summary="Whether the process lives")
+        async def health() -> dict[str, str]:
+            return {"status": "ok"}
+
+        @app.get("/readyz", responses={503: {"description": "Not ready"}}, summary="Whether it can answer")
+        async def ready() -> Response:
+            fine = not self._draining and bool(self.desk.names)
+            words = "ready" if fine else "going down" if self._draining else "no adapter is loaded"
+            return JSONResponse({"status": words}, 200 if fine else 503)
+
+        @app.get("/metrics", responses=problems(401), summary="For Prometheus")
+        async def metrics() -> Response:
+            return Response(self.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+        @app.get("/", include_in_schema=False)
+        async def page() -> Response:
+            return HTMLResponse((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+
+    def _adapters(self) -> list[Adapter]:
+        found = []
+        for name in self.desk.names:
+            try:
+                found.append(Adapter(**self.desk.about(name)))
+            except UnknownAdapter:
+                continue  # it has gone in between
+        return found
+
+
+def _reply(answer: Answer) -> Reply:
+    values = dict(zip(answer.labels, map(float, answer.probabilities), strict=True))
+    return Reply(adapter=answer.adapter, label=answer.label, probability=values[answer.label], probabilities=values)
+
+
+def _body(*contents: dict[str, Any]) -> dict[str, Any]:
+    """A request's body for OpenAPI: it is read by hand, so that its size is bounded before it is parsed."""
+    return {
+        "requestBody": {"content": {kind: one for part in contents for kind, one in part.items()}, "required": True}
+    }

@@ -1,0 +1,69 @@
+"""The server as a process."""
+
+import os
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from injerto.basics.errors import InjertoError
+from injerto.basics.progress import note, warn
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    runs: Sequence[str | PathLike[str]],
+    *,
+    bank: str | PathLike[str] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    backbone: Any = None,
+    precision: str = "auto",
+    threads: int | None = None,
+    memory: float | None = None,
+    target: float = 0.1,
+    queue: int = 1024,
+) -> None:
+    """Serve runs over HTTP until the process is told to stop; what is under way is finished then.
+
+    Args:
+        runs: Folders of finished runs.
+        bank: Folder that adapters may be loaded from while it runs.
+        host: Address to listen on.
+        port: Port.
+        backbone: The base of runs whose card cannot name it.
+        precision: ``fp32``, ``bf16`` or ``auto``.
+        threads: CPU threads, None for all cores.
+        memory: Megabytes that the adapters of one base may take, None for no limit.
+        target: Seconds that a batch may take.
+        queue: Questions that may wait; more are turned away with 429.
+
+    Raises:
+        InjertoError: Where a run cannot be opened, or the server's packages are not installed.
+    """
+    try:
+        import uvicorn
+
+        from injerto.serving.app import KEYS, make_app
+    except ImportError as error:
+        raise InjertoError(f"{error.name} is not installed; pip install 'injerto[serve]'") from None
+    from injerto.serving.desk import Desk
+
+    if not runs and bank is None:
+        raise InjertoError("name a run or more to serve, or --bank with a folder to load them from")
+    if not 1 <= port <= 65535:
+        raise InjertoError(f"--port is a number from 1 to 65535, not {port}")
+    if not target > 0:
+        raise InjertoError(f"--target is a number of seconds above 0, not {target:g}")
+    if queue < 1:
+        raise InjertoError("--queue must be 1 or more")
+    limit = None if memory is None else int(memory * 1e6)
+    folder = None if bank is None else Path(bank)
+    desk = Desk([Path(run) for run in runs], folder, backbone, precision, threads, limit)
+    if host not in LOCAL and not os.environ.get(KEYS):
+        warn(f"anyone who reaches {host} can use this server; put keys into {KEYS} to ask for one")
+    shown = f"[{host}]" if ":" in host else host
+    note(f"serving {', '.join(desk.names) or 'nothing so far'} at http://{shown}:{port}")
+    app = make_app(desk, target=target, longest=queue)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
