@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -347,3 +348,19 @@ def refused(cli: Callable[..., SimpleNamespace]) -> Callable[..., str]:
         return errors[0]
 
     return call
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; without one the tests of pages are skipped, unless INJERTO_BROWSER says that there must be one."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        if os.environ.get("INJERTO_BROWSER"):
+            raise RuntimeError("no chromium on the path")
+        pytest.skip("no chromium on the path: install Debian's package chromium to test the pages")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

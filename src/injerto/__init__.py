@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from injerto.evaluation.rank import rank_backbones
     from injerto.reporting.gap import report_gap
     from injerto.reporting.report import report
+    from injerto.serving.client import Client
     from injerto.studies.advise import advise
     from injerto.studies.combine import combine
     from injerto.studies.compare import compare
@@ -41,12 +42,14 @@ _PLACES = {
     "report": "injerto.reporting.report",
     "report_gap": "injerto.reporting.gap",
     "AdapterBank": "injerto.bank.bank",
+    "Client": "injerto.serving.client",
     "InjertoError": "injerto.basics.errors",
     "Classifier": "injerto.estimator",
 }
 __all__ = [
     "AdapterBank",
     "Classifier",
+    "Client",
     "InjertoError",
     "__version__",
     "advise",

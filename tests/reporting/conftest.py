@@ -1,8 +1,6 @@
-"""A browser to open pages with, and comparisons to make pages of."""
+"""Pages to open, and comparisons to make them of."""
 
 import csv
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,22 +41,6 @@ def evil(reviews: Path, tiny_bert: Path, quick: dict[str, Any], tmp_path_factory
     more = {"source": "<i>films</i>", "backbone": tiny_bert, "epochs": 2}
     injerto.compare(folder / "evil.csv", grid={"tuning": ["head", "full"]}, seeds=1, out=out, **more, **quick)
     return out
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless browser; without one the tests of pages are skipped, unless INJERTO_BROWSER says that there must be one."""
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        if os.environ.get("INJERTO_BROWSER"):
-            raise RuntimeError("no chromium on the path")
-        pytest.skip("no chromium on the path: install Debian's package chromium to test the pages")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -218,6 +218,8 @@ def _pixels(content: bytes, place: int) -> int:
     try:
         with Image.open(io.BytesIO(content)) as header:
             return header.width * header.height
+    except Image.DecompressionBombError:
+        raise Bad(413, f"items.{place}: the picture has too many pixels") from None
     except Exception:  # a picture's decoder may raise anything
         raise Bad(422, f"items.{place}: this is no picture that can be read") from None
 

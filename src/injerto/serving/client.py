@@ -1,0 +1,150 @@
+"""Asking a server from Python, without anything but the standard library."""
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from injerto.basics.errors import InjertoError
+
+
+class ServerError(InjertoError):
+    """The server refused, or could not answer.
+
+    Attributes:
+        status: HTTP status code; None where it was not reached.
+        retry_after: Seconds after which it is likely to have room, where it said so.
+    """
+
+    def __init__(self, message: str, status: int | None = None, retry_after: float | None = None) -> None:
+        """Say why.
+
+        Args:
+            message: In a sentence.
+            status: HTTP status code.
+            retry_after: Seconds.
+        """
+        self.status, self.retry_after = status, retry_after
+        super().__init__(message)
+
+
+class Client:
+    """A server's adapters.
+
+    Example:
+        >>> client = injerto.Client("http://127.0.0.1:8000")  # doctest: +SKIP
+        >>> client.predict(["the film was very good"], "films")[0]["label"]  # doctest: +SKIP
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", key: str | None = None, timeout: float = 60.0) -> None:
+        """Remember where the server is.
+
+        Args:
+            url: Its address.
+            key: An API key, where it asks for one.
+            timeout: Seconds to wait for an answer.
+
+        Raises:
+            InjertoError: Where the address is none.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise InjertoError(f"a server's address begins with http:// or https://, not {url[:60]!r}")
+        self._url, self._timeout = url.rstrip("/"), timeout
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """What can be asked: ``name``, ``labels``, ``base``, ``modality`` and more of each."""
+        found: list[dict[str, Any]] = self._call("GET", "/v1/adapters")
+        return found
+
+    def predict(
+        self, inputs: Any, adapters: str | Sequence[str] | None = None, strength: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Ask an adapter about every input.
+
+        Args:
+            inputs: A text, a path to a picture (``Path``), bytes or a PIL image; or a list of these.
+            adapters: One name for all, or one for each; None where the server has one only.
+            strength: From the base (0) to the adapter (1).
+
+        Returns:
+            For each input ``adapter``, ``label``, ``probability`` and ``probabilities`` by class.
+
+        Raises:
+            ServerError: Where the server refuses or is not there.
+            InjertoError: Where the numbers of inputs and adapters do not match.
+        """
+        several = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        names = [adapters] * len(several) if adapters is None or isinstance(adapters, str) else list(adapters)
+        if len(names) != len(several):
+            raise InjertoError(f"{len(several)} inputs and {len(names)} adapters; give one, or one for each input")
+        items = [
+            {**_item(one), "strength": strength, **({"adapter": name} if name else {})}
+            for one, name in zip(several, names, strict=True)
+        ]
+        results = self._call("POST", "/v1/predict", {"items": items})["results"]
+        return [result["answers"][0] for result in results]
+
+    def load(self, path: str, name: str | None = None) -> dict[str, Any]:
+        """Load a run from the server's bank folder.
+
+        Args:
+            path: The run's folder, relative to it.
+            name: What to call it; as its folder where not given.
+
+        Raises:
+            ServerError: Where the server refuses.
+        """
+        found: dict[str, Any] = self._call("POST", "/v1/adapters", {"path": path} | ({"name": name} if name else {}))
+        return found
+
+    def unload(self, name: str) -> None:
+        """Let the server forget an adapter.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            ServerError: Where there is none.
+        """
+        self._call("DELETE", f"/v1/adapters/{quote(name, safe='')}")
+
+    def _call(self, method: str, path: str, content: Any = None) -> Any:
+        body = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(self._url + path, body, self._headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            try:
+                said = json.loads(error.read())["error"]
+            except (ValueError, KeyError, TypeError):
+                said = error.reason
+            after = error.headers.get("Retry-After", "")
+            raise ServerError(
+                f"{said} ({error.code})", error.code, float(after) if after.isdecimal() else None
+            ) from None
+        except OSError as error:
+            raise ServerError(f"no server answers at {self._url}: {getattr(error, 'reason', error)}") from None
+        return json.loads(text) if text else None
+
+
+def _item(one: Any) -> dict[str, str]:
+    if isinstance(one, str):
+        return {"text": one}
+    if isinstance(one, Path):
+        one = one.read_bytes()
+    if isinstance(one, Image.Image):
+        stream = io.BytesIO()
+        one.save(stream, "PNG")
+        one = stream.getvalue()
+    if not isinstance(one, bytes):
+        raise InjertoError(f"an input is a text, a Path, bytes or a PIL image, not {type(one).__name__}")
+    return {"image": base64.b64encode(one).decode("ascii")}
