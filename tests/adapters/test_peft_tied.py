@@ -38,7 +38,7 @@ class _Holder:
     """What the reader needs of a backbone."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self.model, self.numbers = model, sum(tensor.numel() for tensor in model.state_dict().values())
 
 
 def adapted(tying: bool) -> LlamaForCausalLM:

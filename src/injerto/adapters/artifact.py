@@ -109,7 +109,13 @@ def new_tensors(model: Model | LanguageModel) -> dict[str, torch.Tensor]:
         model: Finished, its head folded.
     """
     skipped = ("head.shift", "head.scale", "neck.shift", "neck.scale")
-    return {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.") and n not in skipped}
+    return {name: tensor for name, tensor in _new_state(model).items() if name not in skipped}
+
+
+def _new_state(model: Model | LanguageModel) -> dict[str, torch.Tensor]:
+    """The state dict without the backbone's part, which is not gone through."""
+    own = [(name, child) for name, child in model.named_children() if name != "backbone"]
+    return {f"{name}.{key}": tensor for name, child in own for key, tensor in child.state_dict().items()}
 
 
 def native_names(model: Model) -> dict[str, str]:
@@ -185,7 +191,7 @@ def read_tensors(
     Raises:
         InjertoError: Where a file is missing, damaged or does not fit.
     """
-    expected = model.state_dict()
+    expected = _new_state(model)
     base: dict[str, torch.Tensor] = {}
     head: dict[str, torch.Tensor] = {}
     if (folder / CONFIG).exists():
@@ -195,7 +201,7 @@ def read_tensors(
     else:
         network = model.backbone.model.state_dict()
         base = _read(folder / ADAPTER, {f"{NETWORK}{name}": t for name, t in network.items()}, NETWORK)
-    allowed = {name: t for name, t in expected.items() if not name.startswith("backbone.")}
+    allowed = dict(expected)
     if isinstance(model.neck, nn.Identity) and len(model.head.layers) == 1:
         allowed |= dict(zip(PROBE, linear(model).parameters(), strict=True))
     new = head | (_read(folder / HEAD, allowed, "") if not head or (folder / HEAD).exists() else {})
@@ -266,7 +272,7 @@ def load_low_rank(
     """
     path, network, others = _file(folder), backbone.model, others or {}
     config = load_config(folder)
-    with _opened(path, sum(tensor.numel() for tensor in network.state_dict().values())) as file:
+    with _opened(path, backbone.numbers) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     scales = {name for name in shapes if name.endswith(SCALE) and is_pair(name.removesuffix(SCALE))}
     plain = {name: shape for name, shape in shapes.items() if name not in others and name not in scales}

@@ -316,7 +316,7 @@ def install(
             places[parts[part]] = tensor.data
         if layer.lora_magnitude is not None:
             places[parts[MAGNITUDE]] = layer.lora_magnitude.data.view(_magnitude_shape(layer))
-    state = network.state_dict()
+    state = network.state_dict() if plain else {}
     for name, own in plain.items():
         if own in state:
             _check_whole(path, name, own, {*pairs, tied}, config)

@@ -148,6 +148,11 @@ class Backbone(nn.Module):
         return split(self, k)
 
     @cached_property
+    def numbers(self) -> int:
+        """How many numbers the network's tensors hold, as it was when first asked."""
+        return sum(tensor.numel() for tensor in self.model.state_dict().values())
+
+    @cached_property
     def original_head(self) -> nn.Module | None:
         """The pretrained classifier, (B, embedding_dim) -> (B, classes), frozen; None where it is no plain ``Linear``.
 

@@ -23,7 +23,6 @@ from injerto.tuning.base import BatchNorm
 from injerto.tuning.lora.base import LowRank, Tied
 from injerto.tuning.lora.convolution import LowRankConv
 from injerto.tuning.lora.linear import LowRankConv1D, LowRankLinear
-from injerto.tuning.lora.tuning import low_rank_layers
 
 NORM = ("running_mean", "running_var", "weight", "bias")
 
@@ -82,7 +81,7 @@ class Resident:
     @property
     def bytes(self) -> int:
         """Memory that its numbers take."""
-        own = [p for name, p in self.model.state_dict().items() if not name.startswith("backbone.")]
+        own = self.model.state_dict().values()
         return sum(tensor.nbytes for tensor in (self.flat, *self.whole.values(), *own, *(self.start or ())))
 
     @property
@@ -141,10 +140,10 @@ def read_resident(name: str, path: Path, base: Backbone, outlined: Backbone, dty
     check_base(path, card, base)
     looks = preprocessing_of(path, base, card)
     plain = shipped_names(folder)
-    state = base.model.state_dict()
+    known = base.model.state_dict() if plain else {}
     found = None
-    if not ((folder / CONFIG).exists() and any(key in state and state[key].ndim > 1 for key in plain)):
-        found = _light(folder, card, base, outlined)
+    if not ((folder / CONFIG).exists() and any(key in known and known[key].ndim > 1 for key in plain)):
+        found = _light(folder, card, base, outlined, [key for key in plain if key in known])
     changed = found or _dense(folder, card, base)
     numbers = [tensor.reshape(-1) for _, pair in changed.entries for tensor in pair]
     return Resident(
@@ -176,33 +175,33 @@ class _Changed:
     whole: dict[str, Tensor]
 
 
-def _light(folder: Path, card: dict[str, Any], base: Backbone, outlined: Backbone) -> _Changed | None:
+def _light(folder: Path, card: dict[str, Any], base: Backbone, outlined: Backbone, plain: list[str]) -> _Changed | None:
     """Read against the outline; None where pairs are of a kind that only a network with weights can say."""
-    state = base.model.state_dict()
+    modules = list(outlined.model.named_modules())
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
             model = _model(card, outlined)
         try:
             changed, new = read_tensors(folder, model, card["head"] == "native")
-            layers = dict(low_rank_layers(outlined.model))
+            layers = {path: layer for path, layer in modules if isinstance(layer, LowRank)}
             pairs = _pairs(layers)
             if layers:
-                held = outlined.model.state_dict()
-                names = {key: held[key].clone() for key in shipped_names(folder) if key in state}
+                held = outlined.model.state_dict() if plain else {}
+                names = {key: held[key].clone() for key in plain}
             else:
                 names = {key.removeprefix(NETWORK): tensor for key, tensor in changed.items()}
         finally:
-            for module in list(outlined.model.modules()):
+            for _, module in modules:
                 if isinstance(module, LowRank | Tied):
                     module.strip()
     norms = _norms(base, names)
     if pairs is None or (layers and norms is None):
         return None
     start = (new.pop(PROBE[0]), new.pop(PROBE[1])) if all(part in new for part in PROBE) else None
-    own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("backbone.")}
-    blank = {key: torch.full(t.shape, float(key.endswith("scale"))) for key, t in own.items() if key not in new}
-    model.load_state_dict({**blank, **new}, strict=False, assign=True)
     del model.backbone  # what is kept is neck and head
+    own = model.state_dict()
+    blank = {key: torch.full(t.shape, float(key.endswith("scale"))) for key, t in own.items() if key not in new}
+    model.load_state_dict({**blank, **new}, assign=True)
     touched = [*(f"{path}.weight" for path in layers), *names]
     if norms is None:
         return _Changed(model, start, touched, [], names)

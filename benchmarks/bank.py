@@ -1,0 +1,246 @@
+"""A bank of adapters against PEFT's `adapter_names` and against the bare base; adding one; memory; the server's cost.
+
+    python benchmarks/bank.py
+
+64 sequences of 64 tokens, MiniLM, LoRA of rank 8 on query and value, on random token ids: mixed batches of 1, 8, 64 and
+512 adapters. All sides run the same network on the same tokens in float32 (bfloat16 where the processor has it), in
+turn, A B B A; nothing but the network is timed. Heads are left out, which PEFT does not have here. Then the whole bank
+on texts against one call per adapter, and the server's CPU seconds per item in requests of 16 items against direct
+calls of the same size. Writes `results/bank.json`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from measure import RESULTS, interleave, row, save
+from safetensors.torch import load_file, save_file
+
+import injerto
+from injerto.bank.bank import AdapterBank
+from injerto.bank.trunk import Row
+from injerto.compute.machine import machine
+
+PEER = peft.__version__
+PAIRS = 9
+TEXTS, TOKENS = 64, 64
+COUNTS = (1, 8, 64, 512)
+WORDS = [
+    "the",
+    "a",
+    "film",
+    "book",
+    "was",
+    "is",
+    "very",
+    "so",
+    "good",
+    "great",
+    "fine",
+    "poor",
+    "dull",
+    "plot",
+    "ending",
+    "and",
+    "but",
+]
+
+
+def adapters(folder: Path, count: int) -> list[Path]:
+    """Runs with adapters of their own: one that is fitted for a step, its pairs then drawn anew."""
+    rows = [f"{' '.join(WORDS[(i + k) % 17] for k in range(6))},{'pn'[i % 2]},x" for i in range(60)]
+    data = folder / "data.csv"
+    data.write_text("text,label,domain\n" + "\n".join(rows) + "\n")
+    first = folder / "first"
+    injerto.fit(
+        data, source="x", backbone="packaged:minilm-l6", tuning="lora(targets=query/value,r=8)", steps=1,
+        batch_size=4, out=first, precision="fp32",
+    )  # fmt: skip
+    found = []
+    for number in range(count):
+        place = folder / f"a{number}"
+        shutil.copytree(first / "adapter", place)
+        generator = torch.Generator().manual_seed(number)
+        path = place / "adapter_model.safetensors"
+        tensors = {name: 0.05 * torch.randn(t.shape, generator=generator) for name, t in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+        found.append(place)
+    return found
+
+
+def tokens() -> dict[str, torch.Tensor]:
+    """A batch of random tokens without padding."""
+    ids = torch.from_numpy(np.random.default_rng(0).integers(1000, 20000, (TEXTS, TOKENS)))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def against_base_and_peft(paths: list[Path], precision: str) -> list[dict[str, Any]]:
+    """The network alone: mixed rows against rows of the base, and PEFT's mixed rows against PEFT's base."""
+    batch, rows = tokens(), []
+    bank = AdapterBank("packaged:minilm-l6", precision=precision)
+    for number, path in enumerate(paths):
+        bank.load(path, f"a{number}")
+    base_rows = [Row(i, None) for i in range(TEXTS)]
+    network = injerto.load_backbone("packaged:minilm-l6").model
+    if precision == "bf16":
+        network = network.bfloat16()
+    theirs = peft.PeftModel.from_pretrained(network, str(paths[0]), adapter_name="a0").eval()
+    for number in range(1, 64):
+        theirs.load_adapter(str(paths[number]), adapter_name=f"a{number}")
+    for count in COUNTS:
+        which = [i % count if count <= TEXTS else (i * count) // TEXTS for i in range(TEXTS)]
+        mixed = [Row(i, bank[f"a{k}"]) for i, k in enumerate(which)]
+
+        def ours(mixed: list[Row] = mixed) -> torch.Tensor:
+            return bank._trunk.embed(batch, mixed)
+
+        def bare() -> torch.Tensor:
+            return bank._trunk.embed(batch, base_rows)
+
+        alone = torch.stack([bank._trunk.embed({n: t[i : i + 1] for n, t in batch.items()}, [Row(0, mixed[i].resident)])[0]
+                             for i in (0, 31, 63)])  # fmt: skip
+        same = bool((ours()[[0, 31, 63]] - alone).abs().max() < (1e-4 if precision == "fp32" else 0.1))
+        mine, others = interleave(ours, bare, PAIRS)
+        rows.append(
+            row(f"bank: {count} adapters in a batch of 64", "the bare base", "", mine, others, TEXTS, "texts/s", same)
+        )
+        if count > 64:
+            continue
+        names = [f"a{k}" for k in which]
+
+        def peers(names: list[str] = names) -> Any:
+            with torch.inference_mode():
+                return theirs(**batch, adapter_names=names).last_hidden_state
+
+        pooled = peers().float().mean(1)
+        ours_pooled = ours()
+        agree = bool((pooled - ours_pooled).abs().max() < 1e-3 * max(1.0, float(pooled.abs().max())))
+        mine, others = interleave(ours, peers, PAIRS)
+        rows.append(
+            row(
+                f"bank: {count} adapters in a batch of 64",
+                "PEFT adapter_names",
+                PEER,
+                mine,
+                others,
+                TEXTS,
+                "texts/s",
+                agree,
+            )
+        )
+    return rows
+
+
+def adding(paths: list[Path]) -> list[dict[str, Any]]:
+    """Milliseconds to add an adapter, against PEFT; bytes in memory against its file."""
+    bank = AdapterBank("packaged:minilm-l6", precision="fp32")
+    theirs = peft.PeftModel.from_pretrained(
+        injerto.load_backbone("packaged:minilm-l6").model, str(paths[0]), adapter_name="first"
+    )
+    place = iter(range(10**6))
+    mine, others = interleave(
+        lambda: bank.load(paths[1], f"a{next(place)}"),
+        lambda: theirs.load_adapter(str(paths[1]), adapter_name=f"a{next(place)}"), 20,
+    )  # fmt: skip
+    found = row("bank: adding an adapter", "PEFT load_adapter", PEER, mine, others, 1, "adapters/s", True)
+    found["milliseconds"] = round(1e3 * float(np.median(mine)), 2)
+    size = sum(file.stat().st_size for file in paths[1].glob("*.safetensors"))
+    name = bank.load(paths[1], "one")
+    found["bytes"], found["file_bytes"] = bank[name].bytes, size
+    return [found]
+
+
+def serving(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
+    """CPU seconds per item of the server in requests of 16 items, against direct calls of 16."""
+    import httpx
+
+    port = 8765
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-m", "injerto", "serve", *map(str, paths[:8]), "--port", str(port), "--precision", "fp32"]
+    server = subprocess.Popen([*words, "--threads", "1"], env=environment, stderr=subprocess.DEVNULL)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 30)) for _ in range(320)]
+    names = [f"a{i % 8}" for i in range(320)]
+    bank = AdapterBank("packaged:minilm-l6", precision="fp32", threads=1)
+    for path in paths[:8]:
+        bank.load(path)
+
+    def used() -> float:
+        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(timeout=60) as client:
+        for _ in range(300):
+            try:
+                client.get(f"{url}/readyz").raise_for_status()
+                break
+            except httpx.HTTPError:
+                time.sleep(0.2)
+
+        def ask() -> list[float]:
+            said = []
+            for start in range(0, len(texts), 16):
+                items = [
+                    {"text": text, "adapter": name}
+                    for text, name in zip(texts[start : start + 16], names[start : start + 16], strict=True)
+                ]
+                found = client.post(f"{url}/v1/predict", json={"items": items}).raise_for_status().json()
+                said += [one["answers"][0]["probability"] for one in found["results"]]
+            return said
+
+        def direct() -> list[float]:
+            said = []
+            for start in range(0, len(texts), 16):
+                answers = bank.predict(texts[start : start + 16], names[start : start + 16])
+                said += [float(answer.probabilities.max()) for answer in answers]
+            return said
+
+        same = bool(np.abs(np.asarray(ask()) - direct()).max() < 1e-5)
+        mine, others = [], []
+        for turn in range(10):
+            for which in (0, 1) if turn % 2 else (1, 0):
+                if which:
+                    before = used()
+                    ask()
+                    mine.append(used() - before)
+                else:
+                    start = time.process_time()
+                    direct()
+                    others.append(time.process_time() - start)
+    server.terminate()
+    server.wait()
+    return [
+        row("server: CPU seconds, requests of 16", "direct calls of 16", "", mine, others, len(texts), "items/s", same)
+    ]
+
+
+def main() -> None:
+    only = sys.argv[1:]
+    path = RESULTS / "bank.json"
+    with tempfile.TemporaryDirectory() as folder:
+        paths = adapters(Path(folder), max(COUNTS))
+        precision = "bf16" if machine().bf16 else "fp32"
+        kept = json.loads(path.read_text()) if only and path.exists() else []
+        found: list[dict[str, Any]] = []
+        if not only or "mix" in only:
+            found += against_base_and_peft(paths, precision)
+        if not only or "add" in only:
+            found += adding(paths)
+        if not only or "serve" in only:
+            found += serving(Path(folder), paths)
+        names = {(one["name"], one["peer"]) for one in found}
+        save("bank.json", [one for one in kept if (one["name"], one["peer"]) not in names] + found)
+
+
+if __name__ == "__main__":
+    main()
