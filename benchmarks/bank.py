@@ -34,30 +34,12 @@ PEER = peft.__version__
 PAIRS = 9
 TEXTS, TOKENS = 64, 64
 COUNTS = (1, 8, 64, 512)
-WORDS = [
-    "the",
-    "a",
-    "film",
-    "book",
-    "was",
-    "is",
-    "very",
-    "so",
-    "good",
-    "great",
-    "fine",
-    "poor",
-    "dull",
-    "plot",
-    "ending",
-    "and",
-    "but",
-]
+WORDS = ["the", "a", "film", "book", "was", "is", "very", "so", "good", "great", "fine", "poor", "dull", "plot", "end"]
 
 
 def adapters(folder: Path, count: int) -> list[Path]:
     """Runs with adapters of their own: one that is fitted for a step, its pairs then drawn anew."""
-    rows = [f"{' '.join(WORDS[(i + k) % 17] for k in range(6))},{'pn'[i % 2]},x" for i in range(60)]
+    rows = [f"{' '.join(WORDS[(i + k) % len(WORDS)] for k in range(6))},{'pn'[i % 2]},x" for i in range(60)]
     data = folder / "data.csv"
     data.write_text("text,label,domain\n" + "\n".join(rows) + "\n")
     first = folder / "first"
@@ -97,6 +79,7 @@ def against_base_and_peft(paths: list[Path], precision: str) -> list[dict[str, A
     for number in range(1, 64):
         theirs.load_adapter(str(paths[number]), adapter_name=f"a{number}")
     for count in COUNTS:
+        title = f"bank: {count} adapters in a batch of 64"
         which = [i % count if count <= TEXTS else (i * count) // TEXTS for i in range(TEXTS)]
         mixed = [Row(i, bank[f"a{k}"]) for i, k in enumerate(which)]
 
@@ -106,13 +89,13 @@ def against_base_and_peft(paths: list[Path], precision: str) -> list[dict[str, A
         def bare() -> torch.Tensor:
             return bank._trunk.embed(batch, base_rows)
 
-        alone = torch.stack([bank._trunk.embed({n: t[i : i + 1] for n, t in batch.items()}, [Row(0, mixed[i].resident)])[0]
-                             for i in (0, 31, 63)])  # fmt: skip
-        same = bool((ours()[[0, 31, 63]] - alone).abs().max() < (1e-4 if precision == "fp32" else 0.1))
+        alone = []
+        for i in (0, 31, 63):
+            one = {name: values[i : i + 1] for name, values in batch.items()}
+            alone.append(bank._trunk.embed(one, [Row(0, mixed[i].resident)])[0])
+        same = bool((ours()[[0, 31, 63]] - torch.stack(alone)).abs().max() < (1e-4 if precision == "fp32" else 0.1))
         mine, others = interleave(ours, bare, PAIRS)
-        rows.append(
-            row(f"bank: {count} adapters in a batch of 64", "the bare base", "", mine, others, TEXTS, "texts/s", same)
-        )
+        rows.append(row(title, "the bare base", "", mine, others, TEXTS, "texts/s", same))
         if count > 64:
             continue
         names = [f"a{k}" for k in which]
