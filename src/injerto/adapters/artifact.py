@@ -14,12 +14,15 @@ from injerto.adapters.card import base_name
 from injerto.adapters.peft import (
     CONFIG,
     PREFIX,
+    Planned,
     install,
     is_pair,
+    is_part,
     load_config,
     peft_name,
     peft_tensors,
     plain_names,
+    plan_pairs,
     save_config,
     settle_groups,
     tied_pair,
@@ -42,7 +45,6 @@ INT8 = "adapter_int8.safetensors"
 HEAD = "head.safetensors"
 PROBE = ("probe.weight", "probe.bias")
 """In the head's file: the probe on the pretrained backbone, where the run has a slider."""
-NETWORK = "backbone.model."
 SLACK = 4_000_000
 """Bytes a file may be larger than its tensors (the header)."""
 
@@ -173,11 +175,10 @@ def _file(folder: Path) -> Path:
 
 def read_tensors(
     folder: Path, model: Model, native: bool = False
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """An adapter's tensors, every one checked against a fresh model; low-rank pairs are put into it.
+) -> tuple[Planned | None, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """An adapter's tensors, every name, shape, dtype and number checked against a fresh model, which stays as it is.
 
-    Every name, shape and dtype must be one of the model's own, every number finite; files larger than the model are
-    refused unread.
+    Files larger than the model are refused unread.
 
     Args:
         folder: The adapter's folder.
@@ -185,22 +186,19 @@ def read_tensors(
         native: Whether the head is the network's own kind.
 
     Returns:
-        Tensors that replace the network's, where there are no pairs, by the model's names; and those of neck, head and
-        the slider's probe.
+        Where low-rank pairs belong, None where the adapter has none; tensors of the network, by the file's names; and
+        those of neck, head and the slider's probe.
 
     Raises:
         InjertoError: Where a file is missing, damaged or does not fit.
     """
-    expected = _new_state(model)
-    base: dict[str, torch.Tensor] = {}
-    head: dict[str, torch.Tensor] = {}
+    expected, planned, head = _new_state(model), None, {}
     if (folder / CONFIG).exists():
         own = native_names(model) if native else {}
-        found = load_low_rank(folder, model.backbone, {name: expected[key] for key, name in own.items()})
-        head = {key: found[name] for key, name in own.items() if name in found}
+        planned, found = read_pairs(folder, model.backbone, {name: expected[key] for key, name in own.items()})
+        head = {key: found.pop(name) for key, name in own.items() if name in found}
     else:
-        network = model.backbone.model.state_dict()
-        base = _read(folder / ADAPTER, {f"{NETWORK}{name}": t for name, t in network.items()}, NETWORK)
+        found = _read(folder / ADAPTER, model.backbone.model.state_dict(), "")
     allowed = dict(expected)
     if isinstance(model.neck, nn.Identity) and len(model.head.layers) == 1:
         allowed |= dict(zip(PROBE, linear(model).parameters(), strict=True))
@@ -208,7 +206,7 @@ def read_tensors(
     missing = new_tensors(model).keys() - new.keys()
     if missing:
         raise InjertoError(f"{folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
-    return base, new
+    return planned, found, new
 
 
 def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | None:
@@ -225,16 +223,18 @@ def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | Non
     Raises:
         InjertoError: As :func:`read_tensors`.
     """
-    expected = model.state_dict()
-    base, new = read_tensors(folder, model, native)
-    line = None
+    planned, tuned, new = read_tensors(folder, model, native)
+    network, line = model.backbone.model, None
+    if planned is not None:
+        _put_pairs(network, planned, tuned)
+        tuned = {}
     if all(name in new for name in PROBE):
-        short = [name.removeprefix(NETWORK) for name in base]
-        start = {name: expected[f"{NETWORK}{name}"].clone() for name in short}
-        tuned = {name: base[f"{NETWORK}{name}"].clone() for name in short}
+        state = network.state_dict()
+        start = {name: state[name].clone() for name in tuned}
         end = new["head.layers.0.weight"].clone(), new["head.layers.0.bias"].clone()
         line = Line(start, tuned, (new[PROBE[0]], new[PROBE[1]]), end)
-    model.load_state_dict({n: t for n, t in {**base, **new}.items() if n not in PROBE}, strict=False)
+    network.load_state_dict(tuned, strict=False)
+    model.load_state_dict({name: tensor for name, tensor in new.items() if name not in PROBE}, strict=False)
     return line
 
 
@@ -270,27 +270,56 @@ def load_low_rank(
     Raises:
         InjertoError: Where a file is damaged or does not fit the backbone.
     """
+    others = others or {}
+    planned, found = read_pairs(folder, backbone, others)
+    _put_pairs(backbone.model, planned, found)
+    return {name: found[name] for name in others if name in found}
+
+
+def read_pairs(
+    folder: Path, backbone: Backbone, others: dict[str, torch.Tensor] | None = None
+) -> tuple[Planned, dict[str, torch.Tensor]]:
+    """The low-rank pairs of PEFT's files, ours or a stranger's, checked against a backbone that stays as it is.
+
+    Args:
+        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        backbone: Plain.
+        others: Tensors that the file may hold beside what belongs to the network, by the file's names.
+
+    Returns:
+        Where they belong, and all tensors by the file's names.
+
+    Raises:
+        InjertoError: Where a file is damaged or does not fit the backbone.
+    """
     path, network, others = _file(folder), backbone.model, others or {}
     config = load_config(folder)
     with _opened(path, backbone.numbers) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     scales = {name for name in shapes if name.endswith(SCALE) and is_pair(name.removesuffix(SCALE))}
-    plain = {name: shape for name, shape in shapes.items() if name not in others and name not in scales}
-    places = install(network, config, plain, path, _shares_pair(path, network, plain))
+    own = {name: shape for name, shape in shapes.items() if name not in others and name not in scales}
+    planned = plan_pairs(network, config, own, path, _shares_pair(path, network, own))
+    state = network.state_dict() if planned.plain else {}
+    like = next(network.parameters())
+    pairs = {name: like.new_empty(shape, device="meta") for name, shape in own.items() if is_part(name)}
+    allowed = pairs | {name: state[key] for name, key in planned.plain.items()} | others
     rows = {
         name: torch.empty(shapes[part][rank_dim(part)])
         for name in scales
         if len(shapes.get(part := name.removesuffix(SCALE), ())) > 1
     }
-    found = _read(path, places | others | rows, "", cast=True)
+    found = _read(path, allowed | rows, "", cast=True)
     for name in rows:
         part = name.removesuffix(SCALE)
-        found[part] = dequantize(found[part].to(torch.int8), found[name].float(), rank_dim(part))
+        found[part] = dequantize(found[part].to(torch.int8), found.pop(name).float(), rank_dim(part))
+    return planned, found
+
+
+def _put_pairs(network: nn.Module, planned: Planned, tensors: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
-        for name, place in places.items():
-            place.copy_(found[name])
+        for name, place in install(network, planned).items():
+            place.copy_(tensors[name])
     settle_groups(network)
-    return {name: found[name] for name in others if name in found}
 
 
 def _shares_pair(path: Path, network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> bool:

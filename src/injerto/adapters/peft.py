@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def is_pair(name: str) -> bool:
     """
     found = _PARTS.fullmatch(name.removeprefix(PREFIX))
     return found is not None and found[2] != MAGNITUDE
+
+
+def is_part(name: str) -> bool:
+    """Whether a file's tensor is the A, the B or the magnitude of a pair.
+
+    Args:
+        name: As the file has it.
+    """
+    return _PARTS.fullmatch(name.removeprefix(PREFIX)) is not None
 
 
 def plain_names(names: list[str]) -> list[str]:
@@ -273,57 +283,79 @@ def _pattern(path: Path, name: str) -> None:
         raise InjertoError(f"{path}: pattern {name[:60]!r} is not known here; the adapter is not loaded")
 
 
-def install(
+@dataclass(frozen=True)
+class Planned:
+    """Where a file's tensors belong, every shape checked.
+
+    Attributes:
+        pairs: Layer to part (``lora_A.weight``, ...) to the file's name.
+        variants: Layer to how its pair is used.
+        plain: The file's name to the network's, of what replaces the base's own tensors.
+        tied: The output layer that shares the table's pair, which the file may hold once more; None where none does.
+    """
+
+    pairs: dict[str, dict[str, str]]
+    variants: dict[str, Variant]
+    plain: dict[str, str]
+    tied: str | None
+
+
+def plan_pairs(
     network: nn.Module, config: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path, tied_up: bool = False
-) -> dict[str, Tensor]:
-    """Give a network the low-rank layers that a file's tensors belong to.
+) -> Planned:
+    """Find the layers of a plain network that a file's tensors belong to.
 
     Args:
-        network: Plain; changed in place after all checks.
+        network: Left as it is.
         config: From :func:`load_config`.
         shapes: Of the file's tensors, by name.
         path: The file, for messages.
         tied_up: Whether a table's pair is the output layer's too.
-
-    Returns:
-        The tensors of the network that the file's are to be copied into, by the file's names; what is no pair and no
-        tensor of the network is left out.
 
     Raises:
         InjertoError: Where a tensor's layer does not exist, cannot have a pair, or has another shape.
     """
     pairs: dict[str, dict[str, str]] = {}
     plain: dict[str, str] = {}
-    places: dict[str, Tensor] = {}
     tied = _output_path(network) if tied_up or config.get("ensure_weight_tying") else None
     for name in shapes:
         found = _PARTS.fullmatch(name.removeprefix(PREFIX))
-        if found and _own_path(network, found[1]) == tied:
-            places[name] = torch.empty(shapes[name])  # the table's own pair once more
-        elif found:
-            pairs.setdefault(_own_path(network, found[1]), {})[found[2]] = name
-        else:
-            plain[name] = _own_path(network, name.removeprefix(PREFIX))
-    planned = {own: _plan(network, own, parts, config, shapes, path) for own, parts in pairs.items()}
-    for own, variant in planned.items():
-        attach(network.get_submodule(own), variant)
-    for own, parts in pairs.items():
-        layer = network.get_submodule(own)
-        assert isinstance(layer, LowRank)
-        if tied is not None and isinstance(layer, nn.Embedding):
+        own = _own_path(network, found[1] if found else name.removeprefix(PREFIX))
+        if not found:
+            plain[name] = own
+        elif own != tied:
+            pairs.setdefault(own, {})[found[2]] = name
+    variants = {own: _plan(network, own, parts, config, shapes, path) for own, parts in pairs.items()}
+    known = network.state_dict() if plain else {}
+    plain = {name: own for name, own in plain.items() if own in known}
+    for name, own in plain.items():
+        _check_whole(path, name, own, {*pairs, tied}, config)
+    if not pairs:
+        raise InjertoError(f"{path} holds no low-rank pair")
+    return Planned(pairs, variants, plain, tied)
+
+
+def install(network: nn.Module, planned: Planned) -> dict[str, Tensor]:
+    """Give a network the planned layers.
+
+    Args:
+        network: Plain; changed in place.
+        planned: From :func:`plan_pairs`.
+
+    Returns:
+        The tensors of the network that the file's are to be copied into, by the file's names.
+    """
+    places: dict[str, Tensor] = {}
+    for own, variant in planned.variants.items():
+        layer, parts = attach(network.get_submodule(own), variant), planned.pairs[own]
+        if planned.tied is not None and isinstance(layer, nn.Embedding):
             tie(network, layer)
         for part, tensor in zip(layer.NAMES, (layer.lora_A, layer.lora_B), strict=True):
             places[parts[part]] = tensor.data
         if layer.lora_magnitude is not None:
             places[parts[MAGNITUDE]] = layer.lora_magnitude.data.view(_magnitude_shape(layer))
-    state = network.state_dict() if plain else {}
-    for name, own in plain.items():
-        if own in state:
-            _check_whole(path, name, own, {*pairs, tied}, config)
-            places[name] = state[own]
-    if not pairs:
-        raise InjertoError(f"{path} holds no low-rank pair")
-    return places
+    state = network.state_dict() if planned.plain else {}
+    return places | {name: state[own] for name, own in planned.plain.items()}
 
 
 def _check_whole(path: Path, name: str, own: str, adapted: set[str | None], config: dict[str, Any]) -> None:
@@ -343,7 +375,9 @@ def _check_whole(path: Path, name: str, own: str, adapted: set[str | None], conf
 def _output_path(network: nn.Module) -> str | None:
     """The path of a language model's output layer."""
     layer = getattr(network, "get_output_embeddings", lambda: None)()
-    return next((path for path, module in network.named_modules() if layer is not None and module is layer), None)
+    if layer is None:
+        return None
+    return next((path for path, module in network.named_modules() if module is layer), None)
 
 
 def settle_groups(network: nn.Module) -> None:

@@ -14,7 +14,7 @@ import torch
 from injerto.adapters.load import load_base
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
-from injerto.bank.resident import Resident, outline, read_resident
+from injerto.bank.resident import Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
 from injerto.basics.errors import InjertoError, suggest
 from injerto.compute.batches import BatchMaker, bucket, prefetch
@@ -103,7 +103,6 @@ class AdapterBank:
         base = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
         self.base, self.limit = base, limit
         self._trunk = Trunk(base, make_plan(base, precision, threads))
-        self._outline = outline(base)
         self._residents: OrderedDict[str, Resident] = OrderedDict()
         self._paths: dict[str, Path] = {}
         self._layouts: dict[Any, Any] = {}
@@ -182,8 +181,8 @@ class AdapterBank:
         name = name_of(place) if name is None else name
         if not name or len(name) > LONGEST_NAME or not name.isprintable():
             raise InjertoError(f"an adapter's name has 1 to {LONGEST_NAME} printable characters, not {name[:40]!r}")
-        with self._reading:  # the outline is one
-            found = read_resident(name, place, self.base, self._outline, self._trunk.plan.dtype)
+        with self._reading:  # what is checked is the base, whose way to be cut is found by running it
+            found = read_resident(name, place, self.base, self._trunk.plan.dtype)
             self._trunk.cut_of(found)
         if self.limit is not None and found.bytes > self.limit:
             raise InjertoError(f"{path} takes {found.bytes} bytes, more than the bank's limit of {self.limit}")

@@ -3,25 +3,23 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from injerto.adapters.artifact import NETWORK, PROBE, load_tensors, read_tensors, shipped_names
+from injerto.adapters.artifact import PROBE, load_tensors, read_tensors
 from injerto.adapters.card import load_card
 from injerto.adapters.load import adapter_folder, check_base, preprocessing_of
-from injerto.adapters.peft import CONFIG
+from injerto.adapters.peft import Planned
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.tasks.model import Model
 from injerto.tuning.base import BatchNorm
-from injerto.tuning.lora.base import LowRank, Tied
-from injerto.tuning.lora.convolution import LowRankConv
+from injerto.tuning.lora.attach import kind_of
 from injerto.tuning.lora.linear import LowRankConv1D, LowRankLinear
 
 NORM = ("running_mean", "running_var", "weight", "bias")
@@ -106,28 +104,13 @@ class Resident:
         return nn.functional.linear(embeddings.float(), weight, bias)
 
 
-def outline(backbone: Backbone) -> Backbone:
-    """A copy whose matrices take no memory: adapters are held against it.
-
-    Args:
-        backbone: Left as it is.
-    """
-    memo: dict[int, Any] = {id(backbone.preprocessing): backbone.preprocessing}
-    for tensor in chain(backbone.parameters(), backbone.buffers()):
-        if tensor.ndim > 1:
-            blank = tensor.detach().new_zeros(()).expand(tensor.shape)
-            memo[id(tensor)] = nn.Parameter(blank, requires_grad=False) if isinstance(tensor, nn.Parameter) else blank
-    return copy.deepcopy(backbone, memo)
-
-
-def read_resident(name: str, path: Path, base: Backbone, outlined: Backbone, dtype: torch.dtype) -> Resident:
+def read_resident(name: str, path: Path, base: Backbone, dtype: torch.dtype) -> Resident:
     """Read an adapter with every check that :func:`injerto.load` makes, without a copy of its base.
 
     Args:
         name: What it is to be called.
         path: RUN or RUN/adapter.
         base: The plain base model, float32.
-        outlined: From :func:`outline`; as it was when this returns.
         dtype: Of the flat row.
 
     Raises:
@@ -139,12 +122,7 @@ def read_resident(name: str, path: Path, base: Backbone, outlined: Backbone, dty
         raise InjertoError(f"{path} is a language model's; a bank holds classifiers")
     check_base(path, card, base)
     looks = preprocessing_of(path, base, card)
-    plain = shipped_names(folder)
-    known = base.model.state_dict() if plain else {}
-    found = None
-    if not ((folder / CONFIG).exists() and any(key in known and known[key].ndim > 1 for key in plain)):
-        found = _light(folder, card, base, outlined, [key for key in plain if key in known])
-    changed = found or _dense(folder, card, base)
+    changed = _light(folder, card, base) or _dense(folder, card, base)
     numbers = [tensor.reshape(-1) for _, pair in changed.entries for tensor in pair]
     return Resident(
         name=name,
@@ -175,34 +153,22 @@ class _Changed:
     whole: dict[str, Tensor]
 
 
-def _light(folder: Path, card: dict[str, Any], base: Backbone, outlined: Backbone, plain: list[str]) -> _Changed | None:
-    """Read against the outline; None where pairs are of a kind that only a network with weights can say."""
-    modules = list(outlined.model.named_modules())
-    with torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            model = _model(card, outlined)
-        try:
-            changed, new = read_tensors(folder, model, card["head"] == "native")
-            layers = {path: layer for path, layer in modules if isinstance(layer, LowRank)}
-            pairs = _pairs(layers)
-            if layers:
-                held = outlined.model.state_dict() if plain else {}
-                names = {key: held[key].clone() for key in plain}
-            else:
-                names = {key.removeprefix(NETWORK): tensor for key, tensor in changed.items()}
-        finally:
-            for _, module in modules:
-                if isinstance(module, LowRank | Tied):
-                    module.strip()
+def _light(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed | None:
+    """Read without a copy of the base; None where pairs are of a kind that only a network with weights can say."""
+    with torch.device("meta"):
+        model = _model(card, base)
+    planned, tensors, new = read_tensors(folder, model, card["head"] == "native")
+    names = tensors if planned is None else {own: tensors[name] for name, own in planned.plain.items()}
+    pairs = [] if planned is None else _pairs(base, planned, tensors)
     norms = _norms(base, names)
-    if pairs is None or (layers and norms is None):
+    if pairs is None or (pairs and norms is None):
         return None
     start = (new.pop(PROBE[0]), new.pop(PROBE[1])) if all(part in new for part in PROBE) else None
     del model.backbone  # what is kept is neck and head
     own = model.state_dict()
     blank = {key: torch.full(t.shape, float(key.endswith("scale"))) for key, t in own.items() if key not in new}
     model.load_state_dict({**blank, **new}, assign=True)
-    touched = [*(f"{path}.weight" for path in layers), *names]
+    touched = [*(f"{entry.path}.weight" for entry, _ in pairs), *names]
     if norms is None:
         return _Changed(model, start, touched, [], names)
     return _Changed(model, start, touched, [*pairs, *norms], {})
@@ -224,22 +190,21 @@ def _model(card: dict[str, Any], backbone: Backbone) -> Model:
     return Model(backbone, tuple(card["labels"]), card["head"], None if card["neck"] == "none" else int(card["neck"]))
 
 
-def _pairs(layers: dict[str, LowRank]) -> Found | None:
+def _pairs(base: Backbone, planned: Planned, tensors: Mapping[str, Tensor]) -> Found | None:
     """Low-rank pairs as entries; None where a layer is of a kind that a flat row cannot say."""
     found: Found = []
-    for path, layer in layers.items():
-        if layer.lora_magnitude is not None or layer.lora_start_A is not None:
+    for path, parts in planned.pairs.items():
+        layer, variant = base.model.get_submodule(path), planned.variants[path]
+        kind = kind_of(layer)
+        plain = kind in (LowRankLinear, LowRankConv1D)
+        if isinstance(layer, nn.Conv2d):
+            own = type(layer).forward is nn.Conv2d.forward and layer.padding_mode == "zeros"
+            plain = layer.groups == 1 and (own or layer.kernel_size == (1, 1)) and not isinstance(layer.padding, str)
+        if kind is None or not plain or variant.dora:
             return None
-        plain = isinstance(layer, LowRankLinear | LowRankConv1D)
-        if isinstance(layer, LowRankConv) and isinstance(layer, nn.Conv2d):
-            own = type(layer).__bases__[1].forward is nn.Conv2d.forward  # type: ignore[attr-defined]
-            plain = layer._groups == 1 and (own or layer.kernel_size == (1, 1)) and layer.padding_mode == "zeros"
-            plain = plain and not isinstance(layer.padding, str)
-        if not plain:
-            return None
-        a, b = (part.detach().clone() for part in layer.pair())
-        kind = "conv" if isinstance(layer, nn.Conv2d) else "linear"
-        found.append((Entry(path, kind, tuple(a.shape), tuple(b.shape)), (a, b * layer.variant.scaling)))
+        a, b = (tensors[parts[name]] for name in kind.NAMES)
+        shape = "conv" if isinstance(layer, nn.Conv2d) else "linear"
+        found.append((Entry(path, shape, tuple(a.shape), tuple(b.shape)), (a, b * variant.scaling)))
     return found
 
 
