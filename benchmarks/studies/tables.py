@@ -93,7 +93,7 @@ def pacs() -> str:
                 known = [f"{100 * own[name, tuning]:.1f}" if (name, tuning) in own else "-" for name in names]
                 cells.append(["on the target's own labels", *known, ""])
         steps = {"pacs": 300, "pacs-full": 200}[study]
-        numbers = "/".join(map(str, seeds))
+        numbers = " or ".join(map(str, seeds))
         text += f"EfficientNet-Lite0 at 128 px, own 60/20/20 splits, {steps} steps, seeds: {numbers}; target test.\n\n"
         text += table(["photo ->", *map(short, names), "source"], cells) + "\n"
     return text.rstrip("\n") + "\n"
@@ -124,7 +124,7 @@ def texts(name: str) -> str:
         found, _, seeds = pairs(study)
         rows |= found
         for tuning in dict.fromkeys(key[0] for key in found):
-            said.append(f"`{tuning}` {'/'.join(map(str, seeds))}")
+            said.append(f"`{tuning}` {' or '.join(map(str, seeds))}")
     if not rows:
         return "Not measured yet.\n"
     keys = list(rows)
@@ -167,7 +167,7 @@ def terms() -> str:
         pair, least = min(values.items(), key=lambda item: item[1]["gain"])
         mean = mean_text([v["gain"] for v in values.values()])
         cells.append([f"`{alignment}`", mean, str(better), str(worse), f"{100 * least['gain']:+.1f} ({pair})"])
-    head = f"Head with neck, {len(next(iter(rows.values())))} pairs, seeds: {'/'.join(map(str, seeds))}.\n\n"
+    head = f"Head with neck, {len(next(iter(rows.values())))} pairs, seeds: {' or '.join(map(str, seeds))}.\n\n"
     headings = ["", "mean gain over pairs, points [95 %]", "pairs gained", "pairs lost", "worst"]
     return head + table(headings, cells)
 
