@@ -204,6 +204,18 @@ def demo() -> str:
     return table(headings, cells)
 
 
+def bank() -> str:
+    """What the bank costs, from `results/bank.json`."""
+    rows = json.loads((HERE.parent / "results" / "bank.json").read_text())
+    cells = []
+    for row in rows:
+        times = f"{1 / row['ratio']:.2f} [{1 / row['ratio_high']:.2f}, {1 / row['ratio_low']:.2f}]"
+        peer = f"{row['peer']} {row['peer_version']}".strip()
+        cells.append([row["name"], peer, times, f"{row['ours']:g}", f"{row['theirs']:g}", row["unit"]])
+    heads = ["ours", "against", "our time over theirs [95 %]", "ours", "theirs", "unit"]
+    return table(heads, cells) + f"\n{rows[0]['machine']}.\n"
+
+
 def put(page: Path, name: str, block: str) -> None:
     """Write a block between its marks."""
     text = page.read_text(encoding="utf-8")
@@ -224,6 +236,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("alignment.md", "reviews"): texts("reviews"),
         ("gap.md", "validators"): validators(),
         ("compare.md", "interval"): interval(),
+        ("bank.md", "bank"): bank(),
         ("../README.md", "demo"): demo(),
     }
 
