@@ -70,7 +70,9 @@ def content_of(out: Path) -> dict[str, Any]:
 def timeless(value: Any) -> Any:
     """Without durations, and without the command, which names the folder."""
     if isinstance(value, dict):
-        return {key: timeless(one) for key, one in value.items() if "seconds" not in key and key not in ("command", "spent")}
+        return {
+            key: timeless(one) for key, one in value.items() if "seconds" not in key and key not in ("command", "spent")
+        }
     return [timeless(one) for one in value] if isinstance(value, list) else value
 
 
