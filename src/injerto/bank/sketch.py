@@ -200,16 +200,16 @@ def _null_eigenvalues(rows: np.ndarray) -> np.ndarray:
     rejects too seldom. The null's variance is twice the sum of their squares, tr(Sigma^2); they are shrunk to their
     mean until that is its unbiased estimate (Himeno and Yamada, J. Multivariate Analysis 130, 2014).
     """
-    (n, m), centred = rows.shape, rows - rows.mean(0)
+    n, centred = len(rows), rows - rows.mean(0)
     eigenvalues: np.ndarray = np.linalg.eigvalsh(centred.T @ centred / (n - 1)).clip(0)
-    total, squares = eigenvalues.sum(), np.square(eigenvalues).sum()
+    total, squares = float(eigenvalues.sum()), float(np.square(eigenvalues).sum())
     fourth = np.square(np.square(centred).sum(1)).sum() / (n - 1)
     wanted = (n - 1) / (n * (n - 2) * (n - 3)) * ((n - 1) * (n - 2) * squares + total**2 - n * fourth)
-    least = total**2 / m  # where all are the same
+    mean, least = total / len(eigenvalues), total**2 / len(eigenvalues)  # the squares where all are the same
     if squares <= least:
         return eigenvalues
-    share = np.sqrt(np.clip((wanted - least) / (squares - least), 0, 1))
-    return share * eigenvalues + (1 - share) * total / m
+    share = float(np.sqrt(np.clip((wanted - least) / (squares - least), 0, 1)))
+    return share * eigenvalues + (1 - share) * mean
 
 
 def _check(embeddings: np.ndarray) -> tuple[int, int]:
@@ -244,7 +244,7 @@ def _features(embeddings: np.ndarray, normals: np.ndarray, bandwidth: float) -> 
     count, scale = normals.shape[1], bandwidth**-0.5
     rows = np.empty((len(embeddings), 2 * count))
     for start in range(0, len(embeddings), _ROWS):
-        block = slice(start, start + _ROWS)
-        phases = (embeddings[block].astype(np.float64) * scale) @ normals
-        rows[block, :count], rows[block, count:] = np.cos(phases), np.sin(phases)
-    return rows * count**-0.5
+        phases = (embeddings[start : start + _ROWS].astype(np.float64) * scale) @ normals
+        rows[start : start + _ROWS] = np.hstack([np.cos(phases), np.sin(phases)])
+    rows /= np.sqrt(count)
+    return rows
