@@ -225,6 +225,7 @@ def test_killed_in_a_trial_its_point_is_done_again(fake: Any, look: Call, tmp_pa
     assert str(fake.calls[0]["out"]).endswith("trials/2/0")  # where the killed one left its checkpoint
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_trials(fake: Any, look: Call, tmp_path: Path) -> None:
     out = tmp_path / "shared"
 
