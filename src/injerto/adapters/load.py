@@ -59,10 +59,20 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any],
     if card["task"] != "classification":
         raise InjertoError(f"{path} is a language model's; it predicts no classes")
     base = load_base(path, backbone)
-    neck = None if card["neck"] == "none" else int(card["neck"])
-    model = Model(base, tuple(card["labels"]), card["head"], neck)
+    model = make_model(card, base)
     line = load_tensors(folder, model, card["head"] == "native")
     return model.eval(), card, line
+
+
+def make_model(card: dict[str, Any], base: Backbone) -> Model:
+    """The model that a classifier's card describes, its new layers untrained.
+
+    Args:
+        card: Checked.
+        base: Its base.
+    """
+    neck = None if card["neck"] == "none" else int(card["neck"])
+    return Model(base, tuple(card["labels"]), card["head"], neck)
 
 
 def load_language_model(path: Path, backbone: Any = None) -> tuple[LanguageModel, dict[str, Any]]:

@@ -29,6 +29,19 @@ LONGEST_NAME = 100
 """Characters of an adapter's name."""
 
 
+class UnknownAdapter(InjertoError):
+    """No adapter of that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        """Say which there are.
+
+        Args:
+            name: As it was asked for.
+            known: Names of all.
+        """
+        super().__init__(f"no adapter '{name[:LONGEST_NAME]}'; {suggest(name[:LONGEST_NAME], list(known))}")
+
+
 @dataclass(frozen=True)
 class Question:
     """An input and the adapter that is to answer.
@@ -154,7 +167,7 @@ class AdapterBank:
                 self._residents.move_to_end(name)
                 return found
         if path is None:
-            raise InjertoError(f"no adapter '{name}'; {suggest(name, list(self._paths))}")
+            raise UnknownAdapter(name, list(self))
         self.load(path, name)
         return self[name]
 
@@ -212,7 +225,7 @@ class AdapterBank:
         """
         with self._lock:
             if name not in self._paths:
-                raise InjertoError(f"no adapter '{name}'; {suggest(name, list(self._paths))}")
+                raise UnknownAdapter(name, list(self))
             del self._paths[name]
             before = self._residents.pop(name, None)
             if before is not None:
@@ -302,7 +315,7 @@ class AdapterBank:
                 wanted.append(row)
             which.append(rows[i, row.variant])
         embeddings = self._embed(asked[0][1].preprocessing, inputs, wanted)[which]
-        logits: list[np.ndarray | None] = [None] * len(asked)
+        said: list[np.ndarray | None] = [None] * len(asked)
         heads: dict[tuple[int, float], list[int]] = {}
         for k, (question, resident) in enumerate(asked):
             heads.setdefault((id(resident), question.strength), []).append(k)
@@ -311,10 +324,10 @@ class AdapterBank:
             with torch.inference_mode():
                 found = probabilities(resident.classify(embeddings[members], question.strength).numpy())
             for k, values in zip(members, found, strict=True):
-                logits[k] = values
+                said[k] = values
         return [
             Answer(resident.name, resident.labels, values, embeddings[k].numpy())
-            for k, ((_, resident), values) in enumerate(zip(asked, logits, strict=True))
+            for k, ((_, resident), values) in enumerate(zip(asked, said, strict=True))
             if values is not None
         ]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from injerto.adapters.artifact import PROBE, load_tensors, read_tensors
 from injerto.adapters.card import load_card
-from injerto.adapters.load import adapter_folder, check_base, preprocessing_of
+from injerto.adapters.load import adapter_folder, check_base, make_model, preprocessing_of
 from injerto.adapters.peft import Planned
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
@@ -156,7 +156,7 @@ class _Changed:
 def _light(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed | None:
     """Read without a copy of the base; None where pairs are of a kind that only a network with weights can say."""
     with torch.device("meta"):
-        model = _model(card, base)
+        model = make_model(card, base)
     planned, tensors, new = read_tensors(folder, model, card["head"] == "native")
     names = tensors if planned is None else {own: tensors[name] for name, own in planned.plain.items()}
     pairs = [] if planned is None else _pairs(base, planned, tensors)
@@ -177,17 +177,13 @@ def _light(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed | Non
 def _dense(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed:
     """Read on a copy of the base: every tensor of the network that is then another one."""
     with torch.random.fork_rng(devices=[]):
-        model = _model(card, copy.deepcopy(base))
+        model = make_model(card, copy.deepcopy(base))
         line = load_tensors(folder, model, card["head"] == "native")
     before = base.model.state_dict()
     after = settled(model.backbone.model).state_dict()
     whole = {key: tensor for key, tensor in after.items() if not torch.equal(tensor, before[key])}
     del model.backbone
     return _Changed(model, line.base_head if line else None, list(whole), [], whole)
-
-
-def _model(card: dict[str, Any], backbone: Backbone) -> Model:
-    return Model(backbone, tuple(card["labels"]), card["head"], None if card["neck"] == "none" else int(card["neck"]))
 
 
 def _pairs(base: Backbone, planned: Planned, tensors: Mapping[str, Tensor]) -> Found | None:

@@ -112,7 +112,7 @@ class Trunk:
         one = rows[0]
         if any(row.variant != one.variant for row in rows):
             changed: Any = mixed(network, [(row.resident, row.strength) for row in rows])
-        elif one.resident is None or one.strength == 0:
+        elif one.resident is None:
             changed = swapped(network, {})
         else:
             changed = swapped(network, self._merged(one.variant, one.resident, one.strength))
@@ -154,7 +154,7 @@ class Trunk:
         """The network's two halves, over the one copy; checked in float32 on the base."""
         if stage not in self._halves:
             found = self.base.split(stage)
-            if found is not None and self._backbone is not self.base:
+            if found is not None:
                 found = found[0].over(self._backbone), found[1].over(self._backbone)
             self._halves[stage] = found
         return self._halves[stage]

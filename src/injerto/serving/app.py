@@ -17,10 +17,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic.json_schema import models_json_schema
 
-from injerto.bank.bank import AdapterBank, Answer, Question
+from injerto.bank.bank import AdapterBank, Answer, Question, UnknownAdapter
 from injerto.basics.errors import InjertoError
 from injerto.serving.batcher import Batcher, Closed, Full
-from injerto.serving.desk import Desk, OutsideFolder, UnknownAdapter
+from injerto.serving.desk import Desk, OutsideFolder
 from injerto.serving.measures import Measures
 from injerto.serving.reading import Bad, Limits, parse, questions_of, read_ask, read_body
 from injerto.serving.schemas import Adapter, Ask, Load, Reply, Result, Results, problems
@@ -73,6 +73,7 @@ class _Server:
         self._start = partial(Batcher, target=target, longest=longest)
         self._batchers: dict[int, Batcher] = {}
         self._draining = False
+        self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
         self._decoding: anyio.CapacityLimiter | None = None
         self._keys = [key.strip().encode() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
         self.measures = Measures(desk, self._batchers.values())
@@ -80,7 +81,6 @@ class _Server:
             title="Injerto", version=version("injerto"), description=ABOUT, lifespan=self._life, docs_url=None,
             redoc_url=None,
         )  # fmt: skip
-        self.app.state.server = self
         self.app.middleware("http")(self._around)
         self.app.exception_handler(InjertoError)(self._refuse)
         self.app.exception_handler(TimeoutError)(self._late)
@@ -239,7 +239,7 @@ class _Server:
 
         @app.get("/", include_in_schema=False)
         async def page() -> Response:
-            return HTMLResponse((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+            return HTMLResponse(self._page)
 
     def _adapters(self) -> list[Adapter]:
         found = []

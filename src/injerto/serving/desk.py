@@ -7,13 +7,9 @@ from typing import Any
 
 from injerto.adapters.card import CARD, load_card
 from injerto.adapters.load import adapter_folder, load_base
-from injerto.bank.bank import AdapterBank, name_of
+from injerto.bank.bank import AdapterBank, UnknownAdapter, name_of
 from injerto.bank.resident import Resident
-from injerto.basics.errors import InjertoError, suggest
-
-
-class UnknownAdapter(InjertoError):
-    """No adapter of that name."""
+from injerto.basics.errors import InjertoError
 
 
 class OutsideFolder(InjertoError):
@@ -62,7 +58,7 @@ class Desk:
                 raise InjertoError(f"two runs are called '{name_of(run)}'; rename the folder of one")
             self._add(run, name_of(run))
 
-    def _add(self, run: Path, name: str) -> AdapterBank:
+    def _add(self, run: Path, name: str) -> None:
         card = load_card(adapter_folder(run))
         if card["task"] != "classification":
             raise InjertoError(f"{run} is a language model's; classifiers are served")
@@ -78,7 +74,6 @@ class Desk:
                 self._place[name] = bank
         if before is not None and before is not bank:
             before.unload(name)
-        return bank
 
     @property
     def names(self) -> list[str]:
@@ -104,7 +99,7 @@ class Desk:
         with self._lock:
             found = self._place.get(name)
         if found is None:
-            raise UnknownAdapter(f"no adapter '{name[:100]}'; {suggest(name[:100], self.names)}")
+            raise UnknownAdapter(name, self.names)
         return found
 
     def resident(self, name: str) -> Resident:

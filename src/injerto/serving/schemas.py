@@ -4,9 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from injerto.bank.bank import LONGEST_NAME
+
 MOST_ITEMS = 256
 MOST_ADAPTERS = 64
-NAME = Annotated[str, Field(min_length=1, max_length=100)]
+NAME = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 STRENGTH = Annotated[
     float, Field(ge=0, le=1, allow_inf_nan=False, description="From the base (0) to the adapter (1).", examples=[1.0])
 ]
@@ -86,7 +88,7 @@ class Load(BaseModel):
     name: str | None = Field(
         None,
         min_length=1,
-        max_length=100,
+        max_length=LONGEST_NAME,
         pattern=r"^[^/\\\x00-\x1f\x7f]+$",
         description="As its folder where not given.",
     )
