@@ -216,6 +216,20 @@ def bank() -> str:
     return table(heads, cells) + f"\n{rows[0]['machine']}.\n"
 
 
+def drift() -> str:
+    """Alarms by style, and what heeding them gained, from `drift.json`."""
+    seeds = json.loads((HERE / "drift.json").read_text())["seeds"]
+    cells = []
+    for name in ("noto", "twemoji", "fluent-3d", "openmoji-line"):
+        found = [seed["alarms"][name] for seed in seeds]
+        alarms, windows = (sum(one[what] for one in found) for what in ("alarms", "windows"))
+        cells.append([name, f"{alarms} of {windows}"])
+    before, after, kept = (100 * np.mean([seed[what] for seed in seeds]) for what in ("before", "after", "kept"))
+    gained = f"{before:.1f} % before and {after:.1f} % after the second `fit`, on {kept / 100:.0f} drifted pictures"
+    text = f"\nOther line drawings: {gained} (mean over {len(seeds)} seeds; [study](../benchmarks/studies/drift.py)).\n"
+    return table(["pictures of", "windows that raised an alarm"], cells) + text
+
+
 def put(page: Path, name: str, block: str) -> None:
     """Write a block between its marks."""
     text = page.read_text(encoding="utf-8")
@@ -237,6 +251,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("gap.md", "validators"): validators(),
         ("compare.md", "interval"): interval(),
         ("bank.md", "bank"): bank(),
+        ("bank.md", "drift"): drift(),
         ("../README.md", "demo"): demo(),
     }
 

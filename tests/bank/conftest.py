@@ -45,7 +45,7 @@ def vary(adapter: Path, out: Path, seed: int) -> Path:
     """A copy of an adapter with other numbers in it: a stranger to the first."""
     shutil.copytree(adapter, out)
     generator = torch.Generator().manual_seed(seed)
-    for file in sorted(out.glob("*.safetensors")):
+    for file in sorted(set(out.glob("*.safetensors")) - {out / "drift.safetensors"}):
         with safe_open(file, framework="pt") as stream:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         for name, tensor in tensors.items():

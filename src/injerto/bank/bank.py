@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from injerto.adapters.load import load_base
+from injerto.adapters.sketch import Sketch
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
-from injerto.bank.resident import Resident, read_resident
+from injerto.bank.resident import About, Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
 from injerto.basics.errors import InjertoError, suggest
 from injerto.compute.batches import BatchMaker, bucket, prefetch
@@ -66,13 +67,15 @@ class Answer:
         adapter: Its name.
         labels: Class names.
         probabilities: Of the classes, float64 (C,).
-        embedding: Of the backbone with this adapter, float32 (D,).
+        embedding: As the adapter's head sees it, float32 (E,): that of :meth:`injerto.evaluation.run.Run.embed`.
+        sketch: What such embeddings looked like when the adapter was made, where it knows.
     """
 
     adapter: str
     labels: tuple[str, ...]
     probabilities: np.ndarray
     embedding: np.ndarray
+    sketch: Sketch | None = None
 
     @property
     def label(self) -> str:
@@ -117,7 +120,7 @@ class AdapterBank:
         self.base, self.limit = base, limit
         self._trunk = Trunk(base, make_plan(base, precision, threads))
         self._residents: OrderedDict[str, Resident] = OrderedDict()
-        self._paths: dict[str, Path] = {}
+        self._about: dict[str, About] = {}
         self._layouts: dict[Any, Any] = {}
         self._lock, self._reading, self._computing = threading.Lock(), threading.Lock(), threading.Lock()
 
@@ -142,15 +145,15 @@ class AdapterBank:
 
     def __len__(self) -> int:
         """How many adapters can be asked."""
-        return len(self._paths)
+        return len(self._about)
 
     def __iter__(self) -> Iterator[str]:
         """Their names."""
-        return iter(list(self._paths))
+        return iter(list(self._about))
 
     def __contains__(self, name: object) -> bool:
         """Whether there is one of this name."""
-        return name in self._paths
+        return name in self._about
 
     def __getitem__(self, name: str) -> Resident:
         """An adapter; read again where it had to make room.
@@ -161,15 +164,32 @@ class AdapterBank:
         Raises:
             InjertoError: Where there is none.
         """
-        with self._lock:
-            found, path = self._residents.get(name), self._paths.get(name)
-            if found is not None:
-                self._residents.move_to_end(name)
-                return found
-        if path is None:
+        while True:
+            with self._lock:
+                found = self._residents.get(name)
+                if found is not None:
+                    self._residents.move_to_end(name)
+                    return found
+            about = self.about(name)
+            found = self._read(name, about.path)
+            with self._lock:
+                if self._about.get(name) is about:  # or else it was replaced or unloaded in between
+                    self._put(found)
+                    return found
+
+    def about(self, name: str) -> About:
+        """What is told of an adapter; nothing is read.
+
+        Args:
+            name: In the bank.
+
+        Raises:
+            InjertoError: Where there is none.
+        """
+        found = self._about.get(name)
+        if found is None:
             raise UnknownAdapter(name, list(self))
-        self.load(path, name)
-        return self[name]
+        return found
 
     @property
     def bytes(self) -> int:
@@ -194,22 +214,27 @@ class AdapterBank:
         name = name_of(place) if name is None else name
         if not name or len(name) > LONGEST_NAME or not name.isprintable():
             raise InjertoError(f"an adapter's name has 1 to {LONGEST_NAME} printable characters, not {name[:40]!r}")
+        found = self._read(name, place)
+        with self._lock:
+            self._put(found)
+        return name
+
+    def _read(self, name: str, path: Path) -> Resident:
         with self._reading:  # what is checked is the base, whose way to be cut is found by running it
-            found = read_resident(name, place, self.base, self._trunk.plan.dtype)
+            found = read_resident(name, path, self.base, self._trunk.plan.dtype)
             self._trunk.cut_of(found)
         if self.limit is not None and found.bytes > self.limit:
             raise InjertoError(f"{path} takes {found.bytes} bytes, more than the bank's limit of {self.limit}")
-        with self._lock:
-            layout = self._layouts.setdefault(found.layout, found.layout)  # equal layouts are one object
-            object.__setattr__(found, "layout", layout)
-            before = self._residents.pop(name, None)
-            self._residents[name], self._paths[name] = found, place
-            if before is not None:
-                self._trunk.forget(before)
-            self._make_room()
-        return name
+        return found
 
-    def _make_room(self) -> None:
+    def _put(self, found: Resident) -> None:
+        """Take an adapter in; others may have to make room."""
+        layout = self._layouts.setdefault(found.layout, found.layout)  # equal layouts are one object
+        object.__setattr__(found, "layout", layout)
+        before = self._residents.pop(found.name, None)
+        self._residents[found.name], self._about[found.name] = found, found.about
+        if before is not None:
+            self._trunk.forget(before)
         while self.limit is not None and sum(one.bytes for one in self._residents.values()) > self.limit:
             _, oldest = self._residents.popitem(last=False)
             self._trunk.forget(oldest)
@@ -224,9 +249,8 @@ class AdapterBank:
             InjertoError: Where there is none.
         """
         with self._lock:
-            if name not in self._paths:
-                raise UnknownAdapter(name, list(self))
-            del self._paths[name]
+            self.about(name)
+            del self._about[name]
             before = self._residents.pop(name, None)
             if before is not None:
                 self._trunk.forget(before)
@@ -252,6 +276,33 @@ class AdapterBank:
                 f"{len(items)} inputs and {len(names)} adapters; give one adapter, or one for each input"
             )
         return self.answer([Question(item, name, strength) for item, name in zip(items, names, strict=True)])
+
+    def __call__(self, inputs: Any, adapters: str | Sequence[str] | None = None, top_k: int = 1) -> list[Any]:
+        """Ask as one asks a pipeline of transformers.
+
+        Args:
+            inputs: As for :meth:`predict`.
+            adapters: One name for all, or one for each; may be left out where there is one adapter.
+            top_k: Classes of each answer, the most probable first.
+
+        Returns:
+            For each input ``{"label", "score"}``; where ``top_k`` is above 1 a list of so many.
+
+        Raises:
+            InjertoError: As :meth:`predict`; where no adapter is named and there is not exactly one.
+        """
+        if top_k < 1:
+            raise InjertoError(f"top_k is 1 or more, not {top_k}")
+        if adapters is None:
+            if len(self) != 1:
+                raise InjertoError(f"name an adapter; there are {len(self)}")
+            (adapters,) = self
+        found = []
+        for answer in self.predict(inputs, adapters):
+            best = np.argsort(-answer.probabilities, kind="stable")[:top_k]
+            rows = [{"label": answer.labels[k], "score": float(answer.probabilities[k])} for k in best]
+            found.append(rows if top_k > 1 else rows[0])
+        return found
 
     def ask_all(self, item: Any, strength: float = 1.0) -> dict[str, Answer]:
         """Ask every adapter about one input.
@@ -315,21 +366,18 @@ class AdapterBank:
                 wanted.append(row)
             which.append(rows[i, row.variant])
         embeddings = self._embed(asked[0][1].preprocessing, inputs, wanted)[which]
-        said: list[np.ndarray | None] = [None] * len(asked)
+        answers: list[Any] = [None] * len(asked)
         heads: dict[tuple[int, float], list[int]] = {}
         for k, (question, resident) in enumerate(asked):
             heads.setdefault((id(resident), question.strength), []).append(k)
         for members in heads.values():
             question, resident = asked[members[0]]
             with torch.inference_mode():
-                found = probabilities(resident.classify(embeddings[members], question.strength).numpy())
-            for k, values in zip(members, found, strict=True):
-                said[k] = values
-        return [
-            Answer(resident.name, resident.labels, values, embeddings[k].numpy())
-            for k, ((_, resident), values) in enumerate(zip(asked, said, strict=True))
-            if values is not None
-        ]
+                found = resident.classify(embeddings[members], question.strength)
+            seen = found.embedding.numpy()
+            for k, values, row in zip(members, probabilities(found.logits.numpy()), seen, strict=True):
+                answers[k] = Answer(resident.name, resident.labels, values, row, resident.sketch)
+        return answers
 
     def _embed(
         self, looks: ImagePreprocessing | TextPreprocessing, inputs: Sequence[Any], rows: Sequence[Row]

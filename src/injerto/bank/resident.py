@@ -13,11 +13,12 @@ from injerto.adapters.artifact import PROBE, load_tensors, read_tensors
 from injerto.adapters.card import load_card
 from injerto.adapters.load import adapter_folder, check_base, make_model, preprocessing_of
 from injerto.adapters.peft import Planned
+from injerto.adapters.sketch import SKETCH, Sketch
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
-from injerto.tasks.model import Model
+from injerto.tasks.model import Model, Outputs
 from injerto.tuning.base import BatchNorm
 from injerto.tuning.lora.attach import kind_of
 from injerto.tuning.lora.linear import LowRankConv1D, LowRankLinear
@@ -46,6 +47,25 @@ Layout = tuple[Entry, ...]
 """The layers of a flat row, in its order; adapters of the same layout go through a layer in one product."""
 
 
+@dataclass(frozen=True)
+class About:
+    """What is told of an adapter, also while it has made room for others.
+
+    Attributes:
+        path: Where it was read.
+        card: Its card.
+        bytes: Memory that its numbers take.
+        moves: Whether its strength makes a difference.
+        sketch: Of inputs that nothing was learned from, where it has one.
+    """
+
+    path: Path
+    card: dict[str, Any]
+    bytes: int
+    moves: bool
+    sketch: Sketch | None
+
+
 @dataclass(frozen=True, eq=False)
 class Resident:
     """An adapter, ready for use.
@@ -62,6 +82,7 @@ class Resident:
         whole: Tensors that replace the network's, by name, where a flat row cannot say it.
         model: Neck and head, on nothing.
         start: Weight and bias of the probe on the pretrained model, where the run has a slider.
+        sketch: Of inputs that nothing was learned from, where it has one.
     """
 
     name: str
@@ -75,6 +96,7 @@ class Resident:
     whole: dict[str, Tensor]
     model: Model
     start: tuple[Tensor, Tensor] | None
+    sketch: Sketch | None
 
     @property
     def bytes(self) -> int:
@@ -83,25 +105,32 @@ class Resident:
         return sum(tensor.nbytes for tensor in (self.flat, *self.whole.values(), *own, *(self.start or ())))
 
     @property
+    def about(self) -> About:
+        """What is told of it."""
+        moves = self.start is not None or not self.is_plain
+        return About(self.path, self.card, self.bytes, moves, self.sketch)
+
+    @property
     def is_plain(self) -> bool:
         """Whether the network is the base's own."""
         return not (self.layout or self.whole)
 
     @torch.no_grad()
-    def classify(self, embeddings: Tensor, strength: float) -> Tensor:
-        """Logits (B, C) of embeddings.
+    def classify(self, embeddings: Tensor, strength: float) -> Outputs:
+        """What the head sees of embeddings, (B, E), and its logits (B, C).
 
         Args:
             embeddings: Of the network with this adapter, (B, D).
             strength: From the base (0) to the adapter (1); the head moves with it where the run has a slider.
         """
+        found = self.model.classify(embeddings)
         if strength == 1 or self.start is None:
-            return self.model.classify(embeddings).logits
+            return found
         last = self.model.head.layers[-1]
         assert isinstance(last, nn.Linear)
         ends = zip(self.start, (last.weight, last.bias), strict=True)
         weight, bias = (torch.lerp(start, end, strength) for start, end in ends)
-        return nn.functional.linear(embeddings.float(), weight, bias)
+        return Outputs(found.embedding, nn.functional.linear(embeddings.float(), weight, bias))
 
 
 def read_resident(name: str, path: Path, base: Backbone, dtype: torch.dtype) -> Resident:
@@ -136,6 +165,7 @@ def read_resident(name: str, path: Path, base: Backbone, dtype: torch.dtype) -> 
         whole={key: t.to(dtype) if t.is_floating_point() else t for key, t in changed.whole.items()},
         model=changed.model.eval(),
         start=changed.start,
+        sketch=Sketch.load(folder / SKETCH) if (folder / SKETCH).exists() else None,
     )
 
 

@@ -114,18 +114,19 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, flag: str = "--out") -> None:
     """Refuse a folder that cannot be made or written.
 
     Args:
         folder: It need not be there yet.
+        flag: How the user gave it.
 
     Raises:
         InjertoError: Where the nearest folder above it that exists cannot be written.
     """
     parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InjertoError(f"--out {folder}: {parent} cannot be written; name another folder")
+        raise InjertoError(f"{flag} {folder}: {parent} cannot be written; name another folder")
 
 
 def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: str) -> None:

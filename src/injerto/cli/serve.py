@@ -20,11 +20,13 @@ def serve(
     memory: Annotated[float | None, _option("Megabytes that adapters of one base may take.")] = None,
     target: Annotated[float, _option("Seconds that a batch may take.")] = 0.1,
     queue: Annotated[int, _option("Questions that may wait; more are turned away.")] = 1024,
+    drifted: Annotated[Path | None, _option("Folder to save inputs in that look changed.")] = None,
+    window: Annotated[int | None, _option("Inputs that are tested together; set by each adapter.")] = None,
 ) -> None:
     """Serve adapters over HTTP, with a page to try them at /."""
     from injerto.serving.run import serve as run
 
     run(
         runs or [], bank=bank, host=host, port=port, backbone=backbone, precision=precision, threads=threads,
-        memory=memory, target=target, queue=queue,
+        memory=memory, target=target, queue=queue, drifted=drifted, window=window,
     )  # fmt: skip

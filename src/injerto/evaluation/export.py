@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from injerto.adapters.export import export_int8, export_merged, export_onnx, export_peft
+from injerto.adapters.sketch import SKETCH
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import format_bytes, note
@@ -50,6 +51,8 @@ def export(run: Run, out: Path, form: str, inputs: Sequence[Any]) -> dict[str, A
             export_peft(out, model, card, run.changed)
         elif form == "int8":
             export_int8(out, model, card, run.changed)
+            if run.sketch:
+                run.sketch.save(out / SKETCH)
             found |= _check_int8(run, type(run)(out, run.given_backbone, threads=run.plan.threads), inputs)
         else:
             found |= _onnx(run, out, inputs)

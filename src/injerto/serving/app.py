@@ -14,13 +14,14 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from pydantic.json_schema import models_json_schema
 
 from injerto.bank.bank import AdapterBank, Answer, Question, UnknownAdapter
 from injerto.basics.errors import InjertoError
 from injerto.serving.batcher import Batcher, Closed, Full
 from injerto.serving.desk import Desk, OutsideFolder
+from injerto.serving.drift import Drifts
 from injerto.serving.measures import Measures
 from injerto.serving.reading import Bad, Limits, parse, questions_of, read_ask, read_body
 from injerto.serving.schemas import Adapter, Ask, Load, Reply, Result, Results, problems
@@ -55,7 +56,9 @@ FORM = {
 ABOUT = "Many adapters on one base model: each request, and each item in it, names the adapter that answers."
 
 
-def make_app(desk: Desk, limits: Limits | None = None, target: float = 0.1, longest: int = 1024) -> FastAPI:
+def make_app(
+    desk: Desk, limits: Limits | None = None, target: float = 0.1, longest: int = 1024, drifts: Drifts | None = None
+) -> FastAPI:
     """A server for a desk.
 
     Args:
@@ -63,20 +66,21 @@ def make_app(desk: Desk, limits: Limits | None = None, target: float = 0.1, long
         limits: How large a request may be.
         target: Seconds that a batch may take.
         longest: Questions that may wait in each bank's queue; more are turned away with 429.
+        drifts: Watches whether inputs change; one that saves nothing where not given.
     """
-    return _Server(desk, limits or Limits(), target, longest).app
+    return _Server(desk, limits or Limits(), target, longest, drifts or Drifts()).app
 
 
 class _Server:
-    def __init__(self, desk: Desk, limits: Limits, target: float, longest: int) -> None:
-        self.desk, self.limits = desk, limits
+    def __init__(self, desk: Desk, limits: Limits, target: float, longest: int, drifts: Drifts) -> None:
+        self.desk, self.limits, self.drifts = desk, limits, drifts
         self._start = partial(Batcher, target=target, longest=longest)
         self._batchers: dict[int, Batcher] = {}
         self._draining = False
         self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
         self._decoding: anyio.CapacityLimiter | None = None
         self._keys = [key.strip().encode() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
-        self.measures = Measures(desk, self._batchers.values())
+        self.measures = Measures(desk, self._batchers.values(), drifts)
         self.app = FastAPI(
             title="Injerto", version=version("injerto"), description=ABOUT, lifespan=self._life, docs_url=None,
             redoc_url=None,
@@ -94,6 +98,7 @@ class _Server:
         self._draining = True
         for batcher in list(self._batchers.values()):
             await anyio.to_thread.run_sync(batcher.close)
+        await anyio.to_thread.run_sync(self.drifts.close)
 
     def _openapi(self) -> dict[str, Any]:
         if self.app.openapi_schema is None:
@@ -174,6 +179,7 @@ class _Server:
                     found[place] = answer
         for answer in found:
             self.measures.answers.labels(answer.adapter).inc()
+        self.drifts.see(zip(flat, found, strict=True))
         start, by_item = 0, []
         for several in asked:
             by_item.append(found[start : start + len(several)])
@@ -216,11 +222,12 @@ class _Server:
             """One of the same name is replaced; requests under way keep the one they began with."""
             wanted: Load = parse(Load, await read_body(request, 10_000))
             name = await anyio.to_thread.run_sync(self.desk.load, wanted.path, wanted.name)
-            return Adapter(**self.desk.about(name))
+            return self._adapter(name)
 
         @app.delete("/v1/adapters/{name}", status_code=204, responses=problems(401, 404), summary="Forget an adapter")
         async def unload(name: str) -> Response:
             self.desk.unload(name)
+            self.drifts.forget(name)
             return Response(status_code=204)
 
         @app.get("/healthz", summary="Whether the process lives")
@@ -233,7 +240,7 @@ class _Server:
             words = "ready" if fine else "going down" if self._draining else "no adapter is loaded"
             return JSONResponse({"status": words}, 200 if fine else 503)
 
-        @app.get("/metrics", responses=problems(401), summary="For Prometheus")
+        @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401), summary="For Prometheus")
         async def metrics() -> Response:
             return Response(self.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -245,10 +252,13 @@ class _Server:
         found = []
         for name in self.desk.names:
             try:
-                found.append(Adapter(**self.desk.about(name)))
+                found.append(self._adapter(name))
             except UnknownAdapter:
                 continue  # it has gone in between
         return found
+
+    def _adapter(self, name: str) -> Adapter:
+        return Adapter(**self.desk.about(name), drift=self.drifts.about(name, self.desk.sketch(name)))  # type: ignore[arg-type]
 
 
 def _reply(answer: Answer) -> Reply:

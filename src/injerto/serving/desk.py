@@ -7,6 +7,7 @@ from typing import Any
 
 from injerto.adapters.card import CARD, load_card
 from injerto.adapters.load import adapter_folder, load_base
+from injerto.adapters.sketch import Sketch
 from injerto.bank.bank import AdapterBank, UnknownAdapter, name_of
 from injerto.bank.resident import Resident
 from injerto.basics.errors import InjertoError
@@ -120,17 +121,25 @@ class Desk:
             name: Its name.
         """
         bank = self.bank_of(name)
-        one = bank[name]
+        one = bank.about(name)
         return {
             "name": name,
-            "labels": list(one.labels),
+            "labels": one.card["labels"],
             "base": one.card["base"]["name"],
             "modality": bank.base.modality,
             "tuning": str(one.card.get("tuning", "")),
             "alignment": str(one.card.get("alignment") or "none"),
             "bytes": one.bytes,
-            "moves": one.start is not None or bool(one.layout or one.whole),
+            "moves": one.moves,
         }
+
+    def sketch(self, name: str) -> Sketch | None:
+        """What an adapter's inputs looked like when it was made, where it knows.
+
+        Args:
+            name: Its name.
+        """
+        return self.bank_of(name).about(name).sketch
 
     def load(self, path: str, name: str | None = None) -> str:
         """Load an adapter from the folder.

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from injerto.serving.batcher import Batcher
 from injerto.serving.desk import Desk
+from injerto.serving.drift import Drifts
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -21,15 +22,16 @@ class Measures:
         answers: By adapter.
     """
 
-    def __init__(self, desk: Desk, batchers: Iterable[Batcher]) -> None:
+    def __init__(self, desk: Desk, batchers: Iterable[Batcher], drifts: Drifts) -> None:
         """Begin at zero.
 
         Args:
             desk: Whose adapters are counted.
             batchers: Whose queues are looked at.
+            drifts: What is known of the inputs.
         """
         self._registry = CollectorRegistry()
-        self._desk, self._batchers = desk, batchers
+        self._desk, self._batchers, self._drifts = desk, batchers, drifts
         self.requests = Counter("injerto_requests", "Requests.", ["route", "status"], registry=self._registry)
         self.seconds = Histogram(
             "injerto_request_seconds", "Seconds of a request.", ["route"], buckets=BUCKETS, registry=self._registry
@@ -51,6 +53,16 @@ class Measures:
             ("injerto_busy_seconds", "Seconds of computing.", sum(one.busy for one in batchers)),
         ):
             yield CounterMetricFamily(name, text, value=value)
+        watches = self._drifts.all()
+        windows = CounterMetricFamily("injerto_drift_windows", "Windows of inputs tested.", labels=["adapter"])
+        alarms = CounterMetricFamily("injerto_drift_alarms", "Windows that looked changed.", labels=["adapter"])
+        last = GaugeMetricFamily("injerto_drift_p_value", "Of the last window: unchanged?", labels=["adapter"])
+        for adapter, watch in watches.items():
+            windows.add_metric([adapter], watch.windows)
+            alarms.add_metric([adapter], watch.alarms)
+            if watch.last is not None:
+                last.add_metric([adapter], watch.last.p_value)
+        yield from (windows, alarms, last)
 
     def text(self) -> bytes:
         """In Prometheus' format."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.files import check_writable
 from injerto.basics.progress import note, warn
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -24,6 +25,8 @@ def serve(
     memory: float | None = None,
     target: float = 0.1,
     queue: int = 1024,
+    drifted: str | PathLike[str] | None = None,
+    window: int | None = None,
 ) -> None:
     """Serve runs over HTTP until the process is told to stop; what is under way is finished then.
 
@@ -38,6 +41,8 @@ def serve(
         memory: Megabytes that the adapters of one base may take, None for no limit.
         target: Seconds that a batch may take.
         queue: Questions that may wait; more are turned away with 429.
+        drifted: Folder for the inputs of windows that look changed; they are kept nowhere where not given.
+        window: Inputs of a window, 8 to 256; a tenth of what an adapter's sketch was made of where not given.
 
     Raises:
         InjertoError: Where a run cannot be opened, or the server's packages are not installed.
@@ -49,6 +54,7 @@ def serve(
     except ImportError as error:
         raise InjertoError(f"{error.name} is not installed; pip install 'injerto[serve]'") from None
     from injerto.serving.desk import Desk
+    from injerto.serving.drift import Drifts
 
     if not runs and bank is None:
         raise InjertoError("name a run or more to serve, or --bank with a folder to load them from")
@@ -60,10 +66,13 @@ def serve(
         raise InjertoError("--queue must be 1 or more")
     limit = None if memory is None else int(memory * 1e6)
     folder = None if bank is None else Path(bank)
+    if drifted is not None:
+        check_writable(Path(drifted), "--drifted")
+    drifts = Drifts(None if drifted is None else Path(drifted), window)
     desk = Desk([Path(run) for run in runs], folder, backbone, precision, threads, limit)
     if host not in LOCAL and not os.environ.get(KEYS):
         warn(f"anyone who reaches {host} can use this server; put keys into {KEYS} to ask for one")
     shown = f"[{host}]" if ":" in host else host
     note(f"serving {', '.join(desk.names) or 'nothing so far'} at http://{shown}:{port}")
-    app = make_app(desk, target=target, longest=queue)
+    app = make_app(desk, target=target, longest=queue, drifts=drifts)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)

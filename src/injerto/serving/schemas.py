@@ -66,6 +66,19 @@ class Results(BaseModel):
     results: list[Result]
 
 
+class Drift(BaseModel):
+    """Whether live inputs look as they did when an adapter was made: windows of them, tested one after the other."""
+
+    window: int = Field(description="Different inputs of a window.")
+    gathered: int = Field(description="Inputs in the one that is being filled.")
+    windows: int = Field(description="Windows that were tested.")
+    alarms: int = Field(description="How many of them looked changed.")
+    by_chance: float = Field(description="How many would if nothing had changed, on average.")
+    drifted: bool = Field(description="Whether the last one did.")
+    p_value: float | None = Field(description="Of the last window, that nothing has changed.")
+    mmd2: float | None = Field(description="Squared distance of the last window, biased: some of it is chance.")
+
+
 class Adapter(BaseModel):
     """An adapter that can be asked."""
 
@@ -77,6 +90,7 @@ class Adapter(BaseModel):
     alignment: str
     bytes: int = Field(description="Memory that its numbers take.")
     moves: bool = Field(description="Whether its strength makes a difference.")
+    drift: Drift | None = Field(description="Of its live inputs; null where it was made without a drift sketch.")
 
 
 class Load(BaseModel):

@@ -32,6 +32,7 @@ from injerto.training.objectives import Classification
 from injerto.training.prepare import Prepared, save_splits
 from injerto.training.robust import make_objective
 from injerto.training.selection import PLAIN, Selection
+from injerto.training.sketching import save_sketch
 from injerto.training.stepplan import plan_steps
 from injerto.training.trainer import Trainer
 from injerto.training.watch import Watch
@@ -43,8 +44,6 @@ RECALIBRATE = 2048
 """Examples from which norm statistics are re-estimated."""
 ROUGH = 100
 """Examples below which those statistics are called rough."""
-Key = tuple[str, str]
-"""Domain and split."""
 
 
 class Fit:
@@ -86,6 +85,7 @@ class Fit:
             self.choice = Selection(judged, validated, prepared.classes, self.recipe.seed)
         self.held_out = held_out if self.health or self.choice else {}
         self.shift: dict[str, float] = {}
+        self.after: dict[tuple[str, str], np.ndarray] = {}
         self.memory = Memory(prepared, self.caches, lambda: self._kept)
 
     def run(self, resume: bool) -> dict[str, Any]:
@@ -123,6 +123,7 @@ class Fit:
         with clock.measure("evaluate"):
             domains = self._measure()
             seen = self._embed_after(self.held_out)
+            save_sketch(self.folder / "adapter", prepared, self.after, seen)
             aligned, judged = self._aligned(apart, seen), self._validators(seen)
             if judged and judged["rejected"] and self.prepared.targets:
                 self.watch.say(
@@ -375,7 +376,8 @@ class Fit:
             role = role_of(name, self.prepared.sources, self.prepared.targets)
             splits = {}
             for side, part in sides.items():
-                logits = self._logits(name, side, part)
+                self.after[name, side] = self._logits(name, side, part, "embedding")
+                logits = head_logits(self.model, self.plan, self.after[name, side])
                 splits[side] = measure(part, logits, self.prepared.classes)
                 rows += prediction_rows(part, role, side, logits, self.prepared.classes)
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}

@@ -1,4 +1,4 @@
-"""A drift sketch: what embeddings looked like when an adapter was made, in 2.5 kilobytes and without the data.
+"""A drift sketch: what embeddings looked like when an adapter was made, in a few kilobytes and without the data.
 
 A server keeps it beside the adapter and tests every window of live inputs against it. It holds the mean of random
 Fourier features, which stands for the distribution as a Gaussian kernel sees it, and how far chance takes a window.
@@ -18,9 +18,13 @@ from injerto.basics.files import atomic_path
 from injerto.statistics.kernels import median_bandwidth
 
 FORMAT = "injerto-sketch-1"
+SKETCH = "drift.safetensors"
+"""Beside an adapter's other files."""
 LEVEL = 0.01  # false alarms per window of unchanged inputs: one in a hundred
 DRAWS = 20_000  # of the null distribution; the smallest p-value is 1 / (1 + DRAWS)
 FEWEST, SMALLEST_WINDOW = 20, 8  # rows of a sketch, of a window
+MOST_ROWS, LARGEST_WINDOW = 5_000, 256  # more teach a sketch little; a larger window answers later
+FEATURES, WIDE, WIDE_FEATURES = 256, 512, 1024  # M, and of embeddings wider than 512
 LARGEST_FILE, MOST_FEATURES, WIDEST = 1_000_000, 4096, 100_000  # bytes, M, D
 
 _BANDWIDTH_ROWS, _ROWS = 1000, 1024  # rows the median distance is taken over; rows at a time
@@ -83,29 +87,48 @@ class Sketch:
     dimension: int
 
     @classmethod
-    def of(cls, embeddings: np.ndarray, features: int = 256, seed: int = 0) -> "Sketch":
+    def of(cls, embeddings: np.ndarray, features: int | None = None, seed: int = 0) -> "Sketch":
         """Sketch embeddings, of examples that the adapter was not trained on: its own look different to it.
 
         sigma is the median distance within 1,000 rows (Gretton et al., JMLR 13, 2012, section 8); where all are alike,
         the root of their mean squared length, or 1 for 0.
 
         Args:
-            embeddings: (N, D) independent rows, N from 20 up, any scale.
-            features: M, even, 2 to 4096. The file has 8 M bytes and some 430 more.
+            embeddings: (N, D) independent rows, N from 20 up, any scale; of more than 5,000 so many are drawn.
+            features: M, even, 2 to 4096; 256 where not given, 1,024 for D above 512. The file has 8 M bytes and some
+                430 more.
             seed: Of frequencies and rows, from 0 up; the global random state is left alone.
 
         Raises:
             InjertoError: Where there are too few embeddings, numbers that are not finite, or an argument is off.
         """
+        count, dimension = _check(embeddings)
+        if features is None:
+            features = FEATURES if dimension <= WIDE else WIDE_FEATURES
         if not (2 <= features <= MOST_FEATURES and features % 2 == 0 and 0 <= seed < 2**63):
             raise InjertoError(f"features are even, 2 to {MOST_FEATURES}, a seed is 0 or more: not {features}, {seed}")
-        count, dimension = _check(embeddings)
         if count < FEWEST:
             raise InjertoError(f"a drift sketch needs {FEWEST} embeddings or more, not {count}: add examples")
+        if count > MOST_ROWS:
+            embeddings, count = embeddings[np.sort(_order(count, seed)[:MOST_ROWS])], MOST_ROWS
         bandwidth = _bandwidth(embeddings, seed)
         rows = _features(embeddings, _normals(seed, dimension, features // 2), bandwidth)
         mean, eigenvalues = rows.mean(0).astype(np.float32), _null_eigenvalues(rows).astype(np.float32)
         return cls(mean, eigenvalues, bandwidth, seed, count, dimension)
+
+    @property
+    def window(self) -> int:
+        """Inputs of a window that this sketch can judge well: a tenth of its own, 8 to 256."""
+        return min(LARGEST_WINDOW, max(SMALLEST_WINDOW, self.count // 10))
+
+    def same(self, other: "Sketch") -> bool:
+        """Whether it is the same sketch, read again perhaps.
+
+        Args:
+            other: Any.
+        """
+        mine, others = ((one.bandwidth, one.seed, one.count, one.dimension) for one in (self, other))
+        return mine == others and np.array_equal(self.mean, other.mean)
 
     def test(self, window: np.ndarray) -> Drift:
         """Does a window of inputs come from the sketched distribution?
@@ -143,7 +166,8 @@ class Sketch:
         """Draws of the weighted sum of squared normals, ascending, (DRAWS,), 500 at a time."""
         rng, weights = np.random.Generator(np.random.Philox(0)), self.eigenvalues.astype(np.float64)
         parts = [np.square(rng.standard_normal((500, len(weights)))) @ weights for _ in range(DRAWS // 500)]
-        return np.sort(np.concatenate(parts))
+        with np.errstate(over="ignore"):  # of a stranger's sketch
+            return np.sort(np.concatenate(parts)).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all, byte for byte the same for equal sketches.
@@ -221,10 +245,13 @@ def _check(embeddings: np.ndarray) -> tuple[int, int]:
 
 
 def _bandwidth(embeddings: np.ndarray, seed: int) -> float:
-    order = np.argsort(np.random.Philox(key=seed).random_raw(len(embeddings)))
-    rows = embeddings[order[:_BANDWIDTH_ROWS]].astype(np.float64)
+    rows = embeddings[_order(len(embeddings), seed)[:_BANDWIDTH_ROWS]].astype(np.float64)
     length, median = float(np.square(rows).sum(1).mean()), float(median_bandwidth(torch.from_numpy(rows)))
     return median if median > _ALIKE * length > 0 else length or 1.0
+
+
+def _order(count: int, seed: int) -> np.ndarray:
+    return np.argsort(np.random.Philox(key=seed).random_raw(count))
 
 
 @lru_cache(maxsize=4)  # sketches of one seed and width share them
