@@ -172,6 +172,49 @@ def test_what_was_used_longest_ago_makes_room_and_comes_back(
         AdapterBank(tiny_bert, threads=1, limit=10).load(text_adapters["lora"])
 
 
+def test_of_what_made_room_enough_is_kept_to_tell_of_it(text_adapters: Any, tiny_bert: Path, tmp_path: Path) -> None:
+    moved = {name: Path(shutil.copytree(text_adapters[name], tmp_path / name)) for name in ("lora", "lora-late")}
+    sizes = AdapterBank(tiny_bert, threads=1)
+    told = {name: sizes.about(sizes.load(path)) for name, path in moved.items()}
+    bank = AdapterBank(tiny_bert, threads=1, limit=sizes.bytes - 1)
+    for path in moved.values():
+        bank.load(path)
+    shutil.rmtree(moved["lora"])
+    now, before = bank.about("lora"), told["lora"]
+    assert (now.card, now.bytes, now.path) == (before.card, before.bytes, before.path)
+    with pytest.raises(InjertoError, match="no run at"):
+        bank.predict("a", "lora")
+    assert "lora" in bank
+
+
+def test_what_is_unloaded_while_it_is_read_again_stays_away(
+    text_adapters: Any, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = AdapterBank(tiny_bert, threads=1)
+    bank.load(text_adapters["lora"], "one")
+    bank.limit = 1
+    monkeypatch.setattr(AdapterBank, "_read", lambda self, *_: self.unload("one"))
+    bank._residents.clear()
+    with pytest.raises(InjertoError, match="no adapter 'one'"):
+        bank.predict("a", "one")
+    assert "one" not in bank and not bank._residents
+
+
+def test_it_can_be_asked_like_a_pipeline(text_bank: Any, text_adapters: Any, tiny_bert: Path) -> None:
+    expected = text_bank.predict(SENTENCES[:3], "lora")
+    found = text_bank(SENTENCES[:3], "lora")
+    assert [one["label"] for one in found] == [one.label for one in expected]
+    assert [one["score"] for one in found] == [float(one.probabilities.max()) for one in expected]
+    both = text_bank(SENTENCES[0], "lora", top_k=5)[0]
+    assert len(both) == 2 and both[0]["score"] > both[1]["score"] and sum(one["score"] for one in both) > 0.999
+    with pytest.raises(InjertoError, match="name an adapter; there are"):
+        text_bank("a")
+    with pytest.raises(InjertoError, match="top_k is 1 or more"):
+        text_bank("a", "lora", top_k=0)
+    alone = AdapterBank.of(text_adapters["lora"], backbone=tiny_bert, threads=1)
+    assert alone(SENTENCES[0])[0]["label"] == expected[0].label
+
+
 def test_it_answers_right_while_adapters_come_and_go(text_adapters: Any, text_truth: Any, tiny_bert: Path) -> None:
     bank = AdapterBank(tiny_bert, threads=1)
     for name in text_truth:
