@@ -85,16 +85,16 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         5, steps=300, image_size=128, neck="256", select="last", **LITE0,
     ),
     "emoji-full": shifts(
-        EMOJI[:1], {"tuning": ["full"], "alignment": ["none", "mmd", "dann"]}, 3,
+        EMOJI[:1], {"tuning": ["full"], "alignment": ["none", "mmd", "dann", "mmd+mcc"]}, 3,
         steps=200, image_size=128, select="last", **LITE0,
     ),
     "emoji-lora": shifts(
-        EMOJI[:1], {"tuning": ["lora:last:2"], "alignment": ["none", "mmd", "dann"]}, 5,
+        EMOJI[:1], {"tuning": ["lora:last:2"], "alignment": ["none", "mmd", "dann", "mcc", "mmd+mcc"]}, 5,
         steps=200, image_size=128, select="last", **LITE0,
     ),
     "pacs": shifts(
         [("photo", name) for name in ("art_painting", "cartoon", "sketch")],
-        {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "mmd", "dann"]}, 3,
+        {"tuning": ["last:2", "lora:last:2"], "alignment": ["none", "mmd", "dann", "mcc", "mmd+mcc"]}, 3,
         steps=300, image_size=128, select="last", **LITE0,
     ),
     "pacs-unseen": [
@@ -129,7 +129,7 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         1, steps=100, batch_size=16, neck="256", select="last", **MINILM,
     ),
     "reviews": shifts(
-        CYCLE, {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann"]},
+        CYCLE, {"tuning": ["head", "lora:last:2"], "alignment": ["none", "mmd", "dann", "mcc", "mmd+mcc"]},
         3, steps=100, batch_size=16, neck="256", select="last", max_length=128, **MINILM,
     ),
     "reviews-full": shifts(
