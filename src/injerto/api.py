@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import check_new, check_writable, remove_tree
+from injerto.basics.launcher import started
 from injerto.basics.progress import note
 from injerto.domains.load import load_domains
 from injerto.recipe.recipe import Recipe, load_recipe, make_recipe, merge_settings
@@ -72,9 +73,16 @@ def fit(
     fields["data"] = str(data) if isinstance(data, str | PathLike) else type(data).__name__
     recipe = make_recipe(**fields)
     folder = Path(out) if out is not None else _default_folder(recipe)
-    _check_folder(folder, resume, overwrite)
-
     given = str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone
+    if started() > 1:
+        from injerto.training.together import fit_together
+
+        return fit_together(lambda place: _fit(recipe, given, place, resume, overwrite), folder)
+    return _fit(recipe, given, folder, resume, overwrite)
+
+
+def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, overwrite: bool) -> "Run":
+    _check_folder(folder, resume, overwrite)
     prepared, run_kind, fit_kind = _kinds(recipe, *given)
     from injerto.training.clock import Clock
 

@@ -13,7 +13,7 @@ import injerto
 from injerto.basics.errors import InjertoError
 from injerto.evaluation.validators import VALIDATORS, Verdict
 from injerto.training import fit as fit_module
-from injerto.training.trainer import Progress
+from injerto.training.progress import Progress
 
 
 @pytest.fixture(scope="module")

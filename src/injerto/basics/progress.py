@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _QUIET = False
+_SILENT = False
 
 
 def set_quiet(quiet: bool) -> None:
@@ -29,6 +30,18 @@ def quiet() -> Iterator[None]:
         set_quiet(before)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """No notes, no progress and no warnings inside."""
+    global _SILENT
+    before, _SILENT = _SILENT, True
+    try:
+        with quiet():
+            yield
+    finally:
+        _SILENT = before
+
+
 def note(message: str) -> None:
     """Print one plain line.
 
@@ -45,7 +58,8 @@ def warn(message: str) -> None:
     Args:
         message: What the user should know, and what to do.
     """
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    if not _SILENT:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 class Bar:

@@ -141,9 +141,12 @@ def fit(
     given["lr"] = lr if lr is None or lr == "auto" else _number(lr, "--lr")
     settings: dict[str, Any] = {n: v for n, v in given.items() if v is not None and v is not False and v != []}
     from injerto import api
+    from injerto.basics.launcher import leads
     from injerto.cli.show import print_json, print_metrics
 
     run = api.fit(data, **settings)
+    if not leads():
+        return
     if slider:
         from injerto.reporting.path import draw_path
 

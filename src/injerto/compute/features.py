@@ -14,6 +14,7 @@ import torch
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path, cache_root, remove_tree, sha256
 from injerto.basics.progress import format_bytes, note
+from injerto.compute.crew import crew
 
 SHARD_BYTES = 32_000_000
 """Bytes that are held in memory before they are written."""
@@ -60,9 +61,7 @@ class FeatureStore:
         self.folder = cache_root() / "features" / space if on_disk else None
         self._where: dict[str, tuple[int, int, int]] = {}
         self._shards: list[np.ndarray] = []
-        if self.folder is not None and self.folder.is_dir():
-            for keys in sorted(self.folder.glob("*.keys.npy")):
-                self._open(keys)
+        self.read()
 
     def _open(self, keys_path: Path) -> None:
         values_path = keys_path.with_name(keys_path.name.replace(".keys.", ".values."))
@@ -85,6 +84,13 @@ class FeatureStore:
         for key, start, count in zip(keys, starts.tolist(), counts.tolist(), strict=True):
             self._where[key] = (len(self._shards), start, count)
         self._shards.append(values)
+
+    def read(self) -> None:
+        """Look again which contents are there: other processes may have written some."""
+        self._where, self._shards = {}, []
+        if self.folder is not None and self.folder.is_dir():
+            for keys in sorted(self.folder.glob("*.keys.npy")):
+                self._open(keys)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The contents that are not here yet, each once, sorted.
@@ -218,7 +224,7 @@ class Features:
 
 
 def cached(store: FeatureStore, keys: Sequence[str], compute: Callable[[list[int]], Iterator[Chunk]]) -> Features:
-    """The values of ``keys``: what is missing is computed, the rest is read.
+    """The values of ``keys``: what is missing is computed, each process of a crew a share of it, the rest is read.
 
     Args:
         store: The space.
@@ -228,18 +234,29 @@ def cached(store: FeatureStore, keys: Sequence[str], compute: Callable[[list[int
     Returns:
         One entry per key.
     """
-    needed = set(store.missing(keys))
-    if needed:
-        first: dict[str, int] = {}
-        for position, key in enumerate(keys):
-            if key in needed:
-                first.setdefault(key, position)
-        positions = list(first.values())
-        store.fill(
-            ([keys[positions[index]] for index in indices], rows, counts)
-            for indices, rows, counts in compute(positions)
-        )
+    if not crew().alone and store.folder is not None:
+        missing = store.missing(keys)
+        crew().wait()  # all have seen the same gaps
+        _fill(store, keys, missing[crew().rank :: crew().size], compute)
+        crew().wait()
+        store.read()
+    _fill(store, keys, store.missing(keys), compute)
     return store.rows(keys)
+
+
+def _fill(
+    store: FeatureStore, keys: Sequence[str], missing: Sequence[str], compute: Callable[[list[int]], Iterator[Chunk]]
+) -> None:
+    if not missing:
+        return
+    needed, first = set(missing), dict[str, int]()
+    for position, key in enumerate(keys):
+        if key in needed:
+            first.setdefault(key, position)
+    positions = list(first.values())
+    store.fill(
+        ([keys[positions[index]] for index in indices], rows, counts) for indices, rows, counts in compute(positions)
+    )
 
 
 def room_for(rows: int, width: int) -> str | None:

@@ -9,6 +9,7 @@ from torch import nn
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import format_seconds
+from injerto.compute.crew import threads_each
 from injerto.compute.machine import Machine, machine
 
 
@@ -76,7 +77,7 @@ def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None =
         raise InjertoError(f"--precision bf16: {here.name} has no bfloat16 in hardware; use --precision fp32")
     if precision == "auto":
         precision = "bf16" if here.bf16 else "fp32"
-    threads = threads or here.cores
+    threads = threads or threads_each(here.cores)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     convolutional = any(isinstance(module, nn.Conv2d) for module in backbone.modules())

@@ -12,6 +12,7 @@ import numpy as np
 from injerto import api
 from injerto.basics.errors import InjertoError, why_failed
 from injerto.basics.files import check_own, remove_tree
+from injerto.basics.launcher import check_alone
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
 from injerto.studies.fixed import check_named, fixed_settings
@@ -82,6 +83,7 @@ def compare(
         >>> found = injerto.compare("emoji-styles", source="noto", grid=grid, out="rates")  # doctest: +SKIP
         >>> found["summary"][1]["domains"]["noto"]["splits"]["test"]["gain"]  # doctest: +SKIP
     """
+    check_alone("comparisons")
     check_named(data, settings, "compare")
     if settings.get("seed") is not None:
         raise InjertoError("a comparison has several seeds: give --seeds in place of --seed")

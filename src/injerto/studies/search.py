@@ -9,6 +9,7 @@ from typing import Any
 
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import check_own
+from injerto.basics.launcher import check_alone
 from injerto.basics.progress import note, quiet
 from injerto.evaluation.validators import VALIDATORS
 from injerto.recipe.command import flags
@@ -80,6 +81,7 @@ def search(
         >>> found = injerto.search("emoji-styles", source="noto", trials=8, out="rates")  # doctest: +SKIP
         >>> found["best"]["parameters"]  # doctest: +SKIP
     """
+    check_alone("searches")
     check_named(data, settings, "search")
     check_names(sampler, pruner)
     _check_numbers(trials, minutes, seeds, seed)

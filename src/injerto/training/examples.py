@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from injerto.compute.batches import BatchMaker, Inputs, augmentation_rng, prefetch
+from injerto.compute.crew import crew
 from injerto.compute.cuts import Cut
 from injerto.compute.features import Features
 from injerto.domains.domain import Domain
@@ -46,6 +47,7 @@ class Batch:
         domain: Index of each example's domain (B,).
         view: Which view of it the example is (B,), see :data:`injerto.alignment.base.PLAIN`.
         cut: Where frozen stages ended whose results ``inputs`` are; None where they are raw.
+        dealt: Where several processes compute a step: the rows that each has, of which ``inputs`` are this one's.
     """
 
     inputs: Inputs
@@ -53,6 +55,7 @@ class Batch:
     domain: torch.Tensor
     view: torch.Tensor
     cut: Cut | None = None
+    dealt: tuple[np.ndarray, ...] | None = None
 
     @property
     def labelled(self) -> torch.Tensor:
@@ -67,13 +70,17 @@ class Batch:
         """
         count = min(count, len(self.labels))
         for first in range(count):
-            rows = torch.arange(first, len(self.labels), count)
+            rows = own = torch.arange(first, len(self.labels), count)
+            dealt = self.dealt
+            if dealt is not None:
+                own = torch.from_numpy(np.flatnonzero(dealt[crew().rank] % count == first))
+                dealt = tuple(has[has % count == first] // count for has in dealt)
             inputs = (
-                self.inputs[rows]
+                self.inputs[own]
                 if isinstance(self.inputs, torch.Tensor)
-                else {name: value[rows] for name, value in self.inputs.items()}
+                else {name: value[own] for name, value in self.inputs.items()}
             )
-            yield Batch(inputs, self.labels[rows], self.domain[rows], self.view[rows], self.cut)
+            yield Batch(inputs, self.labels[rows], self.domain[rows], self.view[rows], self.cut, dealt)
 
 
 @dataclass(frozen=True)
@@ -195,30 +202,31 @@ class Examples:
         def jobs() -> Iterator[list[tuple[str, int, int]]]:
             for draw in draws:
                 pending.append(draw)
-                yield [
-                    (name, int(position), int(cycle))
-                    for name, part in draw.items()
-                    for position, cycle in zip(part.positions, part.cycles, strict=True)
-                ]
+                yield self._own(draw)
 
         for rows in prefetch(jobs(), lambda item: self.load(*item), self.maker.workers):
             yield self._batch(pending.pop(0), self.maker.collate_images(rows))
 
     def _texts(self, draw: dict[str, Draw]) -> Inputs:
-        return self.maker.collate_texts(
-            [
-                self.load(name, int(position), int(cycle))
-                for name, part in draw.items()
-                for position, cycle in zip(part.positions, part.cycles, strict=True)
-            ]
-        )
+        return self.maker.collate_texts([self.load(*job) for job in self._own(draw)])
+
+    def _own(self, draw: dict[str, Draw]) -> list[tuple[str, int, int]]:
+        """Stream, position and cycle of the examples that this process computes."""
+        jobs = [
+            (name, int(position), int(cycle))
+            for name, part in draw.items()
+            for position, cycle in zip(part.positions, part.cycles, strict=True)
+        ]
+        dealt = crew().deal(len(jobs))
+        return jobs if dealt is None else [jobs[row] for row in dealt[crew().rank]]
 
     def _read(self, kept: Kept, draw: dict[str, Draw]) -> Inputs:
         places = [
             kept.first[name] + part.cycles % kept.views * len(self.streams[name].part) + part.positions
             for name, part in draw.items()
         ]
-        return kept.cut.batch(kept.train, np.concatenate(places), self.maker.device)
+        rows, dealt = np.concatenate(places), crew().deal(sum(map(len, places)))
+        return kept.cut.batch(kept.train, rows if dealt is None else rows[dealt[crew().rank]], self.maker.device)
 
     def _batch(self, draw: dict[str, Draw], inputs: Inputs, kept: Kept | None = None) -> Batch:
         drawn = [(self.streams[name], part.positions) for name, part in draw.items()]
@@ -229,7 +237,7 @@ class Examples:
         )
         device: Any = self.maker.device
         known, index, seen = (torch.from_numpy(array).to(device) for array in (labels, domain, view))
-        return Batch(inputs, known, index, seen, kept.cut if kept else None)
+        return Batch(inputs, known, index, seen, kept.cut if kept else None, crew().deal(len(known)))
 
 
 def embed_by_length(embed: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:

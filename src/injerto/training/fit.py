@@ -1,7 +1,7 @@
 """One run from start to finish: prepare, cache, train, ship, measure."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from injerto.adapters.artifact import changed_names, save_tensors
 from injerto.adapters.card import make_card, save_card
 from injerto.adapters.slider import Line, linear
 from injerto.alignment.base import Setting, make_alignment
-from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note
-from injerto.compute.batches import BatchMaker, Inputs, prefetch
+from injerto.compute.batches import BatchMaker
+from injerto.compute.crew import crew
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions, warn_of_unknown
 from injerto.evaluation.predictor import classify_kept, head_logits, predict_logits
@@ -30,20 +30,16 @@ from injerto.training.health import HELD_OUT, Health, label_shift, report, warn_
 from injerto.training.memory import Memory, snapshot
 from injerto.training.objectives import Classification
 from injerto.training.prepare import Prepared, save_splits
+from injerto.training.recalibration import recalibrate_norms
 from injerto.training.robust import make_objective
 from injerto.training.selection import PLAIN, Selection
 from injerto.training.sketching import save_sketch
 from injerto.training.stepplan import plan_steps
 from injerto.training.trainer import Trainer
 from injerto.training.watch import Watch
-from injerto.tuning.norms import norm_layers, recalibrate
 
 STANDARDIZE = 1024
 """Train examples whose embeddings set the head's scale."""
-RECALIBRATE = 2048
-"""Examples from which norm statistics are re-estimated."""
-ROUGH = 100
-"""Examples below which those statistics are called rough."""
 
 
 class Fit:
@@ -103,7 +99,7 @@ class Fit:
             names = changed_names(prepared.backbone, prepared.tuned, recipe.norm or "frozen") if recipe.slider else []
             base = snapshot(prepared, [name for name in names if ".lora_" not in name])
             probe = self._pretrained_probe() if recipe.slider or prepared.tuned.probe_first else None
-            if self._recalibrate(trained=False):
+            if recalibrate_norms(prepared, self.watch, trained=False):
                 self.caches.statistics_changed()
             self._cache()
             sample = torch.from_numpy(self.caches.embeddings(self._sample(), "first look")).to(self.plan.device)
@@ -113,7 +109,7 @@ class Fit:
                 probe.install(self.model.head)
         with clock.measure("train"):
             selection = self._solve() if recipe.head == "probe" else self._train(resume)
-            self._recalibrate(trained=True)
+            recalibrate_norms(prepared, self.watch, trained=True)
             self.model.eval()
             self.model.fold()
         line = None
@@ -163,40 +159,6 @@ class Fit:
         """What was kept below the stages that are frozen now."""
         span = self.trainer.span if self.trainer else self.prepared.spans[-1]
         return self.examples.kept.get(span.frozen)
-
-    def _recalibrate(self, trained: bool) -> bool:
-        """Re-estimate norm statistics where the policy asks for it: frozen ones before training, trained ones after."""
-        norm, backbone = self.recipe.norm or "frozen", self.prepared.backbone
-        if not norm.startswith("recalibrate"):
-            return False
-        names = self.prepared.targets if norm.endswith(":target") else self.prepared.sources
-        parts = [self.prepared.part(name, "train") for name in names]
-        count = sum(map(len, parts))
-        if count < 2:
-            raise InjertoError(f"--norm {norm}: {', '.join(names)} has fewer than two train examples; leave --norm out")
-        if count < ROUGH:
-            self.watch.say("recalibrate", f"--norm {norm}: {count} examples make rough statistics; compare without it")
-        first = self.prepared.tuned.frozen_stages
-        only = {
-            name for name in norm_layers(backbone) if (backbone.stage_of(f"{name}.running_mean") >= first) == trained
-        }
-        if only:
-            recalibrate(backbone, self._plain_batches(parts), only)
-        return bool(only)
-
-    def _plain_batches(self, parts: list[Domain]) -> Iterator[Inputs]:
-        """Unaugmented batches of nearly equal size (at least 2) over up to 2,048 examples, evenly from the parts."""
-        maker = BatchMaker(self.prepared.backbone.preprocessing, self.plan.device)
-        pairs = [
-            (content, part.inputs[i])
-            for part in parts
-            for i, content in enumerate(part.contents[: RECALIBRATE // len(parts)])
-        ]
-        items = [item for _, item in sorted(pairs, key=lambda pair: pair[0])]
-        count = max(1, len(items) // max(2, self.recipe.batch_size or 32))
-        chunks = [[items[i] for i in indices] for indices in np.array_split(np.arange(len(items)), count)]
-        for rows in prefetch(chunks, maker.image, maker.workers):
-            yield maker.collate_images(rows)
 
     def _sample(self) -> list[Domain]:
         """Up to 1,024 train examples, evenly from the sources."""
@@ -308,10 +270,13 @@ class Fit:
         return self.choice.judge_all(evidence, self.trainer.progress.reference) if evidence else None
 
     def _logits(self, name: str, side: str, part: Domain, what: str = "logits") -> np.ndarray:
-        kept = self._kept
+        kept, (first, last) = self._kept, crew().share(len(part))
         if kept and (name, side) in kept.plain:
-            return classify_kept(self.model, self.plan, kept.cut, kept.plain[name, side], what)
-        return predict_logits(self.model, self.plan, part.inputs, part.contents, f"checking {name} {side}", what)
+            features = kept.plain[name, side].slice(first, last)
+            return crew().collect(classify_kept(self.model, self.plan, kept.cut, features, what))
+        inputs, title = part.inputs[first:last], f"checking {name} {side}"
+        found = predict_logits(self.model, self.plan, inputs, part.contents[first:last], title, what)
+        return crew().collect(found)
 
     def _solve(self) -> dict[str, Any]:
         """The converged probe: logistic regression, its regularization chosen on source ``val``."""

@@ -17,6 +17,7 @@ from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
 from injerto.basics.progress import note, warn
+from injerto.compute.crew import crew
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.load import load_domains
@@ -296,8 +297,10 @@ class LanguageFit:
     def _losses(self, examples: Sequence[Sequence[Encoded]], title: str) -> tuple[np.ndarray, np.ndarray]:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
+        first, last = crew().share(len(examples))
         try:
-            return token_losses(self.model, self.plan, examples, title)
+            nats, tokens = token_losses(self.model, self.plan, examples[first:last], title)
+            return crew().collect(nats), crew().collect(tokens)
         finally:
             for module, mode in modes:
                 module.training = mode

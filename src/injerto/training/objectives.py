@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from injerto.alignment.base import PLAIN, Alignment, StepOutputs
+from injerto.compute.crew import crew
 from injerto.compute.plan import ComputePlan
 from injerto.tasks.classification import classification_losses
 from injerto.tasks.language import LanguageModel
@@ -26,13 +27,18 @@ class Objective(nn.Module):
         watching: Whether this step's :attr:`seen` is wanted.
         seen: What the last watched step showed.
         supervised: The labelled loss of the last call, without what alignments add; None where it is all there is.
+        number: Seeds what is drawn behind the embedding, where several processes compute a step.
+        shared: Whether every process computes the loss of the whole batch, not its share of it.
     """
+
+    shared = True
 
     def __init__(self) -> None:
         """Nothing is watched at first."""
         super().__init__()
         self.watching, self.seen = False, dict[str, float]()
         self.supervised: Tensor | None = None
+        self.number = 0
 
     def forward(self, part: Batch, p: float) -> Tensor:
         """The loss of a part of a batch, a mean over it.
@@ -121,6 +127,10 @@ class Classification(Objective):
         precision = torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16")
         with precision, mixing, self.taps.open(inputs) as stages:
             embedding = embed(inputs) if self.taps.stages else embed_by_length(embed, inputs)
+        embedding = crew().gather(embedding, part.dealt)
+        stages = {stage: crew().gather(values, part.dealt) for stage, values in stages.items()}
+        if part.dealt is not None:
+            torch.manual_seed(self.number)  # from here on all processes draw alike
         outputs = model.classify(embedding)
         each, known = classification_losses(outputs.logits, labels, self.weights, self.smoothing)
         loss = self.labelled(each, outputs.logits, labels, part.domain, known, p)
@@ -154,6 +164,8 @@ class Classification(Objective):
 class LanguageModelling(Objective):
     """Cross-entropy of the next token, over the tokens that are learned."""
 
+    shared = False
+
     def __init__(self, model: LanguageModel, plan: ComputePlan) -> None:
         """Keep both.
 
@@ -173,4 +185,7 @@ class LanguageModelling(Objective):
         """
         assert not isinstance(part.inputs, Tensor)
         with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            return self._model[0].losses(part.inputs, part.labels).mean()
+            if part.dealt is None:
+                return self._model[0].losses(part.inputs, part.labels).mean()
+            own = part.labels[torch.from_numpy(part.dealt[crew().rank]).to(part.labels.device)]
+            return self._model[0].losses(part.inputs, own).sum() / part.labelled.sum()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from injerto.compute.crew import crew
 from injerto.tasks.language import Encoded, collate, pack
 from injerto.training.examples import Batch
 from injerto.training.stepplan import StepPlan
@@ -55,10 +56,14 @@ class Packed:
             draws = plan.draw(step)
             rows = [self.rows[name][i] for name, draw in draws.items() for i in draw.positions]
             inputs, targets = collate(rows, self.filler)
+            dealt = crew().deal(len(rows))
+            if dealt is not None:
+                inputs = {name: value[torch.from_numpy(dealt[crew().rank])] for name, value in inputs.items()}
             domain = np.concatenate([np.full(len(d.positions), names.index(n)) for n, d in draws.items()])
             yield Batch(
                 {name: value.to(self.device) for name, value in inputs.items()},
                 targets.to(self.device),
                 torch.from_numpy(domain).to(self.device),
                 torch.zeros(len(rows), dtype=torch.int64, device=self.device),
+                dealt=dealt,
             )

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +15,11 @@ from torch import nn
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress, warn
+from injerto.compute.crew import crew
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing
-from injerto.evaluation.validators import FLOOR, Verdict
+from injerto.evaluation.validators import Verdict
 from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.language import LanguageModel
@@ -30,9 +31,11 @@ from injerto.training.examples import Batch, Examples
 from injerto.training.objectives import Objective
 from injerto.training.optimizer import make_optimizer, pull
 from injerto.training.packed import Packed
+from injerto.training.progress import REJECTED, Progress
 from injerto.training.rangetest import TRIES, range_test
 from injerto.training.schedule import rate_factor
 from injerto.training.stepplan import count_steps, plan_steps
+from injerto.training.together import check_together
 from injerto.training.tracking import prepare_trackers
 from injerto.training.watch import Watch
 from injerto.tuning.base import Tuned
@@ -40,49 +43,8 @@ from injerto.tuning.norms import norm_layers, training_modes
 
 MOST_EVALUATIONS = 30
 """Evaluations in a run, at most: one an epoch, or fewer where an epoch is a step or two."""
-REJECTED = -1e30
-"""Stands for minus infinity in a checkpoint."""
 SAVE_SECONDS = 5
 """Least time between two checkpoints: where an epoch takes milliseconds, writing one after each would double them."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; part of every checkpoint.
-
-    Attributes:
-        step: Steps done.
-        best_step: Step of the best evaluation so far.
-        best: What it was chosen by, None before the first.
-        accuracy: Its accuracy on source ``val``.
-        reference: The best accuracy on source ``val`` so far.
-        stale: Evaluations since then.
-        stopped: Whether early stopping ended the run.
-    """
-
-    step: int = 0
-    best_step: int = 0
-    best: Score | None = None
-    accuracy: float = 0.0
-    reference: float = 0.0
-    stale: int = 0
-    stopped: bool = False
-
-    def better(self, score: Score, verdict: Verdict | None) -> bool:
-        """Whether a checkpoint is the best so far, by source ``val`` or by a validator behind its guard.
-
-        Args:
-            score: On source ``val``; the best accuracy so far is known already.
-            verdict: The validator's; None where source ``val`` decides.
-        """
-        key, fallen = score, False
-        if verdict is not None:
-            key = (REJECTED if verdict.rejected else verdict.score, score[0])
-            fallen = self.accuracy < self.reference - FLOOR and not verdict.rejected  # the best would be refused now
-        if self.best is not None and key <= self.best and not fallen:
-            return False
-        self.best, self.best_step, self.accuracy = key, self.step, score[0]
-        return True
 
 
 class Trainer:
@@ -130,6 +92,8 @@ class Trainer:
             mixed_precision="no", cpu=plan.device == "cpu", log_with=list(recipe.track) or None, project_dir=folder
         )
         assert recipe.batch_size is not None
+        if not crew().alone:
+            check_together(recipe, crew().size)
         sizes = examples.sizes()
         self.steps = count_steps(sum(sizes.values()), recipe.batch_size, recipe.steps, recipe.epochs)
         self.spans = tuned.spans(self.steps)
@@ -236,14 +200,20 @@ class Trainer:
             else:
                 torch.manual_seed(number)
             labelled, done = int(batch.labelled.sum()), self.progress.step / self.steps
-            for part in batch.parts(self.recipe.accumulate):
+            for index, part in enumerate(batch.parts(self.recipe.accumulate)):
                 share = int(part.labelled.sum()) / max(labelled, 1)
+                if part.dealt is not None:
+                    self.objective.number = int(sha256(number, index)[:15], 16)
+                    torch.manual_seed(int(sha256(number, index, crew().rank)[:15], 16))
                 with self.frozen_norms:
                     loss = self.objective(part, done) * share
                 self.accelerator.backward(loss)
                 value, own = float(loss.detach()), self.objective.supervised
                 total += value
                 supervised += value if own is None else share * float(own)
+        if batch.dealt is not None:
+            total = self._add_up(total)
+            supervised = supervised if self.objective.shared else total
         if not math.isfinite(total):
             return total, supervised
         if self.recipe.clip:
@@ -252,6 +222,15 @@ class Trainer:
         pull(self.optimizer, self.recipe.l2_sp)
         self.optimizer.step()
         return total, supervised
+
+    def _add_up(self, total: float) -> float:
+        """The other processes' share of the gradients, and of the loss."""
+        crew().add_up(p.grad for p in self.model.backbone.parameters() if p.requires_grad)
+        if self.objective.shared:
+            return total
+        whole = torch.tensor([total], dtype=torch.float64)
+        crew().add_up([whole])
+        return float(whole)
 
     def _find_rate(self) -> None:
         """Sweep the rate over the first steps' batches, choose its factor, and put everything back."""
