@@ -20,6 +20,7 @@ def compare(
     seeds: Annotated[str, _option("How many seeds, or which: 5 or 0,2,7; 3 where not given.")] = "3",
     leave_one_out: Annotated[bool, _option("Every source stays unseen in turn.", "--leave-one-out")] = False,
     budget: Annotated[str | None, _option("Time such as 20m: rows that look worst are dropped to keep it.")] = None,
+    engine: Annotated[str, _option("local, or ray for a cluster: many runs at a time.")] = "local",
     report: Annotated[bool, _option("Write report.html, a page to look at.", "--report/--no-report")] = True,
     as_json: Json = False,
     **settings: Any,
@@ -32,7 +33,7 @@ def compare(
 
     given = settings_of(settings)
     rows = parse_rows(row or [])
-    given |= {"rows": rows, "leave_one_out": leave_one_out, "budget": budget}
+    given |= {"rows": rows, "leave_one_out": leave_one_out, "budget": budget, "engine": engine}
     content = run(data, grid=parse_grid(grid), seeds=parse_seeds(seeds), out=out, **given)
     if as_json:
         print_json(content)

@@ -1,6 +1,5 @@
 """Compare: every combination of some settings, several seeds each, under one protocol, with paired intervals."""
 
-import gc
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -9,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from injerto import api
-from injerto.basics.errors import InjertoError, why_failed
+from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_own, remove_tree
 from injerto.basics.launcher import check_alone
-from injerto.basics.progress import format_seconds, note, quiet, warn
+from injerto.basics.progress import format_seconds, note, quiet
 from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
+from injerto.studies.cluster import check_cluster, run_all
 from injerto.studies.fixed import check_named, fixed_settings
 from injerto.studies.grid import Planned, check_grid, command_of, describe, list_seeds, plan_rows
-from injerto.studies.records import OWN, check_records, check_results, load_record, record_of, write_record
+from injerto.studies.records import OWN, check_records, check_results, do_run, load_record, record_of
 from injerto.studies.results import Results
 from injerto.studies.rotation import rotate, without_source
 from injerto.studies.tables import dropped_text
@@ -37,6 +36,7 @@ def compare(
     out: str | PathLike[str],
     leave_one_out: bool = False,
     budget: str | float | None = None,
+    engine: str = "local",
     config: str | PathLike[str] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -59,6 +59,8 @@ def compare(
             the others are learned from.
         budget: Time that it may take, such as ``"20m"``, or seconds: where all rows with all seeds take longer, the
             worse half is dropped after some seeds, without a target label (:mod:`injerto.studies.budget`).
+        engine: ``local``: one run after the other; ``ray``: as many at a time as the cluster of ``RAY_ADDRESS`` (else
+            this machine) has cores, each with ``threads`` of them, 1 where not given.
         config: A YAML file with settings; those given here win.
         **settings: Fields of the recipe that are the same for all rows.
 
@@ -87,11 +89,14 @@ def compare(
     check_named(data, settings, "compare")
     if settings.get("seed") is not None:
         raise InjertoError("a comparison has several seeds: give --seeds in place of --seed")
+    check_cluster(engine, budget)
+    if engine == "ray":
+        settings["threads"] = settings.get("threads") or 1
     given = fixed_settings(config, {**settings, "source": source, "target": target}, grid)
     from injerto.training.shared import shared_loading
 
     with shared_loading():
-        return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget)
+        return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget, engine)
 
 
 def _compare(
@@ -103,6 +108,7 @@ def _compare(
     folder: Path,
     leave_one_out: bool,
     budget: str | float | None,
+    engine: str,
 ) -> dict[str, Any]:
     """Plan all runs and do those that are missing."""
     limit = None
@@ -145,11 +151,16 @@ def _compare(
     about["command"] = command_of(data, written[0], numbers if plan else about["seeds"], named, str(folder), written[1])
     about |= {"machine": str(machine()), "versions": installed_versions()}
     results = Results(folder, about, [*planned, *earlier], names if leave_one_out else (), plan)
-    return _work(results, [*order, *earlier], missing, runs, plan)
+    return _work(results, [*order, *earlier], missing, runs, plan, engine)
 
 
 def _work(
-    results: Results, order: Sequence[Planned], missing: Sequence[Planned], runs: Path, plan: Halving | None
+    results: Results,
+    order: Sequence[Planned],
+    missing: Sequence[Planned],
+    runs: Path,
+    plan: Halving | None,
+    engine: str,
 ) -> dict[str, Any]:
     """Take in what is there, do what is missing and was not dropped; the results are up to date after every run."""
     from injerto.training.cacheplan import shared_by
@@ -170,6 +181,15 @@ def _work(
     for line in content["fairness"] if missing else ():
         note(line)
     tried = len(order) - len(missing)
+    if engine == "ray":
+        for one, spent in run_all(missing, runs) if missing else ():
+            tried += 1
+            take_in(one, spent)
+            content = results.write()
+            row = results.row(one)
+            ended = format_seconds(spent) if row and row["status"] == "ok" else f"failed: {row and row['reason']}"
+            note(f"run {tried} of {content['planned']}: {one.label} seed {one.seed}, {ended}")
+        return content
     for done, one in enumerate(missing):
         while plan and plan.is_due(one):
             for row in plan.decide(content["rows"]):
@@ -182,7 +202,7 @@ def _work(
         note(f"run {tried} of {content['planned']}: {one.label} seed {one.seed}{_left(rest, seconds)}")
         begun = time.monotonic()
         with shared_by(sum(_keeps(other) == _keeps(one) for other in order)):
-            _run(one, runs)
+            do_run(one, runs)
         take_in(one, time.monotonic() - begun)
         content = results.write()
     return content
@@ -211,24 +231,6 @@ def _cost(one: Planned) -> int:
 
 def _keeps(one: Planned) -> list[Any]:
     return [one.recipe.tuning_spec.last, *(getattr(one.recipe, name) for name in KEPT)]
-
-
-def _run(one: Planned, runs: Path) -> None:
-    """Do one run, or go on with it; keep in its record why it failed."""
-    folder, record = runs / one.name, {"recipe": one.recipe.model_dump(mode="json"), "failed": None}
-    if folder.exists() and not (folder / "recipe.yaml").exists():
-        remove_tree(folder)  # killed before it began
-    write_record(runs, one.name, record)
-    fields = one.recipe.model_dump(exclude_none=True, exclude={"data"})
-    try:
-        with quiet():
-            api.fit(one.recipe.data, out=folder, resume=True, **fields)
-    except Exception as error:
-        reason, fault = why_failed(error)
-        warn(f"{one.label} seed {one.seed} failed: {reason}")
-        write_record(runs, one.name, record | {"failed": {"reason": reason, "fault": fault}})
-    finally:
-        gc.collect()
 
 
 def _take_in(results: Results, one: Planned, runs: Path) -> None:

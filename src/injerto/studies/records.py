@@ -1,12 +1,15 @@
 """What a comparison's folder says of its runs: recipes as planned, failures, and what may stand beside them."""
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from injerto.basics.errors import InjertoError
-from injerto.basics.files import write_text
+from injerto import api
+from injerto.basics.errors import InjertoError, why_failed
+from injerto.basics.files import remove_tree, write_text
+from injerto.basics.progress import quiet, warn
 from injerto.recipe.recipe import Recipe, make_recipe
 from injerto.studies.grid import Planned, text_of
 
@@ -109,3 +112,26 @@ def check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
                 )
             earlier.append(one)
     return earlier
+
+
+def do_run(one: Planned, runs: Path) -> None:
+    """Do one run, or go on with it; keep in its record why it failed.
+
+    Args:
+        one: What to do.
+        runs: The folder of all runs.
+    """
+    folder, record = runs / one.name, {"recipe": one.recipe.model_dump(mode="json"), "failed": None}
+    if folder.exists() and not (folder / "recipe.yaml").exists():
+        remove_tree(folder)  # killed before it began
+    write_record(runs, one.name, record)
+    fields = one.recipe.model_dump(exclude_none=True, exclude={"data"})
+    try:
+        with quiet():
+            api.fit(one.recipe.data, out=folder, resume=True, **fields)
+    except Exception as error:
+        reason, fault = why_failed(error)
+        warn(f"{one.label} seed {one.seed} failed: {reason}")
+        write_record(runs, one.name, record | {"failed": {"reason": reason, "fault": fault}})
+    finally:
+        gc.collect()
