@@ -200,6 +200,11 @@ def test_what_is_unloaded_while_it_is_read_again_stays_away(
     assert "one" not in bank and not bank._residents
 
 
+def test_what_is_printed_is_short(text_bank: Any) -> None:
+    assert len(repr(text_bank.ask_all(SENTENCES[0])["lora"])) < 200
+    assert repr(text_bank).startswith("<AdapterBank of ")
+
+
 def test_it_can_be_asked_like_a_pipeline(text_bank: Any, text_adapters: Any, tiny_bert: Path) -> None:
     expected = text_bank.predict(SENTENCES[:3], "lora")
     found = text_bank(SENTENCES[:3], "lora")

@@ -51,6 +51,22 @@ def test_prepare_is_timms_evaluation_transform(
         assert np.abs(ours - expected).max() < 1e-3
 
 
+@pytest.mark.parametrize("shape", [(40, 4000), (4000, 40), (3, 60_000)])
+def test_a_long_picture_is_its_centre(shape: tuple[int, int]) -> None:
+    from injerto.domains import images
+
+    rows = np.linspace(0, 255, shape[0], dtype=np.uint8)[:, None, None]
+    columns = np.linspace(0, 255, shape[1], dtype=np.uint8)[None, :, None]
+    image = Image.fromarray(np.broadcast_to((rows // 2 + columns // 2), (*shape, 3)).astype(np.uint8))
+    quick = prepare_image(image, size(64, 48))
+    assert quick.shape == (64, 48, 3)
+    if max(shape) < 60_000:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(images, "LONG", 1e9)
+            whole = prepare_image(image, size(64, 48))
+        assert np.abs(quick.astype(int) - whole).max() <= 2
+
+
 def test_augmentation_is_a_function_of_the_generator() -> None:
     image, preprocessing = scene(120, 90), size(64, 48)
     for policy in ("light", "standard"):

@@ -429,6 +429,42 @@ def test_what_cannot_be_served_is_refused(refused: Any, runs: dict[str, Path], t
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 
+def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(refused: Any, runs: dict[str, Path]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"cannot listen at 127.0.0.1:{port}" in refused("serve", runs["texts"], "--port", port)
+    assert "--threads is 1 or more" in refused("serve", runs["texts"], "--threads", 0)
+    assert "--memory is a number of megabytes" in refused("serve", runs["texts"], "--memory", -1)
+    assert "--drifted /proc/x cannot be made" in refused("serve", runs["texts"], "--drifted", "/proc/x")
+
+
+@pytest.mark.parametrize("shape", [(3, 20_000), (20_000, 3)])
+def test_a_long_thin_picture_costs_no_more_than_others(web: Any, shape: tuple[int, int]) -> None:
+    import resource
+
+    stream = io.BytesIO()
+    Image.new("RGB", shape, (40, 60, 190)).save(stream, "PNG")
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    found = web.post("/v1/predict", json={"items": [{"image": coded(stream.getvalue()), "adapter": "pictures"}]})
+    assert found.status_code == 200 and time.monotonic() - begun < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+
+
+def test_an_unknown_path_or_method_gets_a_sentence(web: Any) -> None:
+    assert web.get("/nowhere").json() == {"error": "there is nothing at /nowhere"}
+    found = web.put("/v1/adapters", json={})
+    assert found.status_code == 405 and found.json() == {"error": "PUT is not for this path"}
+    assert "GET" in found.headers["allow"] or "POST" in found.headers["allow"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "a\\b", "a\nb"])
+def test_names_that_are_paths_are_refused(web: Any, runs: dict[str, Path], desk: Any, name: str) -> None:
+    found = web.post("/v1/adapters", json={"path": "texts", "name": name})
+    assert found.status_code == 422 and "no slash or backslash" in found.json()["error"]
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
 def test_the_page_asks_every_adapter(process: Any, chromium: Any, tmp_path: Path, width: int, dark: bool) -> None:
     from axe_playwright_python.sync_playwright import Axe

@@ -277,3 +277,16 @@ def test_what_does_not_fit_is_refused_in_a_line(
         injerto.fit(styles, out=tmp_path / "r", **given)
     assert "\n" not in str(found.value)
     assert not (tmp_path / "r" / "log.jsonl").exists()
+
+
+def test_a_target_from_elsewhere_leaves_the_only_domain_as_the_source(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    live = f"live={pictures / 'night'}"
+    run = injerto.fit(
+        pictures / "day", target=live, backbone=tiny_timm, tuning="head", steps=2, out=tmp_path / "a", **quick
+    )
+    assert {name: entry["role"] for name, entry in run.metrics["domains"].items()} == {
+        "day": "source",
+        "live": "target",
+    }

@@ -195,7 +195,7 @@ class Sketch:
         """
         try:
             if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise InjertoError(f"{path} is no file of at most {LARGEST_FILE} bytes; make the sketch again")
+                raise InjertoError(f"{path} is no file of at most {LARGEST_FILE} bytes; remove it to go without")
             with safe_open(path, framework="np") as file:
                 types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  not a dict
                 if (file.metadata() or {}).get("format") != FORMAT or types != _TENSORS:
@@ -204,7 +204,7 @@ class Sketch:
         except (SafetensorError, OSError, ValueError) as error:
             if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
                 raise KeyboardInterrupt from None
-            raise InjertoError(f"{path} cannot be read ({error}); make the sketch again") from None
+            raise InjertoError(f"{path} cannot be read ({error}); remove it to go without") from None
         mean, eigenvalues, bandwidth = tensors["mean"], tensors["eigenvalues"], tensors["bandwidth"]
         shapes = {name: mean.shape if kind == "F32" else () for name, kind in _TENSORS.items()}
         if mean.ndim != 1 or {name: tensor.shape for name, tensor in tensors.items()} != shapes:

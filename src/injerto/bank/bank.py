@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ class Answer:
     adapter: str
     labels: tuple[str, ...]
     probabilities: np.ndarray
-    embedding: np.ndarray
-    sketch: Sketch | None = None
+    embedding: np.ndarray = field(repr=False)
+    sketch: Sketch | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
@@ -114,7 +114,7 @@ class AdapterBank:
         Raises:
             InjertoError: Where the base cannot be loaded or the limit is no positive number.
         """
-        if limit is not None and not limit > 0:
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
             raise InjertoError(f"the limit is a number of bytes above 0, not {limit}")
         base = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
         self.base, self.limit = base, limit
@@ -142,6 +142,10 @@ class AdapterBank:
         for path in paths:
             bank.load(path)
         return bank
+
+    def __repr__(self) -> str:
+        """What it holds."""
+        return f"<{type(self).__name__} of {len(self)} adapters on {self.base.spec}>"
 
     def __len__(self) -> int:
         """How many adapters can be asked."""
@@ -212,8 +216,10 @@ class AdapterBank:
         """
         place = Path(path)
         name = name_of(place) if name is None else name
-        if not name or len(name) > LONGEST_NAME or not name.isprintable():
-            raise InjertoError(f"an adapter's name has 1 to {LONGEST_NAME} printable characters, not {name[:40]!r}")
+        plain = name.isprintable() and not set(name) & set("/\\") and name not in (".", "..")
+        if not (plain and 0 < len(name) <= LONGEST_NAME):
+            rule = f"1 to {LONGEST_NAME} printable characters, no slash or backslash, and is not . or .."
+            raise InjertoError(f"an adapter's name has {rule}; not {name[:40]!r}")
         found = self._read(name, place)
         with self._lock:
             self._put(found)

@@ -96,6 +96,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+LONG = 64
+"""Of a picture that would be resized to this many times the pixels that are kept, only the centre is resized: 3 by
+100,000 pixels would take gigabytes. The result is nearly the same; all others are resized as timm does."""
+
+
 def prepare_image(image: Image.Image, preprocessing: ImagePreprocessing) -> np.ndarray:
     """Resize and centre-crop as timm's and torchvision's evaluation transforms do, pixel for pixel.
 
@@ -119,9 +124,13 @@ def prepare_image(image: Image.Image, preprocessing: ImagePreprocessing) -> np.n
     else:
         ratio = min(image.width / scaled[0], image.height / scaled[1])
         size = (round(image.width / ratio), round(image.height / ratio))
+    left, top = (_margin(size[0], width), _margin(size[1], height))
+    if size[0] * size[1] > LONG * width * height and min(left, top) >= 0:
+        x, y = image.width / size[0], image.height / size[1]
+        box = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
+        return np.array(image.resize((width, height), _filter(preprocessing), box), dtype=np.uint8)
     if size != image.size:
         image = image.resize(size, _filter(preprocessing))
-    left, top = (_margin(size[0], width), _margin(size[1], height))
     if (left, top, *size) != (0, 0, width, height):
         image = image.crop((left, top, left + width, top + height))  # black beyond the edge
     return np.array(image, dtype=np.uint8)

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
 
 from injerto.bank.bank import AdapterBank, Answer, Question, UnknownAdapter
 from injerto.basics.errors import InjertoError
@@ -88,6 +89,7 @@ class _Server:
         self.app.middleware("http")(self._around)
         self.app.exception_handler(InjertoError)(self._refuse)
         self.app.exception_handler(TimeoutError)(self._late)
+        self.app.exception_handler(HTTPException)(self._nowhere)
         self._routes()
         self.app.openapi = self._openapi  # type: ignore[method-assign]
 
@@ -149,6 +151,13 @@ class _Server:
     async def _late(self, _: Request, __: Exception) -> Response:
         return JSONResponse({"error": f"no answer within {self.limits.seconds:g} s; send fewer items at once"}, 503)
 
+    async def _nowhere(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        words = {404: f"there is nothing at {request.url.path[:100]}", 405: f"{request.method} is not for this path"}
+        return JSONResponse(
+            {"error": words.get(error.status_code, str(error.detail))}, error.status_code, dict(error.headers or {})
+        )
+
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def _batcher(self, bank: AdapterBank) -> Batcher:
@@ -173,10 +182,9 @@ class _Server:
             (places, asyncio.wrap_future(self._batcher(bank).submit([flat[place] for place in places])))
             for bank, places in banks.values()
         ]
-        async with asyncio.timeout(self.limits.seconds):
-            for places, future in waiting:
-                for place, answer in zip(places, await future, strict=True):
-                    found[place] = answer
+        for places, future in waiting:
+            for place, answer in zip(places, await future, strict=True):
+                found[place] = answer
         for answer in found:
             self.measures.answers.labels(answer.adapter).inc()
         self.drifts.see(zip(flat, found, strict=True))
@@ -199,10 +207,11 @@ class _Server:
         async def predict(request: Request) -> Response:
             """Texts or pictures as JSON, or pictures as an uploaded form; an item may name several adapters."""
             ask, pictures = await read_ask(request, self.limits)
-            asked = await anyio.to_thread.run_sync(
-                questions_of, ask, pictures, self.desk, self.limits, limiter=self._decoding
-            )
-            answers = await self.ask(asked)
+            async with asyncio.timeout(self.limits.seconds):
+                asked = await anyio.to_thread.run_sync(
+                    questions_of, ask, pictures, self.desk, self.limits, limiter=self._decoding, abandon_on_cancel=True
+                )
+                answers = await self.ask(asked)
             results = [Result(answers=[_reply(one) for one in several]) for several in answers]
             return Response(Results(results=results).model_dump_json(), media_type="application/json")
 

@@ -20,6 +20,8 @@ from injerto.basics.progress import warn
 
 MOST_SAVED = 100_000_000
 """Bytes of drifted inputs that are kept for an adapter, about."""
+REMEMBERED = 5_000
+"""Last inputs of an adapter that count once, however often they come."""
 BEHIND = 64
 """Full windows that may wait to be tested; more are let go."""
 
@@ -47,7 +49,8 @@ class Watch:
         self.sketch, self.size, self.keep = sketch, size or sketch.window, keep
         self.windows, self.alarms = 0, 0
         self.last: Drift | None = None
-        self._seen: dict[int, tuple[np.ndarray, Any]] = {}
+        self._window: list[tuple[np.ndarray, Any]] = []
+        self._lately: dict[int, None] = {}
 
     @property
     def drifted(self) -> bool:
@@ -55,7 +58,7 @@ class Watch:
         return self.last is not None and self.last.alarm()
 
     def add(self, given: Any, embedding: np.ndarray) -> list[tuple[np.ndarray, Any]] | None:
-        """Take an input; one that is in the window already counts once, as many from one hand are no change.
+        """Take an input; one that was there lately does not count again, as many from one hand are no change.
 
         Args:
             given: A text or a prepared picture.
@@ -65,16 +68,21 @@ class Watch:
             The window, once it is full: embeddings and inputs.
         """
         key = hash(given) if isinstance(given, str) else hash(given.tobytes())
-        self._seen.setdefault(key, (embedding.copy(), given if self.keep else None))
-        if len(self._seen) < self.size:
+        if key in self._lately:
             return None
-        full, self._seen = list(self._seen.values()), {}
+        self._lately[key] = None
+        if len(self._lately) > REMEMBERED:
+            del self._lately[next(iter(self._lately))]
+        self._window.append((embedding.copy(), given if self.keep else None))
+        if len(self._window) < self.size:
+            return None
+        full, self._window = self._window, []
         return full
 
     def about(self) -> dict[str, Any]:
         """What is told of it."""
         return {
-            "window": self.size, "gathered": len(self._seen), "windows": self.windows, "alarms": self.alarms,
+            "window": self.size, "gathered": len(self._window), "windows": self.windows, "alarms": self.alarms,
             "by_chance": round(self.windows * LEVEL, 2), "drifted": self.drifted,
             "p_value": self.last.p_value if self.last else None, "mmd2": self.last.statistic if self.last else None,
         }  # fmt: skip

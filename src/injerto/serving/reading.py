@@ -116,6 +116,8 @@ def parse(model: Any, body: bytes) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise Bad(422, f"{place}: there is no such field"[:300]) from None
         raise Bad(422, f"{place}: {first['msg']}"[:300] if place else str(first["msg"])[:300]) from None
     except RecursionError:
         raise Bad(422, "the JSON is nested too deeply") from None
@@ -178,7 +180,10 @@ def questions_of(ask: Ask, uploaded: Sequence[bytes], desk: Desk, limits: Limits
             raise Bad(422, f"items.{place}: give a text or an image")
         kind = "text" if given["text"] else "image"
         if wanted != {kind}:
-            raise Bad(422, f"items.{place}: '{names[0]}' takes {'pictures' if kind == 'text' else 'texts'}, not this")
+            takes = "texts, and this is a picture"
+            if kind == "text":
+                takes = "pictures, and this is a text (a picture is sent as image, from Python as a Path)"
+            raise Bad(422, f"items.{place}: '{names[0]}' takes {takes}")
         content = item.text if kind == "text" else picture if picture is not None else _decoded(item.image, place)
         if isinstance(content, str):
             if len(content) > limits.characters:

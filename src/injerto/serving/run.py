@@ -1,6 +1,7 @@
 """The server as a process."""
 
 import os
+import socket
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -66,13 +67,36 @@ def serve(
         raise InjertoError("--queue must be 1 or more")
     limit = None if memory is None else int(memory * 1e6)
     folder = None if bank is None else Path(bank)
+    if threads is not None and threads < 1:
+        raise InjertoError(f"--threads is 1 or more, not {threads}")
+    if memory is not None and not memory > 0:
+        raise InjertoError(f"--memory is a number of megabytes above 0, not {memory:g}")
     if drifted is not None:
         check_writable(Path(drifted), "--drifted")
+        try:
+            Path(drifted).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InjertoError(f"--drifted {drifted} cannot be made: {error.strerror}; name another folder") from None
+    door = _bind(host, port)
     drifts = Drifts(None if drifted is None else Path(drifted), window)
+    note(f"loading {len(runs)} adapter{'' if len(runs) == 1 else 's'}")
     desk = Desk([Path(run) for run in runs], folder, backbone, precision, threads, limit)
     if host not in LOCAL and not os.environ.get(KEYS):
         warn(f"anyone who reaches {host} can use this server; put keys into {KEYS} to ask for one")
     shown = f"[{host}]" if ":" in host else host
     note(f"serving {', '.join(desk.names) or 'nothing so far'} at http://{shown}:{port}")
     app = make_app(desk, target=target, longest=queue, drifts=drifts)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
+    uvicorn.Server(config).run(sockets=[door])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The address, taken before time is spent on anything else."""
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except OSError as error:
+        door.close()
+        raise InjertoError(f"cannot listen at {host}:{port}: {error.strerror}; give another --port or --host") from None
+    return door

@@ -103,7 +103,6 @@ class Load(BaseModel):
         None,
         min_length=1,
         max_length=LONGEST_NAME,
-        pattern=r"^[^/\\\x00-\x1f\x7f]+$",
         description="As its folder where not given.",
     )
 

@@ -281,8 +281,8 @@ def settle_roles(recipe: Recipe, domains: Domains) -> tuple[tuple[str, ...], tup
     Raises:
         InjertoError: Where a name is unknown, or there twice, or a setting needs a domain more.
     """
-    sources = recipe.source or only_domain(domains)
     targets = named_in(domains, recipe.target)
+    sources = recipe.source or only_domain(domains, targets)
     for name in sources:
         domains.named(name)
     for name in set(sources) & set(targets):
@@ -315,19 +315,21 @@ def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
     return Domains(kept, found.modality, data, found.problems).check(skip_bad)
 
 
-def only_domain(domains: Domains) -> tuple[str, ...]:
+def only_domain(domains: Domains, targets: Sequence[str] = ()) -> tuple[str, ...]:
     """The one domain to learn from where none is named.
 
     Args:
         domains: What was read.
+        targets: Those of them that are targets.
 
     Raises:
         InjertoError: Where there are several.
     """
-    if len(domains) == 1:
-        return tuple(domains)
+    left = [name for name in domains if name not in targets]
+    if len(left) == 1:
+        return (left[0],)
     raise InjertoError(
-        f"{domains.name} has {len(domains)} domains; say which to learn from with --source: {', '.join(domains)}"
+        f"{domains.name} has {len(left)} domains; say which to learn from with --source: {', '.join(left)}"
     )
 
 
