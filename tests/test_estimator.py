@@ -325,6 +325,7 @@ def test_refusals_are_value_errors_too(painter: Classifier, files: list[Path]) -
 # --- real backbones ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_texts() -> None:
     domain = injerto.load_domains("sentiment-domains")["tweets"]
     short = [i for i, text in enumerate(domain.inputs) if len(str(text)) < 60][:40]

@@ -102,6 +102,8 @@ def accuracy(predict: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> float
 
 
 # term: least mean gain on the target over source-only, in points, over three seeds
+SLOW = pytest.mark.slow
+QUICK = ("mmd", "dann", "mcc")
 GAINS = {"mmd": 25, "lmmd": 25, "coral": 20, "dann": 25, "cdan": 25, "cdan-e": 25, "mcc": 25, "self-training": 25}
 
 
@@ -115,7 +117,7 @@ def source_only() -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("term", GAINS)
+@pytest.mark.parametrize("term", [pytest.param(term, marks=() if term in QUICK else SLOW) for term in GAINS])
 def test_a_brighter_target(term: str, source_only: list[float]) -> None:
     gains, kept = [], []
     for seed, before in zip(SEEDS, source_only, strict=True):
@@ -139,7 +141,10 @@ def test_frequencies_that_differ_mislead_mmd_unless_they_are_estimated() -> None
     assert weighted > plain + 5 and weighted > none - 1
 
 
-@pytest.mark.parametrize(("term", "least"), [("dann:3", 1.5), ("coral(mean=true):3", 1.5), ("cdann:10", 1.0)])
+@pytest.mark.parametrize(
+    ("term", "least"),
+    [("dann:3", 1.5), *(pytest.param(*case, marks=SLOW) for case in (("coral(mean=true):3", 1.5), ("cdann:10", 1.0)))],
+)
 def test_blind_to_a_background_that_goes_with_the_class(term: str, least: float) -> None:
     gains = []
     for seed in SEEDS:
@@ -150,7 +155,9 @@ def test_blind_to_a_background_that_goes_with_the_class(term: str, least: float)
     assert np.mean(gains) >= least
 
 
-@pytest.mark.parametrize("objective", ["vrex(penalty=100)", "irm", "group-dro"])
+@pytest.mark.parametrize(
+    "objective", ["vrex(penalty=100)", *(pytest.param(name, marks=SLOW) for name in ("irm", "group-dro"))]
+)
 def test_a_colour_that_misleads(objective: str) -> None:
     agree = (0.99, 0.95, 0.3) if objective == "group-dro" else (0.95, 0.8)
     for seed in SEEDS:

@@ -229,7 +229,7 @@ def test_nothing_on_stdin(refused: Callable[..., str], text_run: Path, monkeypat
     assert "nothing to predict on" in refused("predict", text_run, "-")
 
 
-@pytest.mark.parametrize("flags", [[], ["--csv"], ["--json"]])
+@pytest.mark.parametrize("flags", [[], *(pytest.param([flag], marks=pytest.mark.slow) for flag in ("--csv", "--json"))])
 def test_a_reader_that_goes_away(image_run: Path, pictures: Path, flags: list[str]) -> None:
     """As in ``injerto predict ... | head -0``: no error, no traceback."""
     import subprocess

@@ -88,6 +88,7 @@ def told(content: dict[str, Any]) -> list[Any]:
 # --- what wins --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_target_changes_the_judge_and_its_labels_nothing(fake: Any, look: Call, tmp_path: Path) -> None:
     first = look(tmp_path / "one", trials=13)
     score = {trial["number"]: trial["score"] for trial in first["trials"]}
@@ -207,6 +208,7 @@ def in_child(work: Callable[[], Any]) -> int:
     return pid
 
 
+@pytest.mark.slow
 def test_killed_in_a_trial_its_point_is_done_again(fake: Any, look: Call, tmp_path: Path) -> None:
     whole = look(tmp_path / "whole")
 
@@ -330,6 +332,7 @@ def test_a_run_is_cut_short_at_an_evaluation(look: Call, quick: Any, tmp_path: P
 # --- real runs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_permuted_target_labels_find_the_same(
     look: Call, pictures: Path, tmp_path: Path, quick: Any, tiny_timm: Path
 ) -> None:

@@ -510,6 +510,7 @@ def test_recalibrating_on_nothing_is_refused_before_training(
     assert not (tmp_path / "r" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_forgetting_is_what_the_open_run_shows(
     go: Callable[..., Any], pictures: Path, tiny_timm: Path, tmp_path: Path
 ) -> None:

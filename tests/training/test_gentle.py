@@ -150,6 +150,7 @@ def test_lp_ft_starts_at_the_probe(steps_of: Any, pictures: Path) -> None:
     assert seen[0]["head.layers.0.weight"].abs().sum() > 0 and head is not None
 
 
+@pytest.mark.slow
 def test_the_average_is_what_ships(steps_of: Any) -> None:
     run, seen, _ = steps_of(tuning="full", steps=30, average="ema", lr=1e-3)
     assert run.metrics["selection"]["rule"] == "ema"
@@ -183,6 +184,7 @@ def test_what_does_not_fit_together_is_refused(settings: dict[str, Any], words: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_few_examples_get_enough_steps(steps_of: Any) -> None:
     run, seen, _ = steps_of(tuning="full", shots=2, batch_size=None, lr=1e-3)
     assert len(seen) - 1 == 60
