@@ -216,6 +216,18 @@ def bank() -> str:
     return table(heads, cells) + f"\n{rows[0]['machine']}.\n"
 
 
+def load() -> str:
+    """What became of requests under load, from `results/load.json`."""
+    found = json.loads((HERE.parent / "results" / "load.json").read_text())
+    churn = f"loaded {found['loaded']:,} times and taken away {found['unloaded']:,} times"
+    wrong = f"{found['wrong']} were answered by another adapter and {found['lost']} were lost"
+    right = f"{found['right']:,} answers were right and {found['away']:,} said that the ninth was away"
+    return (
+        f"Under load, while a ninth adapter was {churn}: of {found['requests']:,} requests {wrong}; {right} "
+        f"([benchmarks/load.py](../benchmarks/load.py); peak memory {found['peak_megabytes'] / 1000:.1f} GB).\n"
+    )
+
+
 def drift() -> str:
     """Alarms by style, and what heeding them gained, from `drift.json`."""
     seeds = json.loads((HERE / "drift.json").read_text())["seeds"]
@@ -251,6 +263,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("gap.md", "validators"): validators(),
         ("compare.md", "interval"): interval(),
         ("bank.md", "bank"): bank(),
+        ("bank.md", "load"): load(),
         ("bank.md", "drift"): drift(),
         ("../README.md", "demo"): demo(),
     }
