@@ -8,7 +8,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --retries 10 --timeout 180
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-slow bench bench-quick lint clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -23,6 +23,12 @@ test: lint ## lint, then all tests but the slow ones, two at a time
 
 test-slow: $(READY) ## the slow tests: real weights, real data
 	.venv/bin/python -m pytest -q -m slow
+
+bench: $(READY) ## all benchmarks against their peers (an hour and more); writes benchmarks/results
+	.venv/bin/python benchmarks/run.py
+
+bench-quick: $(READY) ## do both sides of the benchmarks compute the same? (minutes)
+	.venv/bin/python benchmarks/run.py --quick
 
 lint: $(READY) ## style, types, layers
 	.venv/bin/ruff check .

@@ -189,5 +189,8 @@ def memory_rows() -> list[dict[str, Any]]:
 if __name__ == "__main__":
     set_quiet(True)
     print(f"bf16 in hardware: {machine().bf16}; {machine()}; torch {torch.__version__}")
-    save("foundation.json", [*embedding_rows(), *head_row(), help_row(), *memory_rows()])
+    if sys.argv[1:] == ["embedding"]:
+        save("foundation.json", embedding_rows())
+    else:
+        save("foundation.json", [*embedding_rows(), *head_row(), help_row(), *memory_rows()])
     print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")

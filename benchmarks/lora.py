@@ -259,6 +259,8 @@ def main() -> None:
             old = json.loads((RESULTS / "lora.json").read_text())
             new = last_rows(place)
             rows = [entry for entry in old if not entry["name"].startswith("lora:last")] + new
+        elif sys.argv[1:2] == ["step"]:
+            rows = step_rows()
         else:
             rows = [*attach_rows(), *file_rows(place), *step_rows(), *last_rows(place), *memory_rows()]
     save("lora.json", rows)

@@ -1,6 +1,7 @@
 """Interleaved timing, ratios with an interval, rows as files."""
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -13,13 +14,15 @@ import numpy as np
 from injerto.compute.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
+QUICK = bool(os.environ.get("BENCH_QUICK"))
+"""Whether only the sameness of both sides is looked at: each runs once, and nothing is written."""
 
 
 def interleave(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int) -> tuple[list[float], list[float]]:
     """Seconds of both, A B B A A B ..., after one uncounted run of each."""
     ours(), theirs()
     seconds: dict[int, list[float]] = {0: [], 1: []}
-    for pair in range(pairs):
+    for pair in range(1 if QUICK else pairs):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
             start = time.perf_counter()
             (ours, theirs)[which]()
@@ -53,11 +56,15 @@ def row(
 
 def save(file: str, rows: list[dict[str, Any]]) -> None:
     """Write the rows and print them."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if not QUICK:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     for entry in rows:
         print(
             f"{entry['name']} against {entry['peer']}: {entry['ratio']}x "
             f"[{entry['ratio_low']}, {entry['ratio_high']}], "
             f"{entry['ours']} and {entry['theirs']} {entry['unit']}, same result: {entry['same_result']}"
         )
+    wrong = [entry["name"] for entry in rows if not entry["same_result"]]
+    if wrong:
+        sys.exit(f"not the same result: {', '.join(wrong)}")

@@ -1,0 +1,72 @@
+"""All benchmarks, one after the other, and the table of their rows.
+
+    python benchmarks/run.py          # make bench: an hour or more, writes results/*.json and results/table.md
+    python benchmarks/run.py --quick  # make bench-quick: minutes; are both sides of a row right? writes nothing
+
+A row is ours and a peer's, run in turn in one process on the same inputs, checked to compute the same. The table says
+where we lose, too. `--quick` runs the checks of the rows that take seconds, and fails where two sides disagree.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+ALL = ("foundation.py", "tuning.py", "lora.py", "losses.py", "alignment.py", "bank.py")
+QUICK = (("losses.py",), ("lora.py", "step"), ("bank.py", "mix"), ("foundation.py", "embedding"))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| row | against | ours is faster by [95 %] | ours | theirs | unit | the same result |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in rows:
+        ratio = f"{one['ratio']:.2f} [{one['ratio_low']:.2f}, {one['ratio_high']:.2f}]"
+        lost = " (lost)" if one["ratio_high"] < 1 else ""
+        peer = f"{one['peer']} {one['peer_version']}".strip()
+        same = "yes" if one["same_result"] else "NO"
+        lines.append(
+            f"| {one['name']} | {peer} | {ratio}{lost} | {one['ours']:g} | {one['theirs']:g} | {one['unit']} | {same} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def collected() -> list[dict[str, Any]]:
+    """The rows of all results that are lists of rows."""
+    found: list[dict[str, Any]] = []
+    for script in ALL:
+        path = RESULTS / f"{Path(script).stem}.json"
+        if path.exists():
+            found += json.loads(path.read_text())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    if given.quick:
+        environment["BENCH_QUICK"] = "1"
+    failed = []
+    for words in QUICK if given.quick else [(script,) for script in ALL]:
+        print(f"--- {' '.join(words)}", flush=True)
+        done = subprocess.run([sys.executable, str(HERE / words[0]), *words[1:]], cwd=HERE, env=environment)
+        if done.returncode:
+            failed.append(" ".join(words))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+    if not given.quick:
+        machines = sorted({one["machine"] for one in collected()})
+        (RESULTS / "table.md").write_text(table(collected()) + f"\n{'; '.join(machines)}.\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
