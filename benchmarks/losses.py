@@ -3,8 +3,8 @@
     python benchmarks/losses.py
 
 1,280 numbers an example, forward and backward in float32. The peers: MMD by an intermediate of n x n x d differences
-(as in several adaptation libraries), and by torch.cdist, both with the same five kernels and bandwidth; CORAL by centring
-with an n x n matrix; a permutation test that computes its kernel anew for every permutation. Where a peer's
+(as in several adaptation libraries), and by torch.cdist, both with the same five kernels and bandwidth; CORAL by
+centring with an n x n matrix; a permutation test that computes its kernel anew for every permutation. Where a peer's
 intermediate does not fit into 4 GB it is left out. Writes `results/losses.json`.
 """
 
