@@ -19,7 +19,7 @@ demo: $(READY) ## adapt a bundled model to bundled pictures, offline
 	.venv/bin/injerto demo
 
 test: lint ## lint, then all tests but the slow ones, two at a time
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## the slow tests: real weights, real data
 	.venv/bin/python -m pytest -q -m slow

@@ -16,6 +16,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any test module imports transformer
 os.environ.pop("COLUMNS", None)  # tables are as wide as they are for a program that reads them
 
 
+LONG = ("test_readme.py", "test_search.py", "test_report.py", "test_rotation.py", "test_together.py", "test_fit.py")
+"""Files that take longest: begun first, so that two workers end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache folder of this session's own, unless one is given from outside."""

@@ -18,7 +18,8 @@ import numpy as np
 
 import injerto
 from injerto.adapters.sketch import Sketch
-from injerto.bank.bank import AdapterBank, Question
+from injerto.bank.bank import AdapterBank
+from injerto.bank.questions import Question
 from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker

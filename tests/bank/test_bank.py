@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import injerto
-from injerto.bank.bank import AdapterBank, Question
+from injerto.bank.bank import AdapterBank
+from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
 
 CLOSE = 1e-5

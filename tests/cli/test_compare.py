@@ -27,7 +27,7 @@ def options(command: str) -> set[str]:
 
 def test_it_speaks_the_language_of_fit() -> None:
     left_out = {"--task", "--slider", "--track", "--seed", "--split-seed", "--resume", "--overwrite"}
-    own = {"--grid", "--row", "--seeds", "--leave-one-out", "--budget", "--report"}
+    own = {"--grid", "--row", "--seeds", "--leave-one-out", "--budget", "--engine", "--report"}
     assert options("compare") == options("fit") - left_out | own
 
 
@@ -56,7 +56,7 @@ def test_every_flag_arrives(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"data": "DATA", "source": ["a", "b"], "lr": 0.5, "skip_bad": True, "warmup": 0.0, "remember": "r"}
     expected |= {"grid": {"tuning": ["head", "lora(r=8,alpha=4)"], "batch_size": ["4"]}, "seeds": [0, 4]}
     expected |= {"rows": [{"tuning": "full", "batch_size": "8"}]}
-    expected |= {"leave_one_out": False, "budget": None}
+    expected |= {"leave_one_out": False, "budget": None, "engine": "local"}
     assert {key: value for key, value in seen.items() if value != []} == expected | {"out": Path("o")}
 
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import injerto
-from injerto.bank.bank import AdapterBank, Question
+from injerto.bank.bank import AdapterBank
+from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
 from injerto.serving.app import KEYS, make_app
 from injerto.serving.batcher import Batcher, Closed, Full

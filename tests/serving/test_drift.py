@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 import injerto
 from injerto.adapters.sketch import Sketch
-from injerto.bank.bank import Answer, Question
+from injerto.bank.questions import Answer, Question
 from injerto.serving.app import make_app
 from injerto.serving.desk import Desk
 from injerto.serving.drift import Drifts, safe_name

@@ -465,9 +465,9 @@ def test_frozen_norms_are_recalibrated_before_training_and_trained_ones_after(
     go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, str]] = []
-    from injerto.training import fit
+    from injerto.training import recalibration
 
-    original, trained = fit.recalibrate, False
+    original, trained = recalibration.recalibrate, False
 
     def recalibrate(backbone: Any, batches: Any, only: set[str]) -> None:
         batches = list(batches)
@@ -481,7 +481,7 @@ def test_frozen_norms_are_recalibrated_before_training_and_trained_ones_after(
         return result
 
     train, sizes = Trainer.run, []
-    monkeypatch.setattr(fit, "recalibrate", recalibrate)
+    monkeypatch.setattr(recalibration, "recalibrate", recalibrate)
     monkeypatch.setattr(Trainer, "run", run)
     go("recalibrated", tmp_path / "r")
     assert {name for after, name in seen if after} == {

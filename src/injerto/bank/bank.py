@@ -3,7 +3,6 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 import torch
 
 from injerto.adapters.load import load_base
-from injerto.adapters.sketch import Sketch
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
+from injerto.bank.questions import Answer, Question
 from injerto.bank.resident import About, Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
 from injerto.basics.errors import InjertoError, suggest
@@ -41,46 +40,6 @@ class UnknownAdapter(InjertoError):
             known: Names of all.
         """
         super().__init__(f"no adapter '{name[:LONGEST_NAME]}'; {suggest(name[:LONGEST_NAME], list(known))}")
-
-
-@dataclass(frozen=True)
-class Question:
-    """An input and the adapter that is to answer.
-
-    Attributes:
-        input: A text, a picture (path, bytes, PIL), or one that is prepared as the adapter's preprocessing says, uint8
-            (H, W, 3).
-        adapter: Its name in the bank.
-        strength: From the base (0) to the adapter (1).
-    """
-
-    input: Any
-    adapter: str
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an adapter says of an input.
-
-    Attributes:
-        adapter: Its name.
-        labels: Class names.
-        probabilities: Of the classes, float64 (C,).
-        embedding: As the adapter's head sees it, float32 (E,): that of :meth:`injerto.evaluation.run.Run.embed`.
-        sketch: What such embeddings looked like when the adapter was made, where it knows.
-    """
-
-    adapter: str
-    labels: tuple[str, ...]
-    probabilities: np.ndarray
-    embedding: np.ndarray = field(repr=False)
-    sketch: Sketch | None = field(default=None, repr=False)
-
-    @property
-    def label(self) -> str:
-        """The most probable class."""
-        return self.labels[int(self.probabilities.argmax())]
 
 
 class AdapterBank:

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from injerto.bank.bank import AdapterBank, Answer, Question
+from injerto.bank.bank import AdapterBank
+from injerto.bank.questions import Answer, Question
 from injerto.basics.errors import InjertoError
 
 LARGEST = 256

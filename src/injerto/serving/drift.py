@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from injerto.adapters.sketch import LARGEST_WINDOW, LEVEL, SMALLEST_WINDOW, Drift, Sketch
-from injerto.bank.bank import Answer, Question
+from injerto.bank.questions import Answer, Question
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path, sha256, write_text
 from injerto.basics.progress import warn

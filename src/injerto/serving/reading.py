@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from injerto.bank.bank import Question
+from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker
 from injerto.serving.desk import Desk
