@@ -54,7 +54,7 @@ def test_the_table_is_that_of_one_machine(pictures: Path, tiny_timm: Path, tmp_p
         {key: row[key] for key in kept} for row in here["rows"]
     ]
     assert len(there["rows"]) == 8 and {row["status"] for row in there["rows"]} == {"ok"}
-    assert there["summary"] == here["summary"] | {} if isinstance(here["summary"], dict) else True
+    assert [row["domains"] for row in there["summary"]] == [row["domains"] for row in here["summary"]]
 
 
 @pytest.mark.slow

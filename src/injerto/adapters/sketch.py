@@ -217,6 +217,19 @@ class Sketch:
         return cls(mean, eigenvalues, float(bandwidth), seed, count, dimension)
 
 
+def load_sketch(folder: Path) -> Sketch | None:
+    """An adapter's sketch, None where it has none.
+
+    Args:
+        folder: The adapter's own.
+
+    Raises:
+        InjertoError: Where there is one that is damaged.
+    """
+    path = folder / SKETCH
+    return Sketch.load(path) if path.exists() else None
+
+
 def _null_eigenvalues(rows: np.ndarray) -> np.ndarray:
     """Eigenvalues (M,) of the covariance of features (N, M), so that mean and variance of the null are right.
 

@@ -13,7 +13,7 @@ from injerto.adapters.artifact import PROBE, load_tensors, read_tensors
 from injerto.adapters.card import load_card
 from injerto.adapters.load import adapter_folder, check_base, make_model, preprocessing_of
 from injerto.adapters.peft import Planned
-from injerto.adapters.sketch import SKETCH, Sketch
+from injerto.adapters.sketch import Sketch, load_sketch
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.compute.fold import settled
@@ -165,7 +165,7 @@ def read_resident(name: str, path: Path, base: Backbone, dtype: torch.dtype) -> 
         whole={key: t.to(dtype) if t.is_floating_point() else t for key, t in changed.whole.items()},
         model=changed.model.eval(),
         start=changed.start,
-        sketch=Sketch.load(folder / SKETCH) if (folder / SKETCH).exists() else None,
+        sketch=load_sketch(folder),
     )
 
 

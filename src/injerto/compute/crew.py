@@ -107,18 +107,6 @@ class Crew:
         for tensor, part in zip(some, flat.split([tensor.numel() for tensor in some]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def agree(self, value: Any) -> Any:
-        """What the leader says.
-
-        Args:
-            value: The leader's; that of the others is not looked at.
-        """
-        if self.alone:
-            return value
-        said = [value]
-        dist.broadcast_object_list(said, src=0)
-        return said[0]
-
     def wait(self) -> None:
         """Go on when all have come here."""
         if not self.alone:

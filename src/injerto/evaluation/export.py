@@ -51,8 +51,8 @@ def export(run: Run, out: Path, form: str, inputs: Sequence[Any]) -> dict[str, A
             export_peft(out, model, card, run.changed)
         elif form == "int8":
             export_int8(out, model, card, run.changed)
-            if run.sketch:
-                run.sketch.save(out / SKETCH)
+            if (sketch := run.sketch) is not None:
+                sketch.save(out / SKETCH)
             found |= _check_int8(run, type(run)(out, run.given_backbone, threads=run.plan.threads), inputs)
         else:
             found |= _onnx(run, out, inputs)

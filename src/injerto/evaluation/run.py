@@ -13,7 +13,7 @@ import numpy as np
 from injerto.adapters.artifact import shipped_names
 from injerto.adapters.card import CARD
 from injerto.adapters.load import adapter_folder, load_model
-from injerto.adapters.sketch import SKETCH, Sketch
+from injerto.adapters.sketch import Sketch, load_sketch
 from injerto.adapters.slider import set_strength
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
@@ -114,8 +114,7 @@ class Run:
     @property
     def sketch(self) -> Sketch | None:
         """What embeddings of inputs that nothing was learned from looked like; None where too few were there."""
-        path = adapter_folder(self.path) / SKETCH
-        return Sketch.load(path) if path.exists() else None
+        return load_sketch(adapter_folder(self.path))
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -116,9 +116,8 @@ def parse(model: Any, body: bytes) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise Bad(422, f"{place}: there is no such field"[:300]) from None
-        raise Bad(422, f"{place}: {first['msg']}"[:300] if place else str(first["msg"])[:300]) from None
+        words = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
+        raise Bad(422, (f"{place}: {words}" if place else words)[:300]) from None
     except RecursionError:
         raise Bad(422, "the JSON is nested too deeply") from None
 

@@ -81,7 +81,6 @@ class Fit:
             self.choice = Selection(judged, validated, prepared.classes, self.recipe.seed)
         self.held_out = held_out if self.health or self.choice else {}
         self.shift: dict[str, float] = {}
-        self.after: dict[tuple[str, str], np.ndarray] = {}
         self.memory = Memory(prepared, self.caches, lambda: self._kept)
 
     def run(self, resume: bool) -> dict[str, Any]:
@@ -117,9 +116,9 @@ class Fit:
             assert probe is not None
             line = self._line(base, probe)
         with clock.measure("evaluate"):
-            domains = self._measure()
+            domains, measured = self._measure()
             seen = self._embed_after(self.held_out)
-            save_sketch(self.folder / "adapter", prepared, self.after, seen)
+            save_sketch(self.folder / "adapter", prepared, measured, seen)
             aligned, judged = self._aligned(apart, seen), self._validators(seen)
             if judged and judged["rejected"] and self.prepared.targets:
                 self.watch.say(
@@ -333,22 +332,23 @@ class Fit:
 
     # --- results --------------------------------------------------------------------------------------------------
 
-    def _measure(self) -> dict[str, Any]:
-        """Metrics of every reported split; each prediction is written down."""
+    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], np.ndarray]]:
+        """Metrics of every reported split, each prediction written down; and what the head saw of it."""
         found: dict[str, Any] = {}
+        measured: dict[tuple[str, str], np.ndarray] = {}
         rows: list[tuple[str, ...]] = []
         for name, sides in self.prepared.reported().items():
             role = role_of(name, self.prepared.sources, self.prepared.targets)
             splits = {}
             for side, part in sides.items():
-                self.after[name, side] = self._logits(name, side, part, "embedding")
-                logits = head_logits(self.model, self.plan, self.after[name, side])
+                measured[name, side] = self._logits(name, side, part, "embedding")
+                logits = head_logits(self.model, self.plan, measured[name, side])
                 splits[side] = measure(part, logits, self.prepared.classes)
                 rows += prediction_rows(part, role, side, logits, self.prepared.classes)
             found[name] = {"role": role, "oracle": role != "source", "splits": splits}
             warn_of_unknown(sides.values(), self.prepared.classes)
         save_predictions(self.folder, rows)
-        return found
+        return found, measured
 
     def _accuracy(self) -> dict[str, float]:
         """Accuracy on the test split of every domain with labels, by the model as it is now."""
