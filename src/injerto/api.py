@@ -62,7 +62,7 @@ def fit(
     Raises:
         InjertoError: Where something does not fit; before compute is spent wherever that is possible.
 
-    Example:
+    Examples:
         >>> run = injerto.fit("emoji-styles", source="noto", tuning="head", head="probe")  # doctest: +SKIP
         >>> run.predict("cat.png")  # doctest: +SKIP
     """

@@ -63,7 +63,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         C_: The inverse regularization strength used (embeddings only).
         run_: The finished run (pictures and texts only).
 
-    Example:
+    Examples:
         >>> model = Classifier(tuning="last:2").fit(["cat.png", "dog.png", ...], ["cat", "dog", ...])  # doctest: +SKIP
     """
 

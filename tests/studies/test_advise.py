@@ -27,27 +27,27 @@ def found(lights: Path, tiny_timm: Path) -> dict[str, Any]:
 
 def test_another_light_is_aligned_and_the_baseline_stands_beside(found: dict[str, Any]) -> None:
     first, *others, last = found["recipes"]
-    assert [one["tuning"] for one in (first, *others)] == ["full", "lora:last:2", "head"]
+    assert [one["tuning"] for one in (first, *others)] == ["full", "last:2", "lora:last:2", "head"]
     assert {one["alignment"] for one in (first, *others)} == {"mmd"}
     assert (last["tuning"], last["alignment"]) == ("full", "none")
-    assert first["minutes"] > others[1]["minutes"] > 0
+    assert first["minutes"] > others[2]["minutes"] > 0
     assert found["facts"]["gap"]["level"] in ("close", "far") and found["facts"]["labelled"] == 120
 
 
 def test_with_little_time_a_quicker_recipe_is_first(
     lights: Path, tiny_timm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cost = {"full": 6000.0, "lora:last:2": 600.0, "head": 60.0}
+    cost = {"full": 6000.0, "last:2": 500.0, "lora:last:2": 600.0, "head": 60.0}
 
     def planned(recipe: Any, *given: Any) -> SimpleNamespace:
         return SimpleNamespace(plan=SimpleNamespace(seconds=cost[recipe.tuning]))
 
     monkeypatch.setattr(advise_module, "prepare", planned)
     for minutes, order in (
-        (200, ["full", "lora:last:2", "head", "full"]),
-        (30, ["lora:last:2", "head", "full", "lora:last:2"]),
-        (5, ["head", "full", "lora:last:2", "head"]),
-        (0.5, ["full", "lora:last:2", "head", "full"]),  # none fits: as they were
+        (200, ["full", "last:2", "lora:last:2", "head", "full"]),
+        (30, ["last:2", "lora:last:2", "head", "full", "last:2"]),
+        (5, ["head", "last:2", "lora:last:2", "full", "head"]),
+        (0.5, ["head", "last:2", "lora:last:2", "full", "head"]),  # none fits: quickest first
     ):
         found = injerto.advise(lights, source="day", target="night", backbone=tiny_timm, threads=1, minutes=minutes)
         assert [one["tuning"] for one in found["recipes"]] == order, minutes

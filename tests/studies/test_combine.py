@@ -56,6 +56,7 @@ def test_changes_add_up_exactly(
     assert again.predict(["good", "bad"]) == found.predict(["good", "bad"])
 
 
+@pytest.mark.slow
 def test_what_any_part_learned_from_is_no_test_example(runs: list[Path], reviews: Path, tmp_path: Path) -> None:
     found = injerto.combine(runs[:2], tmp_path / "sum", data=reviews)
     learned = {

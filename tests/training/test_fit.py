@@ -88,7 +88,10 @@ def interrupted_after(monkeypatch: pytest.MonkeyPatch, steps: int, error: type[B
     return context
 
 
-@pytest.mark.parametrize("case", CASES)
+RARER = ("last, sgd", "lp-ft, slider", "rate found", "uncached head")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in RARER else c for c in CASES])
 def test_interrupted_and_resumed_is_the_same_to_the_bit(
     case: str, go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +106,27 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
         assert not (parts / "adapter").exists()
     assert (parts / "checkpoints" / "last.safetensors").exists()  # something was there to go on from
     go(case, parts, resume=True)
+    a, b = outcome(whole), outcome(parts)
+    for name in a:
+        assert a[name] == b[name], name
+
+
+@pytest.mark.parametrize("case", ["full, augmented", "lp-ft, slider"])
+def test_a_long_epoch_is_saved_in_between(
+    case: str, go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = {"epochs": None, "steps": 6, "batch_size": 2}  # less than an epoch: one evaluation, at the end
+    go(case, whole, **settings)
+    monkeypatch.setattr("injerto.training.trainer.UNSAVED_SECONDS", -1)
+    context = interrupted_after(monkeypatch, 4, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        go(case, parts, **settings)
+    context.__exit__(None, None, None)
+    assert (parts / "checkpoints" / "last.safetensors").exists() and not (parts / "log.jsonl").exists()
+    context = interrupted_after(monkeypatch, 2, KeyboardInterrupt)  # two are left; a third would stop it
+    go(case, parts, resume=True, **settings)
+    context.__exit__(None, None, None)
     a, b = outcome(whole), outcome(parts)
     for name in a:
         assert a[name] == b[name], name

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from injerto.alignment.schedule import ramp
 from injerto.basics.errors import InjertoError, suggest
-from injerto.recipe.grammar import AlignmentTerm
+from injerto.recipe.grammar import AlignmentTerm, check_name
 from injerto.recipe.options import Option, read_options
 
 PLAIN, SECOND, LABELLED = 0, 1, 2
@@ -183,23 +183,37 @@ def register_alignment(name: str) -> Callable[[Kind], Kind]:
 
     Args:
         name: In the grammar.
+
+    Raises:
+        InjertoError: When used, where the name cannot be written or comes with Injerto.
     """
 
     def keep(kind: Kind) -> Kind:
+        if not _is_ours(kind):
+            _load_own()
+            check_name(name, "alignment", ["none", *(own for own, one in _ALIGNMENTS.items() if _is_ours(one))])
         _ALIGNMENTS[name] = kind
         return kind
 
     return keep
 
 
+def _is_ours(kind: Kind) -> bool:
+    return kind.__module__.startswith("injerto.")
+
+
+@cache
+def _load_own() -> None:
+    import injerto.alignment.adversarial
+    import injerto.alignment.classes
+    import injerto.alignment.distances  # noqa: F401
+
+
 @cache
 def _load_entry_points() -> None:
     from importlib.metadata import entry_points
 
-    import injerto.alignment.adversarial
-    import injerto.alignment.classes
-    import injerto.alignment.distances  # noqa: F401  the built-in ones
-
+    _load_own()
     for point in entry_points(group="injerto.alignments"):
         _ALIGNMENTS.setdefault(point.name, point.load())
 

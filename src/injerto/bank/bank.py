@@ -51,7 +51,7 @@ class AdapterBank:
 
     It may be used from several threads: one computes at a time, loading does not wait for it.
 
-    Example:
+    Examples:
         >>> bank = injerto.AdapterBank("packaged:minilm-l6")  # doctest: +SKIP
         >>> bank.load("runs/tweets")  # doctest: +SKIP
         >>> bank.load("runs/news")  # doctest: +SKIP

@@ -113,13 +113,18 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _print_work(metrics: Mapping[str, Any]) -> None:
+    from injerto.evaluation.validators import VALIDATORS
+
     counts, seconds = metrics["parameters"], metrics["seconds"]
     chosen = metrics["selection"]
+    rule = chosen["rule"]
+    if rule in VALIDATORS and chosen["score"] is None:  # its guard let none pass
+        rule = f"best on source val ({rule} turned every checkpoint away)"
     step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
     print(
         f"trained {counts['trainable']:,} of {counts['total']:,} parameters; "
         f"adapter {format_bytes(metrics['adapter_bytes'])}; "
-        f"selected: {chosen['rule']}{step}; {format_seconds(sum(seconds.values()))}"
+        f"selected: {rule}{step}; {format_seconds(sum(seconds.values()))}"
     )
 
 

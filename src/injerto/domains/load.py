@@ -55,7 +55,7 @@ def load_domains(
     Raises:
         InjertoError: Where something is missing, broken or contradictory.
 
-    Example:
+    Examples:
         >>> load_domains("emoji-styles")["noto"].sources[0].startswith("noto/")
         True
     """

@@ -93,7 +93,7 @@ def measure_gap(
     Raises:
         InjertoError: Where there are fewer than two domains, or none has enough examples.
 
-    Example:
+    Examples:
         >>> gap = injerto.measure_gap("emoji-styles")  # doctest: +SKIP
         >>> print(gap.content["verdict"])  # doctest: +SKIP
     """

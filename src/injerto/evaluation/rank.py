@@ -66,7 +66,7 @@ def rank_backbones(
     Raises:
         InjertoError: Where a model is not there, takes the other modality, or no domain has enough labels.
 
-    Example:
+    Examples:
         >>> found = injerto.rank_backbones("emoji-styles", ["packaged:efficientnet-lite0"])  # doctest: +SKIP
         >>> found["backbones"][0]["scores"]["probe_accuracy"]  # doctest: +SKIP
     """

@@ -22,6 +22,7 @@ FLOOR = 0.1  # source accuracy that may be lost: alignment costs some points of 
 MARGIN = 0.1  # of the way from chance agreement to 1: more than chance gives with a hundred examples
 SPREAD = 0.4  # of the classes beyond the first. Shifts that pass: 60/20/10/10 (keeps 0.66), 85/15 (0.53), any half of
 #   six classes or more. Rejected: two of four (0.33), 92/8 (0.32), one of any number (0).
+FEW = 10  # target examples below which the guard's third rule is left to luck, and its message says so
 CLIP = 20.0  # a held-out source example counts for at most twenty: else a single one can decide DEV
 TEMPERATURE = 0.05  # of SND, as published
 
@@ -357,7 +358,9 @@ def _collapse(evidence: Evidence, reference: float | None, seed: int) -> str | N
     draws = [rng.choice(on_source, size, replace=False) for _ in range(20)]
     there, here = _effective(on_target), float(np.mean([_effective(draw) for draw in draws]))
     if there - 1 < SPREAD * (here - 1) - 1e-9:
-        return f"predicts only {there:.1f} classes on the target (effective number) beside {here:.1f} on the source"
+        few = f" (by {len(on_target)} target examples only)" if len(on_target) < FEW else ""
+        many = f"{here:.1f} on the source{few}"
+        return f"predicts only {there:.1f} classes on the target (effective number) beside {many}"
     return None
 
 

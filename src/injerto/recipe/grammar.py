@@ -7,11 +7,15 @@ Spaces are ignored; lists inside parentheses are written with ``/``.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 
 from injerto.basics.errors import InjertoError, suggest
 
 TUNINGS = ("head", "last", "full", "gradual", "lp-ft", "bitfit", "norm", "lora")
+"""The tunings that come with Injerto."""
+_ADDED: set[str] = set()
 _NAME = re.compile(r"^([a-z][a-z0-9-]*)(?:\(([^()]*)\))?((?::[^:()]+)*)$")
 
 
@@ -24,7 +28,7 @@ class TuningSpec:
     """What may move.
 
     Attributes:
-        kind: One of :data:`TUNINGS` (or a registered kind).
+        kind: One of :data:`TUNINGS`, or one from elsewhere.
         last: K where the setting names the last K stages, else None.
         options: ``key=value`` pairs inside the parentheses; a value with ``/`` is a tuple.
     """
@@ -96,6 +100,46 @@ def _positive(text: str, whole: str) -> int:
     return int(text)
 
 
+def check_name(name: str, what: str, taken: Collection[str]) -> None:
+    """Refuse a name that could not be written, or that means something else already.
+
+    Args:
+        name: What another package wants to be called.
+        what: ``tuning`` or ``alignment``, for the message.
+        taken: The names that come with Injerto.
+
+    Raises:
+        InjertoError: Where it is no name of the grammar, or taken.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        raise InjertoError(
+            f"'{name}' cannot be the name of a {what}: use small letters, digits and '-', a letter first"
+        )
+    if name in taken:
+        raise InjertoError(f"{what} '{name}' comes with Injerto; choose another name for yours")
+
+
+def add_tuning(kind: str) -> None:
+    """Let the grammar know a tuning from elsewhere (:func:`injerto.tuning.base.register_tuning` calls this).
+
+    Args:
+        kind: Its name.
+
+    Raises:
+        InjertoError: Where the name cannot be written or comes with Injerto.
+    """
+    check_name(kind, "tuning", TUNINGS)
+    _ADDED.add(kind)
+
+
+@cache
+def _announced() -> frozenset[str]:
+    """Tunings that installed packages announce in the entry point group ``injerto.tunings``; they are not imported."""
+    from importlib.metadata import entry_points
+
+    return frozenset(point.name for point in entry_points(group="injerto.tunings"))
+
+
 def parse_tuning(text: str) -> TuningSpec:
     """Read a tuning setting.
 
@@ -115,8 +159,9 @@ def parse_tuning(text: str) -> TuningSpec:
         if len(rest) != 1:
             raise InjertoError(f"tuning '{text}': say how many stages, for example last:2")
         return TuningSpec("last", _positive(rest[0], text), options)
-    if name not in TUNINGS:
-        raise InjertoError(f"unknown tuning '{text}'; {suggest(name, [*TUNINGS[:1], 'last:K', *TUNINGS[2:]])}")
+    if name not in (*TUNINGS, *_ADDED) and name not in _announced():
+        known = [*TUNINGS[:1], "last:K", *TUNINGS[2:], *sorted(_ADDED | _announced())]
+        raise InjertoError(f"unknown tuning '{text}'; {suggest(name, known)}")
     if name == "lora" and len(rest) == 2 and rest[0] == "last":
         return TuningSpec("lora", _positive(rest[1], text), options)
     if rest:

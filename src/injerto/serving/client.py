@@ -38,7 +38,7 @@ class ServerError(InjertoError):
 class Client:
     """A server's adapters.
 
-    Example:
+    Examples:
         >>> client = injerto.Client("http://127.0.0.1:8000")  # doctest: +SKIP
         >>> client.predict(["the film was very good"], "films")[0]["label"]  # doctest: +SKIP
     """

@@ -4,8 +4,9 @@ The rules were fixed on `emoji-styles` (docs/alignment.md, benchmarks/studies) a
 
 1. **alignment.** :func:`injerto.evaluation.verdict.choose_alignment`: ``mmd``, ``mcc`` where the classes seem to be
    distributed differently, none where no difference can be shown, and without a target.
-2. **tuning.** The more may move, the more is gained: the first of ``full``, ``lora:last:2`` and ``head`` that is done
-   within the time given. For a text model with few labels ``head`` first: nothing else beat it.
+2. **tuning.** The more may move, the more is gained: the first of ``full``, ``last:2`` (pictures: 71.4 % of line
+   drawings with ``mmd``, LoRA 67.6 %), ``lora:last:2`` and ``head`` that is done within the time given. For a text
+   model with few labels ``head`` first: nothing else beat it.
 3. The first recipe without its alignment is always there: what it must beat.
 """
 
@@ -27,10 +28,11 @@ from injerto.recipe.defaults import BACKBONES
 from injerto.recipe.recipe import make_recipe
 from injerto.training.prepare import prepare, settle_roles
 
-TUNINGS = ("full", "lora:last:2", "head")
-"""Most gain first."""
+TUNINGS = {"image": ("full", "last:2", "lora:last:2", "head"), "text": ("full", "lora:last:2", "head")}
+"""By modality, most gain first."""
 WHY = {
     "full": "everything moves: most accurate where there is time",
+    "last:2": "the last stages move: frozen ones run once",
     "lora:last:2": "a small adapter on the last stages: frozen ones run once",
     "head": "only the new layers move: seconds, and an honest baseline",
 }
@@ -76,7 +78,7 @@ def advise(
     Raises:
         InjertoError: Where the data or the names do not fit.
 
-    Example:
+    Examples:
         >>> found = injerto.advise("emoji-styles", source="noto", target="openmoji-line")  # doctest: +SKIP
         >>> print(found["recipes"][0]["command"])  # doctest: +SKIP
     """
@@ -105,9 +107,14 @@ def advise(
         return found | {"minutes": (plan.seconds or 0.0) / 60, "why": why, "command": fit_command(shown, everything)}
 
     alignment, reason = _alignment(facts)
-    recipes = [entry(tuning, alignment, f"{reason}; {WHY[tuning]}") for tuning in TUNINGS]
+    recipes = [entry(tuning, alignment, f"{reason}; {WHY[tuning]}") for tuning in TUNINGS[facts["modality"]]]
     few = facts["modality"] == "text" and facts["a_class"] < FEW
-    recipes.sort(key=lambda one: (one["minutes"] > minutes, few and one["tuning"] != "head"))
+
+    def place(one: dict[str, Any]) -> tuple[float, bool]:
+        """What fits into the time, then the rest, quickest first."""
+        return one["minutes"] if one["minutes"] > minutes else 0, few and one["tuning"] != "head"
+
+    recipes.sort(key=place)
     if alignment != "none":
         recipes.append(entry(recipes[0]["tuning"], "none", "the first one without its alignment: what it must beat"))
     return {"data": shown, "facts": facts, "minutes": minutes, "recipes": recipes}

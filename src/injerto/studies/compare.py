@@ -80,7 +80,7 @@ def compare(
         InjertoError: Where a row's recipe or the data does not fit, or ``out`` holds something else; before the first
             run starts.
 
-    Example:
+    Examples:
         >>> grid = {"tuning": ["head", "lora"], "lr": [3e-4, 1e-3]}
         >>> found = injerto.compare("emoji-styles", source="noto", grid=grid, out="rates")  # doctest: +SKIP
         >>> found["summary"][1]["domains"]["noto"]["splits"]["test"]["gain"]  # doctest: +SKIP

@@ -77,7 +77,7 @@ def search(
         InjertoError: Where the space, a recipe or the data does not fit, or ``out`` or the storage holds another
             search; before the first trial starts.
 
-    Example:
+    Examples:
         >>> found = injerto.search("emoji-styles", source="noto", trials=8, out="rates")  # doctest: +SKIP
         >>> found["best"]["parameters"]  # doctest: +SKIP
     """

@@ -120,10 +120,9 @@ class Fit:
             seen = self._embed_after(self.held_out)
             save_sketch(self.folder / "adapter", prepared, measured, seen)
             aligned, judged = self._aligned(apart, seen), self._validators(seen)
-            if judged and judged["rejected"] and self.prepared.targets:
-                self.watch.say(
-                    "rejected", f"{judged['rejected']}: if that is not so in truth, do not trust the model there"
-                )
+            if judged and (why := judged["rejected"]) and self.prepared.targets:
+                unless = "if that is not so in truth, " if why.startswith("predicts") else ""
+                self.watch.say("rejected", f"{why}: {unless}do not trust the model there")
             forgotten = self.memory.after(before, self.model, line, self._accuracy)
         size = self._ship(domains, line)
         return self._report(domains, selection, size, forgotten, aligned, judged)

@@ -45,6 +45,8 @@ MOST_EVALUATIONS = 30
 """Evaluations in a run, at most: one an epoch, or fewer where an epoch is a step or two."""
 SAVE_SECONDS = 5
 """Least time between two checkpoints: where an epoch takes milliseconds, writing one after each would double them."""
+UNSAVED_SECONDS = 600
+"""Longest time between two, about: an epoch may take hours, and a language model has one only."""
 
 
 class Trainer:
@@ -154,6 +156,7 @@ class Trainer:
         if self.recipe.track:
             described = {name: str(value) for name, value in self.recipe.model_dump(mode="json").items()}
             self.accelerator.init_trackers("injerto", config=described)
+        begun = time.monotonic()
         with progress("training", self.steps, "steps") as bar:
             bar.advance(self.progress.step)
             batches = self.examples.batches(self.steps_plan, self.spans, self.progress.step)
@@ -166,6 +169,8 @@ class Trainer:
                     bar.advance(1, f"loss {loss:.3f}{self.objective.live()}")
                     if due:
                         self._evaluate(loss)
+                    elif time.monotonic() - max(begun, self._saved) > UNSAVED_SECONDS:
+                        self._save()
             finally:
                 batches.close()  # type: ignore[attr-defined]  # stops the decoding threads
                 if self.recipe.track:

@@ -106,7 +106,8 @@ class Watch:
                 self.say(
                     "over-fitting",
                     f"over-fitting: the NLL on source val rose from {self.best_nll:.3f} to {nll:.3f} while the loss on "
-                    f"train is {loss:.3f}; use fewer --epochs, --patience 3, stronger --augment or a smaller --tuning",
+                    f"train is {loss:.3f}; use fewer --steps or --epochs, stronger --augment or a smaller --tuning, or "
+                    "without an alignment --patience 3",
                 )
         listener = _LISTENER.get()
         if listener and nll is not None and self.accuracies:
@@ -127,7 +128,7 @@ class Watch:
         """What a resumed run needs."""
         best = None if math.isinf(self.best_nll) else self.best_nll
         state = {"said": self.said, "first_loss": self.first_loss, "best_nll": best, "rising": self.rising}
-        return state | {"accuracies": self.accuracies}
+        return state | {"accuracies": self.accuracies, "losses": self.losses}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from there.
@@ -136,5 +137,5 @@ class Watch:
             state: From :meth:`state`.
         """
         self.said, self.first_loss, self.rising = dict(state["said"]), state["first_loss"], state["rising"]
-        self.accuracies = list(state["accuracies"])
+        self.accuracies, self.losses = list(state["accuracies"]), list(state.get("losses", ()))
         self.best_nll = math.inf if state["best_nll"] is None else state["best_nll"]

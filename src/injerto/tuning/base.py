@@ -10,7 +10,7 @@ from torch import nn
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
-from injerto.recipe.grammar import TuningSpec
+from injerto.recipe.grammar import TuningSpec, add_tuning
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,14 @@ def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
 
     Args:
         kind: The name in the grammar.
+
+    Raises:
+        InjertoError: When used, where the name cannot be written or comes with Injerto.
     """
 
     def keep(tuning: Tuning) -> Tuning:
+        if not str(getattr(tuning, "__module__", "")).startswith("injerto."):
+            add_tuning(kind)
         _TUNINGS[kind] = tuning
         return tuning
 
