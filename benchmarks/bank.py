@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import peft
 import torch
-from measure import RESULTS, interleave, row, save
+from measure import QUICK, RESULTS, interleave, row, save
 from safetensors.torch import load_file, save_file
 
 import injerto
@@ -33,7 +33,7 @@ from injerto.compute.machine import machine
 PEER = peft.__version__
 PAIRS = 9
 TEXTS, TOKENS = 64, 64
-COUNTS = (1, 8, 64, 512)
+COUNTS = (1, 64) if QUICK else (1, 8, 64, 512)
 WORDS = ["the", "a", "film", "book", "was", "is", "very", "so", "good", "great", "fine", "poor", "dull", "plot", "end"]
 
 

@@ -5,11 +5,15 @@
 1,280 numbers an example, forward and backward in float32. The peers: MMD by an intermediate of n x n x d differences
 (as in several adaptation libraries), and by torch.cdist, both with the same five kernels and bandwidth; CORAL by
 centring with an n x n matrix; a permutation test that computes its kernel anew for every permutation. Where a peer's
-intermediate does not fit into 4 GB it is left out. Writes `results/losses.json`.
+intermediate does not fit into 4 GB it is left out. Where they are installed, pytorch-adapt's MMD and CORAL and skada's
+CORAL are peers too (`pip install pytorch-adapt skada skorch torchmetrics`); skada's MMD takes its kernel of distances
+that are not squared, so there is nothing of ours to hold it against. Writes `results/losses.json`.
 """
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -22,7 +26,7 @@ from injerto.statistics.kernels import MULTIPLIERS, median_bandwidth
 from injerto.statistics.mmd import mmd2, permutation_test
 
 WIDTH = 1280
-SIZES = (32, 256) if QUICK else (32, 256, 2048)
+SIZES = (32, 64) if QUICK else (32, 256, 2048)
 MOST = 4e9
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,6 +69,22 @@ def plain_coral(x: Tensor, y: Tensor) -> Tensor:
     return (covariances[0] - covariances[1]).square().sum() / (4 * WIDTH**2)
 
 
+def installed(sigma2: Tensor, ours: Function) -> list[tuple[str, str, Function, Function, float]]:
+    """The losses of libraries for adaptation that are there; none is needed."""
+    cases: list[tuple[str, str, Function, Function, float]] = []
+    if find_spec("pytorch_adapt"):
+        from pytorch_adapt.layers import CORALLoss, MMDLoss
+
+        scales = torch.tensor([1 / (2 * factor * float(sigma2)) for factor in MULTIPLIERS])
+        peer = MMDLoss(kernel_scales=scales, mmd_type="quadratic", bandwidth=1.0)
+        cases += [("MMD", "pytorch-adapt", ours, peer, 0.0), ("CORAL", "pytorch-adapt", coral, CORALLoss(), 0.0)]
+    if find_spec("skada") and find_spec("skorch"):
+        from skada.deep.losses import deepcoral_loss
+
+        cases.append(("CORAL", "skada", coral, deepcoral_loss, 0.0))
+    return cases
+
+
 def step(function: Function, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
     x.grad = y.grad = None
     value = function(x, y)
@@ -90,13 +110,15 @@ def loss_rows() -> list[dict[str, Any]]:
             ("MMD", "torch.cdist", ours, of_matrix(by_cdist, sigma2), 0.0),
             ("CORAL", "n x n centring", coral, plain_coral, 0.0),
         ]
+        cases += installed(sigma2, partial(mmd2, estimator="unbiased", bandwidth=sigma2))
         for name, peer, mine, theirs, size in cases:
             if size > MOST:
                 continue
             same = agree(mine, theirs, x, y)
             pairs = 3 if size > 1e9 else 9
             took = interleave(partial(step, mine, x, y), partial(step, theirs, x, y), pairs)
-            rows.append(row(f"{name}, forward and backward, n = {n}", peer, "", *took, 1.0, "losses/s", same))
+            number = version(peer) if peer in ("pytorch-adapt", "skada") else ""
+            rows.append(row(f"{name}, forward and backward, n = {n}", peer, number, *took, 1.0, "losses/s", same))
     return rows
 
 

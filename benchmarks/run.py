@@ -12,12 +12,14 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-ALL = ("foundation.py", "tuning.py", "lora.py", "losses.py", "alignment.py", "bank.py")
+ALL = ("foundation.py", "tuning.py", "lora.py", "losses.py", "alignment.py", "bank.py", "growth.py", "limit.py")
 QUICK = (("losses.py",), ("lora.py", "step"), ("bank.py", "mix"), ("foundation.py", "embedding"))
 
 
@@ -38,14 +40,42 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def versions() -> str:
+    """Of what the rows rest on."""
+    names = ("injerto", "torch", "timm", "transformers", "peft", "numpy")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
 def collected() -> list[dict[str, Any]]:
     """The rows of all results that are lists of rows."""
     found: list[dict[str, Any]] = []
     for script in ALL:
         path = RESULTS / f"{Path(script).stem}.json"
-        if path.exists():
-            found += json.loads(path.read_text())
+        content = json.loads(path.read_text()) if path.exists() else []
+        found += content if isinstance(content, list) else []
     return found
+
+
+def growth() -> str:
+    """How things grow, as Markdown."""
+    rows = json.loads((RESULTS / "growth.json").read_text())["rows"]
+    lines = ["| | grows with | exponent of time (due) | of memory |", "| --- | --- | --- | --- |"]
+    for one in rows:
+        cells = (one["name"], one["grows"], f"{one['exponent']:g} ({one['expected']:g})", f"{one['memory_exponent']:g}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def limit() -> str:
+    """How near to the machine's peak, as Markdown."""
+    found = json.loads((RESULTS / "limit.json").read_text())
+    lines = [f"GEMM peak {found['gemm_peak_gflops']:g} GFLOP/s, copy {found['copy_gigabytes']:g} GB/s.", ""]
+    lines += ["| | GFLOP/s | of the peak | where the time goes |", "| --- | --- | --- | --- |"]
+    for one in found["rows"]:
+        parts = ", ".join(f"{name.removeprefix('aten::')} {100 * share:.0f} %" for name, share in one["parts"].items())
+        rate, share = f"{one['gflop_per_second']:g}", f"{100 * one['share_of_peak']:.0f} %"
+        lines.append(f"| {one['name']} | {rate} | {share} | {parts} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -64,8 +94,9 @@ def main() -> None:
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
     if not given.quick:
-        machines = sorted({one["machine"] for one in collected()})
-        (RESULTS / "table.md").write_text(table(collected()) + f"\n{'; '.join(machines)}.\n", encoding="utf-8")
+        machines = "; ".join(sorted({one["machine"] for one in collected()}))
+        parts = [table(collected()), growth(), limit(), f"{date.today()}, {machines}, {versions()}.\n"]
+        (RESULTS / "table.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@
 Writes `results/tuning.json`. Weights and data are the bundled ones; nothing is downloaded.
 """
 
+import csv
+import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ import timm
 import torch
 import transformers
 from accelerate import Accelerator
-from measure import interleave, row, save
+from measure import RESULTS, interleave, row, save
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -207,6 +210,56 @@ def step_rows(place: Path) -> Iterator[dict[str, Any]]:
     yield row("full step, MiniLM", "hand-tuned loop", "", mine, theirs, 32 * steps, "examples/s", True)
 
 
+class Few(Dataset):  # type: ignore[type-arg]
+    """The first examples of a set."""
+
+    def __init__(self, whole: Tokens, count: int) -> None:
+        """Remember which."""
+        self.whole, self.count = whole, count
+
+    def __len__(self) -> int:
+        """How many."""
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        """One of them."""
+        return self.whole[index]
+
+
+def head_rows(place: Path) -> Iterator[dict[str, Any]]:
+    """A new head on a frozen body, from texts to the trained head: 1 and 30 epochs over 160 of them."""
+    ours, count = ready(place, tuning="full", **MINILM), 160
+    tokenizer = ours.model.backbone.preprocessing.tokenizer  # type: ignore[union-attr]
+    data = Few(Tokens(ours), count)
+    texts = injerto.load_domains("sentiment-domains")["news"].first(count + 64)
+    table, split = place / "few.csv", ["train"] * count + ["val"] * 32 + ["test"] * 32
+    with table.open("w", encoding="utf-8", newline="") as stream:
+        rows = [("text", "label", "split"), *zip(texts.inputs, texts.labels, split, strict=True)]
+        csv.writer(stream).writerows(rows)
+    for epochs in (1, 30):
+        arguments = transformers.TrainingArguments(
+            output_dir=str(place / "frozen"), per_device_train_batch_size=32, num_train_epochs=epochs,
+            save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no",
+        )  # fmt: skip
+
+        def theirs(arguments: Any = arguments) -> None:
+            model = WithHead(ours)
+            model.backbone.requires_grad_(False)
+            collator = transformers.DataCollatorWithPadding(tokenizer)
+            transformers.Trainer(model, arguments, train_dataset=data, data_collator=collator).train()
+
+        def mine(epochs: int = epochs) -> None:
+            with fresh_cache():
+                injerto.fit(
+                    table, tuning="head", epochs=epochs, backbone="packaged:minilm-l6", overwrite=True,
+                    out=place / "head", split_column="split",
+                )  # fmt: skip
+
+        took = interleave(mine, theirs, 3)
+        name = f"head on a frozen MiniLM, {count} texts to the trained head, {epochs} epoch{'s' * (epochs > 1)}"
+        yield row(name, "transformers.Trainer", transformers.__version__, *took, 1, "runs/s", True)
+
+
 class Pictures(Dataset):  # type: ignore[type-arg]
     """Files with timm's own preprocessing."""
 
@@ -300,5 +353,10 @@ if __name__ == "__main__":
     begun = time.time()
     with fresh_cache(), tempfile.TemporaryDirectory() as where:
         folder = Path(where)
-        save("tuning.json", [*cache_rows(folder), *step_rows(folder), *fit_rows(folder)])
+        if sys.argv[1:] == ["head"]:  # these rows alone, again
+            name = RESULTS / "tuning.json"
+            kept = [one for one in json.loads(name.read_text()) if not one["name"].startswith("head on a frozen")]
+            save("tuning.json", [*kept, *head_rows(folder)])
+        else:
+            save("tuning.json", [*cache_rows(folder), *step_rows(folder), *fit_rows(folder), *head_rows(folder)])
     print(f"{time.time() - begun:.0f} s")

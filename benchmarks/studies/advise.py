@@ -2,11 +2,12 @@
 
     python benchmarks/studies/advise.py WORK --minutes 3 --pacs PACS.tar --reviews FDU.jsonl.xz
 
-WORK is the folder of `benchmarks/studies/alignment.py`, whose comparisons `pacs` and `reviews` are the grid: tunings by
-alignments, the same steps for all. `advise` sees the data without the target's labels; the tuning and the alignment of
-its first recipe name a row. That row is held against the best one, chosen with the target's labels (oracle): mean
-difference of accuracy on train and test together, 95 % interval over seeds and test groups. A pair is *near* where the
-mean difference is above -2 points and the interval ends above -2 too. Writes `advise.json` and `advise.md`.
+WORK is the folder of `benchmarks/studies/alignment.py`, whose comparisons `pacs` and `reviews-lora` are the grid:
+tunings by alignments, the same steps for all. `advise` sees the data without the target's labels; the tuning and the
+alignment of its first recipe name a row. That row is held against the best one, chosen with the target's labels
+(oracle): mean difference of accuracy on train and test together, 95 % interval over seeds and test groups. A pair is
+*near* where the mean difference is above -2 points and the interval ends above -2 too. Writes `advise.json` and
+`advise.md`.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--reviews", required=True)
     given = parser.parse_args()
     rows = []
-    for study, path in (("pacs", given.pacs), ("reviews", given.reviews)):
+    for study, path in (("pacs", given.pacs), ("reviews-lora", given.reviews)):
         data = prepared_data(study, given.work, path)
         for folder in sorted(given.work.glob(f"{study}-????????")):
             entry = judged(folder, data, given.minutes)
