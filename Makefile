@@ -8,7 +8,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --retries 10 --timeout 180
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-slow bench bench-quick lint clean
+.PHONY: help setup demo test test-slow bench bench-quick docs lint clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -30,6 +30,9 @@ bench: $(READY) ## all benchmarks against their peers (an hour and more); writes
 bench-quick: $(READY) ## do both sides of the benchmarks compute the same? (minutes)
 	.venv/bin/python benchmarks/run.py --quick
 
+docs: $(READY) ## the documentation site, into site/
+	.venv/bin/mkdocs build --quiet --strict
+
 lint: $(READY) ## style, types, layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -37,7 +40,7 @@ lint: $(READY) ## style, types, layers
 	.venv/bin/lint-imports --no-cache
 
 clean: ## remove .venv, caches and what the demo wrote
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist src/*.egg-info injerto-demo
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site src/*.egg-info injerto-demo
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last, so an interrupted set-up starts over; pyproject.toml being newer means the dependencies may have changed.

@@ -318,6 +318,21 @@ def test_a_file_is_not_taken_for_a_text(refused: Callable[..., str], text_run: P
     assert "is a file" in message and "injerto predict RUN -" in message and "evaluate" in message
 
 
+def test_a_choice_that_its_guard_refused_is_not_called_its_choice(
+    capsys: pytest.CaptureFixture[str], image_run: Path
+) -> None:
+    from injerto.cli import show
+
+    metrics = dict(injerto.load(image_run).metrics)
+    for score, said in (
+        (0.5, "selected: infomax, step 2 of 4"),
+        (None, "selected: best on source val (infomax turned"),
+    ):
+        metrics["selection"] = {"rule": "infomax", "step": 2, "steps": 4, "score": score}
+        show.print_metrics(metrics)
+        assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_a_narrow_terminal_loses_columns_not_numbers(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image_run: Path

@@ -316,6 +316,13 @@ def test_a_moderate_label_shift_passes(name: str, shares: list[float]) -> None:
     assert verdict.rejected is None and verdict.score == verdict.raw == VALIDATORS[name](model, 0)
 
 
+def test_a_collapse_seen_on_two_examples_says_so() -> None:
+    bad = collapsed(clusters(), 1)
+    two = replace(bad, target_logits=bad.target_logits[:2], target_embeddings=bad.target_embeddings[:2])
+    assert "target examples only" not in str(judge("infomax", bad).rejected)
+    assert str(judge("infomax", two).rejected).endswith("(by 2 target examples only)")
+
+
 def test_few_target_examples_of_many_classes_are_not_called_collapse() -> None:
     rng = np.random.default_rng(0)
     logits, labels = 20 * np.eye(65), rng.integers(0, 65, 1300)
