@@ -118,10 +118,12 @@ def run_of(folder: Path) -> dict[str, Any] | None:
 
 
 def comparison_of(folder: Path) -> dict[str, Any] | None:
-    """What the page shows of one comparison."""
+    """What the page shows of one comparison; None where it was not done, or not to its end."""
     if not (folder / "results.json").exists():
         return None
     content = json.loads((folder / "results.json").read_text())
+    if sum(row["status"] == "ok" for row in content["rows"]) < content["planned"]:
+        return None
     kept = ("n", "accuracy", "low", "high", "gain", "gain_low", "gain_high")
     rows = []
     for row in content["summary"]:
