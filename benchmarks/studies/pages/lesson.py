@@ -62,14 +62,13 @@ def lesson_runs(language: str, rows: dict[str, str]) -> str:
         in_words(language, "weights that learned", "pesos que aprendieron"),
         in_words(language, "ships", "se entrega"),
         in_words(language, "agrees", "coincide"),
-        in_words(language, "seconds", "segundos"),
     ]
     cells = []
     for name, run in found.items():
         learned = count(language, run["parameters"]["trainable"])
         line = [rows[name], within(run["domains"][source]), *(percent(run["domains"][o]["accuracy"]) for o in others)]
         agrees = percent(run["forgetting"]["agreement"])
-        cells.append([*line, learned, format_bytes(run["adapter_bytes"]), agrees, f"{run['seconds']:.0f}"])
+        cells.append([*line, learned, format_bytes(run["adapter_bytes"]), agrees])
     return table(headings, cells)
 
 
