@@ -16,7 +16,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any test module imports transformer
 os.environ.pop("COLUMNS", None)  # tables are as wide as they are for a program that reads them
 
 
-LONG = ("test_readme.py", "test_search.py", "test_report.py", "test_rotation.py", "test_together.py", "test_fit.py")
+LONG = (
+    "test_readme.py",
+    "test_search.py",
+    "test_report.py",
+    "test_rotation.py",
+    "test_release.py",
+    "test_together.py",
+    "test_fit.py",
+)
 """Files that take longest: begun first, so that two workers end together."""
 
 

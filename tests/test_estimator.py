@@ -184,6 +184,7 @@ def test_labels_keep_their_type_and_order(
     assert red.classes_.dtype == bool and red.predict(files).dtype == bool and red.score(files, y == 2) > 0.8
 
 
+@pytest.mark.slow
 def test_the_folder_goes_with_the_estimator(
     files: list[Path], colours: list[str], tiny_timm: Path, tmp_path: Path
 ) -> None:

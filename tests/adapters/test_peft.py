@@ -144,6 +144,7 @@ def test_we_load_pefts_own_file_for_a_grouped_convolution(tmp_path: Path) -> Non
         assert float((backbone(x) - before).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_equal_runs_are_equal_bytes_whatever_the_hash_seed(pictures: Path, tiny_timm: Path, tmp_path: Path) -> None:
     code = (
         "import sys, injerto; injerto.fit(sys.argv[1], source='day', backbone=sys.argv[2], tuning='lora', steps=2, "

@@ -239,6 +239,7 @@ def test_nothing_is_done_twice(copy: Path, again: Call, fitted: list[str]) -> No
     assert (copy / "results.csv").read_text() == results and exit_code(content) == 0
 
 
+@pytest.mark.slow
 def test_another_seed_and_another_value_are_added(copy: Path, again: Call, fitted: list[str]) -> None:
     before = touched(copy)
     again(copy, seeds=[0, 1, 5])

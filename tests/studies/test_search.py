@@ -169,7 +169,7 @@ def test_another_validator_and_the_mean_over_seeds(fake: Any, look: Call) -> Non
 
 
 @pytest.mark.parametrize(
-    "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "grid", "gp"))]
+    "sampler", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpe", "grid", "gp"))]
 )
 def test_stopped_it_goes_on_with_the_same_draws(fake: Any, look: Call, tmp_path: Path, sampler: str) -> None:
     given = {"sampler": sampler, "trials": 14}

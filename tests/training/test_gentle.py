@@ -108,6 +108,7 @@ def test_l2_sp_around_zero_is_adamw_s_weight_decay(steps_of: Any, monkeypatch: p
         torch.testing.assert_close(pulled[-1][name], decayed[-1][name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_l2_sp_holds_the_backbone_near_its_start_and_leaves_the_head(steps_of: Any) -> None:
     distances, heads = [], []
     for strength in (0.0, 5.0, 80.0):

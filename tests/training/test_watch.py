@@ -49,6 +49,7 @@ def test_a_head_that_is_not_learning(warnings_of: Any, tmp_path: Path) -> None:
     assert any("not learning" in text for text in found)
 
 
+@pytest.mark.slow
 def test_over_fitting(warnings_of: Any, tmp_path: Path) -> None:
     found = warnings_of(noise(tmp_path / "noise", 20), tuning="full", lr=1e-3, head_lr=1e-2, epochs=30)
     assert any("over-fitting" in text for text in found)
