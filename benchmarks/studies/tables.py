@@ -7,7 +7,7 @@ Rewrites what stands between `<!-- NAME -->` and `<!-- /NAME -->` in the pages, 
 
 from pathlib import Path
 
-from pages.guides import bank, drift, interval, load, pacs, terms, texts, unseen, validators
+from pages.guides import advise, bank, drift, interval, load, pacs, terms, texts, unseen, validators
 from pages.lesson import LESSON
 from pages.methods import method_blocks
 from pages.parts import DOCS
@@ -35,6 +35,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("alignment.md", "terms"): terms(),
         ("alignment.md", "reviews"): texts("reviews"),
         ("gap.md", "validators"): validators(),
+        ("gap.md", "advise"): advise(),
         ("compare.md", "interval"): interval(),
         ("bank.md", "bank"): bank(),
         ("bank.md", "load"): load(),

@@ -117,6 +117,12 @@ def validators() -> str:
     return "\n".join([head, *lines[1:]]) + "\n"
 
 
+def advise() -> str:
+    """Whether the first recipe of `injerto advise` was near the best row, from `advise.md`."""
+    path = HERE / "advise.md"
+    return path.read_text().rstrip("\n") + "\n" if path.exists() else "Not measured yet.\n"
+
+
 def interval() -> str:
     """How often a gain is claimed where there is none, from `interval.json`."""
     rows = json.loads((HERE / "interval.json").read_text())["rows"]
