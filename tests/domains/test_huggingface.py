@@ -2,7 +2,7 @@ import io
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, Value
 from PIL import Image as Pillow
 
 from injerto.basics.errors import InjertoError
@@ -67,3 +67,10 @@ def test_keys_are_splits_or_domains() -> None:
     assert load_domains(DatasetDict(train=texts("a", "b")))["dataset"].given == (None, None)
     with pytest.raises(InjertoError, match="'extra' beside 'train' is no split"):
         load_domains(DatasetDict(train=texts("a"), extra=texts("b")))
+
+
+def test_a_stream_is_refused_in_a_sentence() -> None:
+    stream = pictures().to_iterable_dataset()
+    for data in (stream, IterableDatasetDict(train=stream)):
+        with pytest.raises(InjertoError, match="without streaming=True"):
+            load_domains(data)

@@ -101,6 +101,10 @@ def _read(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
         kind = type(data).__module__.partition(".")[0]
         if kind == "pandas":
             return read_frame(data, names)
+        if kind == "datasets" and type(data).__name__.startswith("Iterable"):
+            raise InjertoError(
+                "a streamed data set is not read, for splits need all of it; load it without streaming=True"
+            )
         if kind == "datasets":
             return read_dataset(data, "dataset", names)
         raise InjertoError(
