@@ -142,7 +142,10 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "reviews-lora": [  # what `injerto advise` is judged on: the better tuning, with more seeds and what it may name
         {
             "source": source, "target": target, "seeds": 5,
-            "grid": {"tuning": ["lora:last:2"], "alignment": ["none", "mmd", "dann", *(["mcc"] * (target == "books"))]},
+            "grid": {
+                "tuning": ["lora:last:2"],
+                "alignment": ["none", "mmd", "dann", *(["mcc"] if target in ("books", "dvd") else [])],
+            },
             "settings": {
                 "steps": 100, "batch_size": 16, "neck": "256", "select": "last", "max_length": 128, **MINILM
             },
