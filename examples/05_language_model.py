@@ -9,7 +9,7 @@ import pandas
 
 import injerto
 
-TEXTS = 100
+TEXTS = 80
 
 # %% [markdown]
 # One column of texts is all it takes. Most are learned from, a fifth is kept for the test.
@@ -27,7 +27,7 @@ run = injerto.fit(
     tuning="lora:last:10",
     max_length=64,
     batch_size=4,
-    steps=8,
+    steps=6,
     lr=3e-3,
     out="runs/tweets",
 )
