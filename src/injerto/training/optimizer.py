@@ -57,7 +57,7 @@ def make_optimizer(
 
 @torch.no_grad()
 def pull(optimizer: torch.optim.Optimizer, strength: float) -> None:
-    """L2-SP (Xuhong et al., ICML 2018, eq. 4), decoupled from the gradient as AdamW decouples weight decay.
+    """L2-SP (Li et al., ICML 2018, eq. 4), decoupled from the gradient as AdamW decouples weight decay.
 
     Args:
         optimizer: From :func:`make_optimizer`, about to do a step.
