@@ -84,8 +84,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     table.append(f"{path.relative_to(tmp_path)},{label},{domain}")
     loose = tmp_path / "unlabelled"
     loose.mkdir()
-    for path in sorted((tmp_path / "photos/drawings").glob("*/*.png"))[:12]:
-        (loose / path.name).write_bytes(path.read_bytes())
+    for number, path in enumerate(sorted((tmp_path / "photos/drawings").glob("*/*.png"))[:12]):
+        (loose / f"{number:02}.png").write_bytes(path.read_bytes())
     (tmp_path / "picture.png").write_bytes(next((tmp_path / "photos/phone/animal").glob("*.png")).read_bytes())
     (tmp_path / "pictures.csv").write_text("\n".join(table) + "\n")
     said = {"good": "I enjoyed this one very much, number", "bad": "A dull and broken waste of money, number"}

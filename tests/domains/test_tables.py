@@ -187,3 +187,13 @@ def test_a_csv_with_semicolons_as_spreadsheets_save_it_where_the_comma_is_decima
 def test_no_name_is_not_the_current_folder(name: str) -> None:
     with pytest.raises(InjertoError, match="no data named.*emoji-styles"):
         load_domains(name)
+
+
+def test_a_semicolon_between_cells_and_a_comma_in_the_heading(tmp_path: Path) -> None:
+    path = tmp_path / "de.csv"
+    path.write_text("Text;Bewertung;Preis, EUR\ngut, sehr gut;ja;1,50\nschlecht;nein;2\nnaja;nein;3,10\n")
+    (domain,) = load_domains(path, input="Text", label="Bewertung").values()
+    assert sorted(domain.inputs) == ["gut, sehr gut", "naja", "schlecht"]
+    path.write_text('text,label,"a;b"\none; two,x,1\nthree,y,2\n')
+    (domain,) = load_domains(path).values()
+    assert sorted(domain.inputs) == ["one; two", "three"]

@@ -98,7 +98,8 @@ def load_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise InjertoError(
-            f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run"
+            f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run, "
+            "or finish it with its command and --resume"
         ) from None
     except (ValueError, RecursionError):
         raise InjertoError(f"{path} is damaged: not valid JSON") from None

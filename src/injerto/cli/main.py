@@ -45,7 +45,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except InjertoError as error:
         return _fail(str(error))
     except _CLICK_ERROR as error:
-        return _fail(f"{getattr(error, 'format_message')()} (see 'injerto --help')")  # noqa: B009
+        place = getattr(getattr(error, "ctx", None), "command_path", "injerto")
+        return _fail(f"{getattr(error, 'format_message')()} (see '{place} --help')")  # noqa: B009
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -90,9 +90,16 @@ def _text(path: Path, data: bytes) -> str:
 
 
 def _separator(text: str) -> str:
-    """A semicolon where the heading has some and no comma (as Spanish or German spreadsheets save), else a comma."""
-    heading = text.partition("\n")[0]
-    return ";" if ";" in heading and "," not in heading else ","
+    """What stands between cells: a semicolon (as Spanish or German spreadsheets save) or a comma.
+
+    A heading may hold both (``Preis, EUR``): then the one counts of which every line of the first has as many as it.
+    """
+    lines = [line for line in text.split("\n", 21)[:20] if line.strip()]
+    heading = lines[0] if lines else ""
+    if ";" not in heading or "," not in heading:
+        return ";" if ";" in heading else ","
+    fits = {mark: sum(line.count(mark) == heading.count(mark) for line in lines) for mark in ",;"}
+    return ";" if fits[";"] > fits[","] else ","
 
 
 def _separated(path: Path, text: str, separator: str) -> dict[str, list[Any]]:
