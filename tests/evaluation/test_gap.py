@@ -12,7 +12,7 @@ import pytest
 import injerto
 from injerto.basics.errors import InjertoError
 from injerto.compute.inference import Embedder
-from injerto.evaluation.verdict import judge_all, judge_pair
+from injerto.evaluation.verdict import choose_alignment, judge_all, judge_pair
 
 Cli = Any
 
@@ -165,6 +165,10 @@ def test_an_estimated_shift_is_told_only_where_it_can_be_trusted() -> None:
     for mmd2, estimated, told in ((0.05, True, True), (0.3, True, False), (0.3, False, True)):
         pair = {**numbers, "mmd2": mmd2, "label_shift": {"value": 0.4, "estimated": estimated}}
         assert ("distributed differently" in judge_pair(pair, {})["says"]) == told
+    pair = {**numbers, "mmd2": 0.05, "level": "close", "label_shift": {"value": 0.4, "estimated": True}}
+    assert [choose_alignment(pair, kind)[0] for kind in ("text", "image")] == ["mcc", "mmd"]
+    pair["label_shift"]["estimated"] = False
+    assert choose_alignment(pair, "image")[0] == "mcc"
 
 
 def test_a_copy_from_elsewhere_needs_no_training_of_its_own() -> None:

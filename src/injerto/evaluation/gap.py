@@ -128,7 +128,7 @@ def measure_gap(
     content = _content(domains, embeddings, seed, draws)
     for name, path in elsewhere.items():
         content["domains"][name]["path"] = path
-    content |= judge_all(content["pairs"], content["domains"], shown, given)
+    content |= judge_all(content["pairs"], content["domains"], shown, given, domains.modality)
     about = {"data": shown, "modality": domains.modality, "backbone": network.spec, "seed": seed}
     return Gap({**about, "preprocessing": network.preprocessing.card(), **content}, domains, embeddings)
 

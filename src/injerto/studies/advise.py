@@ -2,8 +2,8 @@
 
 The rules were fixed on `emoji-styles` (docs/alignment.md, benchmarks/studies) and look at no label of a target:
 
-1. **alignment.** :func:`injerto.evaluation.verdict.choose_alignment`: ``mmd``, ``mcc`` where the classes seem to be
-   distributed differently, none where no difference can be shown, and without a target.
+1. **alignment.** :func:`injerto.evaluation.verdict.choose_alignment`: ``mmd``, ``mcc`` where the classes of texts
+   seem to be distributed differently, none where no difference can be shown, and without a target.
 2. **tuning.** The more may move, the more is gained: the first of ``full``, ``last:2`` (pictures: 71.4 % of line
    drawings with ``mmd``, LoRA 67.6 %), ``lora:last:2`` and ``head`` that is done within the time given. For a text
    model with few labels ``head`` first: nothing else beat it.
@@ -144,4 +144,4 @@ def _alignment(facts: dict[str, Any]) -> tuple[str, str]:
         return "none", "no target: plain training on the sources is hard to beat"
     if facts["gap"] is None:
         return "none", "too few examples to measure a gap"
-    return choose_alignment(facts["gap"])
+    return choose_alignment(facts["gap"], facts["modality"])
