@@ -8,6 +8,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,8 +93,13 @@ def test_the_version_is_the_tag_and_the_archives_are_whole(built: Path) -> None:
     assert {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "src/injerto/py.typed"} <= inside
 
 
-def test_the_wheel_works_in_an_environment_of_its_own(built: Path, tmp_path: Path) -> None:
-    """The requirements are lent by a path file: that they can be had is what `make setup` shows."""
+@pytest.fixture(scope="module")
+def told(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """What a command says in an environment that holds the wheel.
+
+    The requirements are lent by a path file: that they can be had is what `make setup` shows.
+    """
+    tmp_path = tmp_path_factory.mktemp("clean")
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env/bin/python"
     wheel = next(built.glob("*.whl"))
@@ -106,15 +112,24 @@ def test_the_wheel_works_in_an_environment_of_its_own(built: Path, tmp_path: Pat
     (tmp_path / "user.py").write_text(USER)
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
-    def told(*words: object) -> str:
-        done = subprocess.run([*map(str, words)], cwd=tmp_path, env=clean, capture_output=True, text=True)
+    def run(*words: str) -> str:
+        given = [word.replace("ENV", str(tmp_path / "env")) for word in words]
+        done = subprocess.run(given, cwd=tmp_path, env=clean, capture_output=True, text=True)
         return done.stdout + done.stderr
 
-    assert told(tmp_path / "env/bin/injerto", "--version").strip().endswith("9.8.7")
-    assert str(packages) in told(python, "-c", "import injerto; print(injerto.__file__)")
-    assert "emoji-styles" in told(python, "-c", "import injerto; print(injerto.load_domains('emoji-styles').name)")
-    assert "probe" in told(tmp_path / "env/bin/injerto", "recipes")
-    checked = told(sys.executable, "-m", "mypy", "--python-executable", python, "--no-incremental", "user.py")
+    return run
+
+
+def test_the_wheel_works_in_an_environment_of_its_own(told: Callable[..., str]) -> None:
+    assert told("ENV/bin/injerto", "--version").strip().endswith("9.8.7")
+    assert "/env/lib/" in told("ENV/bin/python", "-c", "import injerto; print(injerto.__file__)")
+    said = told("ENV/bin/python", "-c", "import injerto; print(injerto.load_domains('emoji-styles').name)")
+    assert "emoji-styles" in said and "probe" in told("ENV/bin/injerto", "recipes")
+
+
+@pytest.mark.slow
+def test_a_user_s_program_is_checked_against_our_types(told: Callable[..., str]) -> None:
+    checked = told(sys.executable, "-m", "mypy", "--python-executable", "ENV/bin/python", "--no-incremental", "user.py")
     assert 'Revealed type is "injerto.evaluation.run.Run"' in checked, checked
     assert "user.py:7: error" in checked and "Found 1 error" in checked, checked
 

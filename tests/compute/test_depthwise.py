@@ -9,7 +9,10 @@ from injerto.compute.depthwise import LARGEST, SmallDepthwise, small_depthwise
 
 
 @pytest.mark.parametrize("kernel", [5, 7])
-@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (3, 3), (6, 6), (9, 4)])
+@pytest.mark.parametrize(
+    "height, width",
+    [(1, 1), (2, 3), (6, 6), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((3, 3), (9, 4)))],
+)
 def test_gradients_are_those_of_the_convolution(kernel: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(kernel + height)
     inputs = torch.randn(3, 6, height, width, generator=generator, dtype=torch.float64).requires_grad_()

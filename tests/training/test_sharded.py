@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "sharded.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "extend" / "sharded.py"
 
 
 def said(*command: str) -> dict[str, list[float]]:
