@@ -96,7 +96,7 @@ def step(function: Function, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
 def agree(ours: Function, theirs: Function, x: Tensor, y: Tensor) -> bool:
     (a, mine), (b, others) = step(ours, x, y), step(theirs, x, y)
     near = torch.allclose(mine, others, rtol=1e-2, atol=1e-3 * float(others.abs().max()))
-    return near and abs(a - b) < 1e-4 * max(abs(b), 1e-3)
+    return near and abs(a - b) < 1e-3 * max(abs(b), 1e-3)  # float32, means over millions of kernel values
 
 
 def loss_rows() -> list[dict[str, Any]]:

@@ -78,10 +78,21 @@ def limit() -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_table() -> None:
+    """All rows, growth and limit as Markdown, in results/table.md."""
+    machines = "; ".join(sorted({one["machine"] for one in collected()}))
+    parts = [table(collected()), growth(), limit(), f"{date.today()}, {machines}, {versions()}.\n"]
+    (RESULTS / "table.md").write_text("\n".join(parts), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--table", action="store_true", help="only write the table of the results that are there")
     given = parser.parse_args()
+    if given.table:
+        write_table()
+        return
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     if given.quick:
         environment["BENCH_QUICK"] = "1"
@@ -94,9 +105,7 @@ def main() -> None:
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
     if not given.quick:
-        machines = "; ".join(sorted({one["machine"] for one in collected()}))
-        parts = [table(collected()), growth(), limit(), f"{date.today()}, {machines}, {versions()}.\n"]
-        (RESULTS / "table.md").write_text("\n".join(parts), encoding="utf-8")
+        write_table()
 
 
 if __name__ == "__main__":
