@@ -10,7 +10,7 @@ from pathlib import Path
 
 import injerto
 
-MOST = 10  # drawings of each class in each style
+MOST = 20  # drawings of each class in each style
 
 # %% [markdown]
 # The same drawings, sorted into folders twice: by what they show, and by their style.

@@ -86,7 +86,7 @@ def test_unseen_domains(tmp_path: Path) -> None:
     pattern = r"told apart: (\d+)% before, (\d+)% after; chance (\d+)%\n.*none: ([\d.]+)% .*\n.*dann: ([\d.]+)% "
     (before, after, chance, plain, aligned), _ = run("04", tmp_path, pattern)
     assert after < before - 10 and after >= chance - 10
-    assert min(plain, aligned) > 2 * 12.5  # eight classes
+    assert min(plain, aligned) > 1.5 * 12.5  # eight classes
 
 
 @pytest.mark.slow
