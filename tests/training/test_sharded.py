@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "extend" / "sharded.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "scale" / "sharded.py"
 
 
 def said(*command: str) -> dict[str, list[float]]:

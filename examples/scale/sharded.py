@@ -1,7 +1,7 @@
 """A backbone that no single device would hold: its weights shared out by FSDP2, each process keeping its part.
 
-    python examples/extend/sharded.py
-    torchrun --nproc-per-node 2 examples/extend/sharded.py
+    python examples/scale/sharded.py
+    torchrun --nproc-per-node 2 examples/scale/sharded.py
 
 Prints the same losses both times, and how many of the weights this process holds.
 """
