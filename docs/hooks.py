@@ -24,10 +24,15 @@ ROLE = re.compile(r":(?:class|func|mod|meth|attr|data):(?=<code>)")
 
 
 def outside(page: str, link: str) -> Path | None:
-    """The file outside docs/ that a link on a page means, None where it stays inside."""
-    path = (ROOT / "docs" / page).parent / link
-    target = Path(*path.resolve().relative_to(ROOT).parts) if path.resolve().is_relative_to(ROOT) else None
-    return None if target is None or target.parts[:1] == ("docs",) else target
+    """The file outside docs/ that a link on a page means, None where it stays inside or there is none."""
+    path = ((ROOT / "docs" / page).parent / link).resolve()
+    inside = path.is_relative_to(ROOT / "docs") or not path.is_relative_to(ROOT)
+    return None if inside or not path.is_file() else path.relative_to(ROOT)
+
+
+def carried(target: Path) -> str:
+    """Where a file comes to lie on the site; sources and pages are shown as text."""
+    return f"files/{target.as_posix()}" + (".txt" if target.suffix in (".md", ".py", "") else "")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -36,11 +41,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in files.documentation_pages():
         for _, link, _, _ in LINK.findall(file.content_string):
             target = outside(file.src_uri, link)
-            if target is not None and (ROOT / target).is_file():
+            if target is not None:
                 found.add(target)
     for target in sorted(found):
-        name = f"files/{target.as_posix()}" + (".txt" if target.suffix in (".md", ".py", "") else "")
-        files.append(File.generated(config, name, content=(ROOT / target).read_bytes()))
+        files.append(File.generated(config, carried(target), content=(ROOT / target).read_bytes()))
     files.append(File.generated(config, "reference/commands.md", content=commands()))
     return files
 
@@ -69,11 +73,10 @@ def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) 
 
     def moved(match: re.Match[str]) -> str:
         target = outside(page.file.src_uri, match[2])
-        if target is None or not (ROOT / target).is_file():
+        if target is None:
             return match[0]
-        name = f"files/{target.as_posix()}" + (".txt" if target.suffix in (".md", ".py", "") else "")
         up = "../" * page.file.src_uri.count("/")
-        return f"{match[1]}{up}{name}{match[4]}"
+        return f"{match[1]}{up}{carried(target)}{match[4]}"
 
     return LINK.sub(moved, text)
 

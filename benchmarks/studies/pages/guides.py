@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from injerto.studies.answers import BOTH
-from pages.parts import HERE, comparisons, gain, mean_text, pairs, short, table
+from pages.parts import HERE, NOT_YET, comparisons, gain, mean_text, pairs, short, table
 
 
 def pacs() -> str:
@@ -64,7 +64,7 @@ def texts(name: str) -> str:
         for tuning in dict.fromkeys(key[0] for key in found):
             said.append(f"`{tuning}` {' or '.join(map(str, seeds))}")
     if not rows:
-        return "Not measured yet.\n"
+        return NOT_YET
     keys = list(rows)
     headings = ["pair"] + [f"`{tuning}`: none" if alignment == "none" else alignment for tuning, alignment in keys]
     cells = []
@@ -120,7 +120,7 @@ def validators() -> str:
 def advise() -> str:
     """Whether the first recipe of `injerto advise` was near the best row, from `advise.md`."""
     path = HERE / "advise.md"
-    return path.read_text().rstrip("\n") + "\n" if path.exists() else "Not measured yet.\n"
+    return path.read_text().rstrip("\n") + "\n" if path.exists() else NOT_YET
 
 
 def interval() -> str:

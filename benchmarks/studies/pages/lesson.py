@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 from injerto.basics.progress import format_bytes
+from injerto.cli.show import percent
 from injerto.studies.tables import gain_text
-from pages.parts import HERE, in_words, role_name, table
+from pages.parts import HERE, NOT_YET, in_words, role_name, table
 from pages.readme import demo
-
-NOT_YET = "Not measured yet.\n"
 
 
 def lesson(part: str, name: str) -> Any:
@@ -23,10 +22,6 @@ def count(language: str, value: int) -> str:
     if language == "en":
         return f"{value:,}"
     return str(value) if value < 10_000 else f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def within(figures: dict[str, Any]) -> str:

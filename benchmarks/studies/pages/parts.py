@@ -12,6 +12,7 @@ from injerto.studies.tables import gain_text
 HERE = Path(__file__).parents[1]
 """benchmarks/studies."""
 DOCS = HERE.parents[1] / "docs"
+NOT_YET = "Not measured yet.\n"
 NAMES = {"art_painting": "art", "kitchen_housewares": "kitchen"}
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from injerto.alignment.schedule import ramp
 from injerto.basics.errors import InjertoError, suggest
-from injerto.recipe.grammar import AlignmentTerm, check_name
+from injerto.recipe.grammar import AlignmentTerm, check_name, is_ours
 from injerto.recipe.options import Option, read_options
 
 PLAIN, SECOND, LABELLED = 0, 1, 2
@@ -189,17 +189,13 @@ def register_alignment(name: str) -> Callable[[Kind], Kind]:
     """
 
     def keep(kind: Kind) -> Kind:
-        if not _is_ours(kind):
+        if not is_ours(kind):
             _load_own()
-            check_name(name, "alignment", ["none", *(own for own, one in _ALIGNMENTS.items() if _is_ours(one))])
+            check_name(name, "alignment", ["none", *(own for own, one in _ALIGNMENTS.items() if is_ours(one))])
         _ALIGNMENTS[name] = kind
         return kind
 
     return keep
-
-
-def _is_ours(kind: Kind) -> bool:
-    return kind.__module__.startswith("injerto.")
 
 
 @cache

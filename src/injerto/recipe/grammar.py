@@ -100,6 +100,11 @@ def _positive(text: str, whole: str) -> int:
     return int(text)
 
 
+def is_ours(thing: object) -> bool:
+    """Whether a registered class or function comes with Injerto."""
+    return str(getattr(thing, "__module__", "")).startswith("injerto.")
+
+
 def check_name(name: str, what: str, taken: Collection[str]) -> None:
     """Refuse a name that could not be written, or that means something else already.
 

@@ -10,7 +10,7 @@ from torch import nn
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
-from injerto.recipe.grammar import TuningSpec, add_tuning
+from injerto.recipe.grammar import TuningSpec, add_tuning, is_ours
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
     """
 
     def keep(tuning: Tuning) -> Tuning:
-        if not str(getattr(tuning, "__module__", "")).startswith("injerto."):
+        if not is_ours(tuning):
             add_tuning(kind)
         _TUNINGS[kind] = tuning
         return tuning
