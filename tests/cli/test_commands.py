@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 import injerto
+from injerto.recipe.defaults import TABLE
 from injerto.recipe.recipe import Recipe
 
 Cli = Callable[..., SimpleNamespace]
@@ -154,6 +155,23 @@ def test_help_and_version(cli: Cli) -> None:
     for arguments in (["--help"], ["-h"], ["fit", "--help"], ["predict", "-h"]):
         result = cli(*arguments)
         assert result.code == 0 and "Usage" in result.out and result.err == ""
+
+
+def test_the_help_of_fit_says_the_defaults_that_hold(cli: Cli) -> None:
+    lines = re.findall(r"^  (--[a-z0-9-]+) <.*>((?:.|\n {15,})+)", cli("fit", "--help").out, re.M)
+    said = {flag[2:].replace("-", "_"): " ".join(text.split()) for flag, text in lines}
+    fixed = {
+        name: field.default for name, field in Recipe.model_fields.items() if name not in ("defaults_version", "tuning")
+    }
+    for name, default in fixed.items():
+        if isinstance(default, str | float | int) and not isinstance(default, bool):
+            number = f"{default:g}" if isinstance(default, float | int) else default
+            assert f"default {number}" in said[name], (name, said[name])
+    assert "default head (causal-lm: lora)" in said["tuning"]
+    for name, value, of_language in (("batch_size", 32, 8), ("weight_decay", 0.01, 0.01)):
+        held = {(kind == "language", getattr(row, name)) for (kind, _), row in TABLE.items()}
+        assert held == {(False, value), (True, of_language)} and f"default {value}" in said[name]
+    assert {row.norm for row in TABLE.values()} == {"frozen"} and "default frozen" in said["norm"]
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------

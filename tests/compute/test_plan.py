@@ -31,12 +31,17 @@ def test_bf16_only_where_the_hardware_has_it(
     assert make_plan(network, "fp32").precision == "fp32"
 
 
-def test_threads_are_those_asked_for_else_all_cores(
+def test_threads_are_those_asked_for_else_of_the_environment_else_all_cores(
     make_backbone: Callable[..., Any], monkeypatch: Any, threads: None
 ) -> None:
     monkeypatch.setattr(plan_module, "machine", lambda: Machine("cpu", "x", 3, False))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert make_plan(make_backbone(), threads=1).threads == 1 == torch.get_num_threads()
     assert make_plan(make_backbone()).threads == 3 == torch.get_num_threads()
+    for asked, threads_then in (("2", 2), ("2,1", 2), ("", 3), ("many", 3), ("0", 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert make_plan(make_backbone()).threads == threads_then == torch.get_num_threads(), asked
+    assert make_plan(make_backbone(), threads=1).threads == 1
 
 
 def test_channels_last_is_for_convolutions(make_backbone: Callable[..., Any], tiny_bert: Any, threads: None) -> None:

@@ -1,4 +1,4 @@
-"""The commands. Heavy imports happen inside, so that ``--help`` answers at once."""
+"""The commands. Heavy imports happen inside, so that ``--help`` answers at once; a test holds the defaults it names."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,9 +28,11 @@ def _option(text: str, *names: str, **more: Any) -> Any:
 Column = Annotated[str | None, _option("Column of texts or image paths.")]
 LabelColumn = Annotated[str | None, _option("Column of labels.")]
 DomainColumn = Annotated[str | None, _option("Column of domain names.")]
-BackboneName = Annotated[str | None, _option("timm:NAME, hf:NAME, packaged:NAME or a folder.")]
-Precision = Annotated[str | None, _option("auto, fp32 or bf16.")]
-Threads = Annotated[int | None, _option("CPU threads; all cores where not given.")]
+BackboneName = Annotated[
+    str | None, _option("timm:NAME, hf:NAME, packaged:NAME or a folder; a small packaged one where not given.")
+]
+Precision = Annotated[str | None, _option("auto (bf16 where the hardware has it), fp32 or bf16; default auto.")]
+Threads = Annotated[int | None, _option("CPU threads; OMP_NUM_THREADS or all cores where not given.")]
 Slider = Annotated[float | None, _option("0 for the pretrained model, 1 for the tuned one.")]
 
 
@@ -75,51 +77,82 @@ def _root(
 @app.command()
 def fit(
     data: Data,
-    source: Annotated[list[str] | None, _option("Domain to learn from, with labels; repeat for several.")] = None,
+    source: Annotated[
+        list[str] | None,
+        _option("Domain to learn from, with labels; repeat for several; needless for one domain."),
+    ] = None,
     target: Annotated[list[str] | None, _option("Domain without labels, or NAME=PATH; repeat for several.")] = None,
     out: Annotated[Path | None, _option("The run's folder; runs/<data>-<tuning>-<seed> where not given.")] = None,
     backbone: BackboneName = None,
-    task: Annotated[str | None, _option("classification, or causal-lm: a language model's next tokens.")] = None,
+    task: Annotated[
+        str | None, _option("classification, or causal-lm: a language model's next tokens; default classification.")
+    ] = None,
     tuning: Annotated[
-        str | None, _option("What may move: head, last:K, full, gradual, lp-ft, lora, lora:last:K, bitfit or norm.")
+        str | None,
+        _option(
+            "What may move: head, last:K, full, gradual, lp-ft, lora, lora:last:K, bitfit or norm; "
+            "default head (causal-lm: lora)."
+        ),
     ] = None,
     alignment: Annotated[
-        str | None, _option("What must match across domains: none, or mmd, dann, mcc:0.5+coral.")
+        str | None, _option("What must match across domains: mmd, dann, mcc:0.5+coral, and so on; default none.")
     ] = None,
-    objective: Annotated[str | None, _option("How sources' losses become one: erm, group-dro, vrex or irm.")] = None,
+    objective: Annotated[
+        str | None, _option("How sources' losses become one: erm, group-dro, vrex or irm; default erm.")
+    ] = None,
     target_labels: Annotated[str | None, _option("Labelled target examples a class, or a CSV path,label.")] = None,
-    head: Annotated[str | None, _option("linear, mlp, probe (converged) or native.")] = None,
-    neck: Annotated[str | None, _option("none, or the width of a projection before the head.")] = None,
-    norm: Annotated[str | None, _option("frozen, train or recalibrate[:source|:target].")] = None,
-    epochs: Annotated[float | None, _option("Passes over the source's train split.")] = None,
-    steps: Annotated[int | None, _option("Optimizer steps, instead of --epochs.")] = None,
-    batch_size: Annotated[int | None, _option("Labelled source examples per step.")] = None,
-    lr: Annotated[str | None, _option("Learning rate; auto for a range test.")] = None,
-    head_lr: Annotated[float | None, _option("Learning rate of the new layers.")] = None,
-    weight_decay: Annotated[float | None, _option("Decoupled weight decay.")] = None,
-    layer_decay: Annotated[float | None, _option("Factor on the rate from each stage to the one below.")] = None,
-    l2_sp: Annotated[float | None, _option("Pull to the pretrained weights, in place of weight decay.")] = None,
-    optimizer: Annotated[str | None, _option("adamw or sgd.")] = None,
-    warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.")] = None,
-    clip: Annotated[float | None, _option("Largest gradient norm; 0 for no clipping.")] = None,
-    accumulate: Annotated[
-        int | None, _option("Compute a step in this many parts, to save memory; alignments see a part.")
+    head: Annotated[str | None, _option("linear, mlp, probe (converged) or native; default linear.")] = None,
+    neck: Annotated[
+        str | None,
+        _option("none, or the width of a projection before the head; 256 for a frozen backbone with an alignment."),
     ] = None,
-    class_weights: Annotated[str | None, _option("none or balanced.")] = None,
-    label_smoothing: Annotated[float | None, _option("Share of the probability spread over all classes.")] = None,
-    image_size: Annotated[int | None, _option("Pixels a side.")] = None,
-    max_length: Annotated[int | None, _option("Longest text in tokens.")] = None,
-    augment: Annotated[str | None, _option("none, light, standard or auto, and +mixup or +mixstyle.")] = None,
-    views: Annotated[int | None, _option("Augmented versions of each example; 0 for new ones every epoch.")] = None,
-    average: Annotated[str | None, _option("Keep an average of the weights: none, ema or swad.")] = None,
+    norm: Annotated[str | None, _option("frozen, train or recalibrate[:source|:target]; default frozen.")] = None,
+    epochs: Annotated[float | None, _option("Passes over the source's train split; by the tuning.")] = None,
+    steps: Annotated[int | None, _option("Optimizer steps, instead of --epochs.")] = None,
+    batch_size: Annotated[int | None, _option("Labelled source examples per step; default 32 (causal-lm: 8).")] = None,
+    lr: Annotated[str | None, _option("Learning rate; auto for a range test; by the tuning.")] = None,
+    head_lr: Annotated[float | None, _option("Learning rate of the new layers; by the tuning.")] = None,
+    weight_decay: Annotated[float | None, _option("Decoupled weight decay; default 0.01.")] = None,
+    layer_decay: Annotated[
+        float | None, _option("Factor on the rate from each stage to the one below; default 1.")
+    ] = None,
+    l2_sp: Annotated[
+        float | None, _option("Pull to the pretrained weights, in place of weight decay; default 0.")
+    ] = None,
+    optimizer: Annotated[str | None, _option("adamw or sgd; default adamw.")] = None,
+    warmup: Annotated[float | None, _option("Share of the steps in which the rate rises; default 0.1.")] = None,
+    clip: Annotated[float | None, _option("Largest gradient norm; 0 for no clipping; default 1.")] = None,
+    accumulate: Annotated[
+        int | None, _option("Compute a step in this many parts, to save memory; alignments see a part; default 1.")
+    ] = None,
+    class_weights: Annotated[str | None, _option("none or balanced; default none.")] = None,
+    label_smoothing: Annotated[
+        float | None, _option("Share of the probability spread over all classes; default 0.")
+    ] = None,
+    image_size: Annotated[int | None, _option("Pixels a side; the model's own where not given.")] = None,
+    max_length: Annotated[
+        int | None, _option("Longest text in tokens; the model's own, at most 512, where not given.")
+    ] = None,
+    augment: Annotated[
+        str | None, _option("none, light, standard or auto, and +mixup or +mixstyle; default auto (head: none).")
+    ] = None,
+    views: Annotated[
+        int | None, _option("Augmented versions of each example; 0 for new ones every epoch; by the tuning.")
+    ] = None,
+    average: Annotated[str | None, _option("Keep an average of the weights: none, ema or swad; default none.")] = None,
     slider: Annotated[bool, _option("Keep the probe too, to scale back towards the base.", "--slider")] = False,
     remember: Annotated[str | None, _option("Data the backbone should still tell apart; measured.")] = None,
     track: Annotated[list[str] | None, _option("tensorboard, wandb or mlflow; repeat for several.")] = None,
-    select: Annotated[str | None, _option("Kept step: best-source-val, last, or a validator such as infomax.")] = None,
+    select: Annotated[
+        str | None,
+        _option(
+            "Kept step: best-source-val, last, or a validator such as infomax; default best-source-val (aligned: last)."
+        ),
+    ] = None,
     patience: Annotated[int | None, _option("Stop after so many evaluations without improvement.")] = None,
     precision: Precision = None,
     threads: Threads = None,
-    seed: Annotated[int | None, _option("Seed of everything random.")] = None,
+    seed: Annotated[int | None, _option("Seed of everything random; default 0.")] = None,
     split_seed: Annotated[int | None, _option("Seed of the splits; --seed where not given.")] = None,
     input: Column = None,
     label: LabelColumn = None,

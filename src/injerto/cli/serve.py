@@ -16,7 +16,7 @@ def serve(
     port: Annotated[int, _option("Port.")] = 8000,
     backbone: Annotated[str | None, _option("Base of runs whose card cannot name it.")] = None,
     precision: Annotated[str, _option("fp32, bf16 or auto.")] = "auto",
-    threads: Annotated[int | None, _option("CPU threads; all cores where not given.")] = None,
+    threads: Annotated[int | None, _option("CPU threads; OMP_NUM_THREADS or all cores where not given.")] = None,
     memory: Annotated[float | None, _option("Megabytes that adapters of one base may take.")] = None,
     target: Annotated[float, _option("Seconds that a batch may take.")] = 0.1,
     queue: Annotated[int, _option("Questions that may wait; more are turned away.")] = 1024,

@@ -122,11 +122,16 @@ def crew() -> Crew:
 
 
 def threads_each(cores: int) -> int:
-    """Cores for one process.
+    """Threads for one process: what ``OMP_NUM_THREADS`` says, as everywhere, else its share of the cores.
+
+    Several processes on a machine share its cores whatever the variable says: ``torchrun`` sets it to 1 unasked.
 
     Args:
         cores: Of the machine.
     """
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if _CREW.alone and asked.isdecimal() and int(asked) > 0:
+        return int(asked)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if not _CREW.alone else 1
     return max(1, cores // here)
 

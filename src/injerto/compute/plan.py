@@ -64,7 +64,7 @@ def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None =
     Args:
         backbone: The pretrained model.
         precision: ``auto``, ``fp32`` or ``bf16``.
-        threads: CPU threads, None for all cores.
+        threads: CPU threads, None for ``OMP_NUM_THREADS`` or all cores.
 
     Returns:
         The plan; nothing is cached and no duration is known yet. Torch's thread count is set as a side effect.
