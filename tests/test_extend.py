@@ -17,6 +17,7 @@ import injerto
 from injerto.alignment import base as alignment_base
 from injerto.alignment.base import Setting, StepOutputs
 from injerto.basics.errors import InjertoError
+from injerto.basics.plugins import plugins
 from injerto.recipe import grammar
 from injerto.recipe.grammar import parse_alignment, parse_tuning
 from injerto.tuning import base as tuning_base
@@ -208,6 +209,34 @@ def test_an_installed_package_brings_all_three_to_the_command_line(
     assert said.returncode == 0 and len(said.stdout.splitlines()) >= 10, said.stderr
     wrong = call("fit", pictures, "--source", "day", "--tuning", "affin", "--out", "other")
     assert wrong.returncode == 2 and "affine" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("use", "group"),
+    [
+        (lambda: alignment_base.find_alignment(parse_alignment("broken")[0]), "injerto.alignments"),
+        (lambda: tuning_base.find_tuning(parse_tuning("broken")), "injerto.tunings"),
+        (lambda: injerto.load_backbone("broken:small"), "injerto.backbones"),
+    ],
+)
+def test_a_broken_package_stops_only_who_uses_it_and_in_one_line(
+    package: Path, monkeypatch: pytest.MonkeyPatch, use: Any, group: str
+) -> None:
+    (package / "mine" / "broken.py").write_text("import a_module_that_is_not_there\n")
+    (package / "mine-1.0.dist-info" / "entry_points.txt").write_text(f"[{group}]\nbroken = mine.broken:thing\n")
+    monkeypatch.syspath_prepend(str(package))
+    plugins.cache_clear()
+    try:
+        assert set(alignment_base.alignments()) > {"mmd", "dann"}
+        assert tuning_base.find_tuning(parse_tuning("head"))
+        with pytest.raises(
+            InjertoError, match="'broken' of the package mine .*can't be imported: No module named"
+        ) as found:
+            use()
+        assert "\n" not in str(found.value)
+    finally:
+        monkeypatch.undo()
+        plugins.cache_clear()
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

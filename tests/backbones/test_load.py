@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from injerto.backbones.backbone import fingerprint
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
+from injerto.basics.plugins import plugins
 from injerto.domains.preprocessing import TextPreprocessing
 
 
@@ -217,16 +218,16 @@ def test_another_package_brings_its_own_kind(monkeypatch: pytest.MonkeyPatch, ma
         return load_backbone(make_network(), image_size=image_size)
 
     class Point:
-        name, group = "mine", "injerto.backbones"
+        name = "mine"
 
         def load(self) -> Any:
             return load
 
-    def points(group: str, name: str) -> list[Point]:
-        return [Point()] if (group, name) == ("injerto.backbones", "mine") else []
-
-    monkeypatch.setattr(metadata, "entry_points", points)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Point()] if group == "injerto.backbones" else [])
+    plugins.cache_clear()
     assert load_backbone("mine:net/v2", image_size=48).preprocessing.height == 48
     assert asked == [("net/v2", 48)]
     with pytest.raises(InjertoError, match="unknown kind of backbone 'yours'"):
         load_backbone("yours:net")
+    monkeypatch.undo()
+    plugins.cache_clear()

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from injerto.alignment.schedule import ramp
 from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.plugins import load_plugin, plugins
 from injerto.recipe.grammar import AlignmentTerm, check_name, is_ours
 from injerto.recipe.options import Option, read_options
 
@@ -175,11 +176,13 @@ class Alignment(nn.Module):
 
 
 Kind = type[Alignment]
+GROUP = "injerto.alignments"
+"""Entry points by which other packages bring alignments."""
 _ALIGNMENTS: dict[str, Kind] = {}
 
 
 def register_alignment(name: str) -> Callable[[Kind], Kind]:
-    """Make an alignment known under a name (the entry point group ``injerto.alignments`` does so from other packages).
+    """Make an alignment known under a name (an entry point of :data:`GROUP` does so from other packages).
 
     Args:
         name: In the grammar.
@@ -205,19 +208,10 @@ def _load_own() -> None:
     import injerto.alignment.distances  # noqa: F401
 
 
-@cache
-def _load_entry_points() -> None:
-    from importlib.metadata import entry_points
-
+def alignments() -> list[str]:
+    """The names of all that are known; what other packages announce is not imported for it."""
     _load_own()
-    for point in entry_points(group="injerto.alignments"):
-        _ALIGNMENTS.setdefault(point.name, point.load())
-
-
-def alignments() -> dict[str, Kind]:
-    """All that are known, by name."""
-    _load_entry_points()
-    return dict(sorted(_ALIGNMENTS.items()))
+    return sorted({*_ALIGNMENTS, *plugins(GROUP)})
 
 
 def find_alignment(term: AlignmentTerm) -> tuple[Kind, dict[str, Any]]:
@@ -227,12 +221,14 @@ def find_alignment(term: AlignmentTerm) -> tuple[Kind, dict[str, Any]]:
         term: Parsed.
 
     Raises:
-        InjertoError: Where the name or an option is unknown.
+        InjertoError: Where the name or an option is unknown, or the package that brings it can't be imported.
     """
     known = alignments()
     if term.name not in known:
         raise InjertoError(f"unknown alignment '{term.name}'; {suggest(term.name, ['none', *known])}")
-    kind = known[term.name]
+    if term.name not in _ALIGNMENTS:
+        _ALIGNMENTS[term.name] = load_plugin(GROUP, term.name)
+    kind = _ALIGNMENTS[term.name]
     return kind, read_options(f"--alignment {term.name}", term.options, kind.options)
 
 

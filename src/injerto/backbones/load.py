@@ -15,7 +15,11 @@ from injerto.backbones.timm_models import embed as timm_embed
 from injerto.backbones.timm_models import image_preprocessing, load_timm, pretrained_cfg
 from injerto.backbones.transformers_models import default_preprocessing, load_transformers, vision_embed
 from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.plugins import load_plugin, plugins
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
+
+GROUP = "injerto.backbones"
+"""Entry points by which other packages bring backbones: ``prefix:NAME``."""
 
 
 def load_backbone(
@@ -76,11 +80,11 @@ def _load_named(spec: str, image_size: int | None) -> Backbone:
 
 
 def _registered(prefix: str) -> Callable[[str, int | None], Backbone] | None:
-    """What another package registered for ``prefix:NAME`` in the entry point group ``injerto.backbones``."""
-    from importlib.metadata import entry_points
-
-    found = entry_points(group="injerto.backbones", name=prefix)
-    return next(iter(found)).load() if found and prefix not in ("packaged", "timm", "hf") else None
+    """What another package registered for ``prefix:NAME`` by an entry point of :data:`GROUP`."""
+    if prefix in ("packaged", "timm", "hf") or prefix not in plugins(GROUP):
+        return None
+    load: Callable[[str, int | None], Backbone] = load_plugin(GROUP, prefix)
+    return load
 
 
 def _load_folder(folder: Path, spec: str, image_size: int | None) -> Backbone:

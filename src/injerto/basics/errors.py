@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and the words it is made of."""
 
 import os
 import traceback
@@ -26,6 +26,15 @@ def suggest(word: str, known: list[str]) -> str:
     listing = ", ".join(known[:12]) + (f", ... ({len(known)} in all)" if len(known) > 12 else "")
     close = get_close_matches(word, known, n=1)
     return (f"did you mean '{close[0]}'? " if close else "") + f"known: {listing}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said, or the kind of its error where it said nothing.
+
+    Args:
+        error: What it raised.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def why_failed(error: Exception) -> tuple[str, bool]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, first_line
 from injerto.basics.files import cache_root, remove_tree
 from injerto.basics.progress import progress
 from injerto.domains.folders import is_hidden, is_image_name, read_folder
@@ -126,7 +126,7 @@ def _readable(path: Path) -> Iterator[None]:
     except (*_BROKEN, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the archive
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InjertoError(f"{path} is not a readable archive ({reason}); download or pack it again") from error
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, first_line
 from injerto.domains.columns import SIDES, ColumnNames, rows_from_columns
 from injerto.domains.rows import Rows
 
@@ -40,7 +40,7 @@ def read_saved_dataset(path: Path, names: ColumnNames) -> Rows:
     try:
         data = load_from_disk(str(path))
     except Exception as error:  # datasets and pyarrow raise a zoo of types for broken folders
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InjertoError(
             f"cannot read {path} as a saved data set ({reason}); write it again with save_to_disk"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
-from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.errors import InjertoError, first_line, suggest
 from injerto.domains.domain import ImageInput
 from injerto.domains.preprocessing import ImagePreprocessing
 
@@ -74,7 +74,7 @@ def reason(error: BaseException) -> str:
         return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

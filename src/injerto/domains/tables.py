@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, first_line
 
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz")
@@ -142,7 +142,5 @@ def _parquet(path: Path, data: bytes) -> dict[str, list[Any]]:
     try:
         table = parquet.read_table(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError) as error:
-        raise InjertoError(
-            f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
-        ) from error
+        raise InjertoError(f"{path} is not a readable Parquet file ({first_line(error)}); write it again") from error
     return {column: table[column].to_pylist() for column in table.column_names}

@@ -9,9 +9,9 @@ Spaces are ignored; lists inside parentheses are written with ``/``.
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cache
 
 from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.plugins import plugins
 
 TUNINGS = ("head", "last", "full", "gradual", "lp-ft", "bitfit", "norm", "lora")
 """The tunings that come with Injerto."""
@@ -137,14 +137,6 @@ def add_tuning(kind: str) -> None:
     _ADDED.add(kind)
 
 
-@cache
-def _announced() -> frozenset[str]:
-    """Tunings that installed packages announce in the entry point group ``injerto.tunings``; they are not imported."""
-    from importlib.metadata import entry_points
-
-    return frozenset(point.name for point in entry_points(group="injerto.tunings"))
-
-
 def parse_tuning(text: str) -> TuningSpec:
     """Read a tuning setting.
 
@@ -164,8 +156,9 @@ def parse_tuning(text: str) -> TuningSpec:
         if len(rest) != 1:
             raise InjertoError(f"tuning '{text}': say how many stages, for example last:2")
         return TuningSpec("last", _positive(rest[0], text), options)
-    if name not in (*TUNINGS, *_ADDED) and name not in _announced():
-        known = [*TUNINGS[:1], "last:K", *TUNINGS[2:], *sorted(_ADDED | _announced())]
+    added = _ADDED | plugins("injerto.tunings").keys()
+    if name not in TUNINGS and name not in added:
+        known = [*TUNINGS[:1], "last:K", *TUNINGS[2:], *sorted(added)]
         raise InjertoError(f"unknown tuning '{text}'; {suggest(name, known)}")
     if name == "lora" and len(rest) == 2 and rest[0] == "last":
         return TuningSpec("lora", _positive(rest[1], text), options)

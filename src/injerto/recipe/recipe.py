@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.errors import InjertoError, first_line, suggest
 from injerto.basics.files import write_text
 from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, augmentation_for, defaults_for
-from injerto.recipe.grammar import AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
+from injerto.recipe.grammar import TUNINGS, AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
 from injerto.recipe.shipped import ABOUT, shipped_recipes
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -24,7 +24,7 @@ NECK = 256
 POLICIES = ("auto", "none", "light", "standard")
 MIXING = ("mixup", "mixstyle")
 LANGUAGE_TUNINGS = ("lora", "last", "full", "bitfit", "norm")
-"""Tunings of a language model."""
+"""Tunings of a language model among those that come with Injerto."""
 UNUSED_BY_LANGUAGE: dict[str, Any] = {
     "target": (),
     "shots": None,
@@ -257,7 +257,7 @@ class Recipe(BaseModel):
 
     def _language(self) -> None:
         """Refuse what a language model has no use for."""
-        if self.tuning_spec.kind not in LANGUAGE_TUNINGS:
+        if self.tuning_spec.kind in TUNINGS and self.tuning_spec.kind not in LANGUAGE_TUNINGS:
             raise InjertoError(
                 f"--tuning {self.tuning} needs a head, and --task causal-lm has none; choose "
                 f"{', '.join(LANGUAGE_TUNINGS)}"
@@ -418,7 +418,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
         named = f"; it is no shipped recipe either: {suggest(str(path), list(shipped))}" if "." not in str(path) else ""
         raise InjertoError(f"cannot read {path}: {error.strerror}{named}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InjertoError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise InjertoError(f"{path} is not valid YAML: {first_line(error)}") from None
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise InjertoError(f"{path} must hold 'name: value' lines")
     return {key.replace("-", "_"): value for key, value in fields.items() if key != ABOUT}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 from torch import nn
@@ -10,6 +9,7 @@ from torch import nn
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
+from injerto.basics.plugins import load_plugin, plugins
 from injerto.recipe.grammar import TuningSpec, add_tuning, is_ours
 
 
@@ -57,11 +57,13 @@ class Tuned:
 
 
 Tuning = Callable[[Backbone, TuningSpec], Tuned]
+GROUP = "injerto.tunings"
+"""Entry points by which other packages bring tunings."""
 _TUNINGS: dict[str, Tuning] = {}
 
 
 def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
-    """Make a tuning known under a name (the entry point group ``injerto.tunings`` does the same from other packages).
+    """Make a tuning known under a name (an entry point of :data:`GROUP` does the same from other packages).
 
     Args:
         kind: The name in the grammar.
@@ -79,17 +81,6 @@ def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
     return keep
 
 
-@cache
-def _load_entry_points() -> None:
-    from importlib.metadata import entry_points
-
-    import injerto.tuning.lora.tuning
-    import injerto.tuning.stages  # noqa: F401  the built-in kinds
-
-    for point in entry_points(group="injerto.tunings"):
-        _TUNINGS.setdefault(point.name, point.load())
-
-
 def find_tuning(spec: TuningSpec) -> Tuning:
     """The tuning of a setting.
 
@@ -97,9 +88,13 @@ def find_tuning(spec: TuningSpec) -> Tuning:
         spec: The parsed setting.
 
     Raises:
-        InjertoError: Where the kind is not there.
+        InjertoError: Where the kind is not there, or the package that brings it can't be imported.
     """
-    _load_entry_points()
+    import injerto.tuning.lora.tuning
+    import injerto.tuning.stages  # noqa: F401  the built-in kinds
+
+    if spec.kind not in _TUNINGS and spec.kind in plugins(GROUP):
+        _TUNINGS[spec.kind] = load_plugin(GROUP, spec.kind)
     if spec.kind not in _TUNINGS:
         raise InjertoError(f"tuning '{spec}' is not available yet; {suggest(spec.kind, sorted(_TUNINGS))}")
     return _TUNINGS[spec.kind]
