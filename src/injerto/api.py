@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_new, check_writable, remove_tree
 from injerto.basics.launcher import started
 from injerto.basics.progress import note
@@ -203,11 +203,10 @@ def export(
     Raises:
         InjertoError: Where the run has no such form, ``out`` holds something, or the result does not compute the same.
     """
-    from injerto.adapters.export import FORMATS
+    from injerto.adapters.export import check_form
     from injerto.evaluation.export import export as write
 
-    if format not in FORMATS:
-        raise InjertoError(f"unknown --format '{format}'; {suggest(format, list(FORMATS))}")
+    check_form(Path(path), format)
     folder = Path(out)
     check_new(folder)
     run = load(path, backbone=backbone, threads=threads)

@@ -12,20 +12,22 @@ from torch import Tensor, nn
 
 from injerto.adapters.artifact import ADAPTER, HEAD, INT8, native_names, new_tensors, save_tensors
 from injerto.adapters.card import base_name, save_card
+from injerto.adapters.load import adapter_folder
+from injerto.adapters.peft import CONFIG
 from injerto.adapters.quantized import quantize_file
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.pooling import TextEmbed, VisionEmbed
 from injerto.backbones.transformers_models import quiet
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import write_text
 from injerto.compute.batches import Inputs
 from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
-from injerto.tuning.lora.tuning import low_rank_layers
 
 FORMATS = ("peft", "int8", "merged", "onnx")
+LOW_RANK = ("peft", "int8")
 OPSET = 18
 
 
@@ -37,11 +39,8 @@ def export_peft(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
         model: With low-rank layers.
         card: The adapter's.
         changed: Names of the network's other tensors that differ from the base.
-
-    Raises:
-        InjertoError: Where there are no low-rank layers.
     """
-    _save_low_rank(folder, model, card, changed, "that PEFT could read")
+    _save_anew(folder, model, card, changed)
     backbone, name = model.backbone, base_name(model.backbone)
     local = None if backbone.hub_id else "FOLDER_OF_THE_BASE"
     kind = "AutoModelForCausalLM" if isinstance(model, LanguageModel) else "AutoModel"
@@ -65,21 +64,29 @@ def export_int8(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
         model: With low-rank layers.
         card: The adapter's.
         changed: Names of the network's other tensors that differ from the base.
-
-    Raises:
-        InjertoError: Where there are no low-rank layers.
     """
-    _save_low_rank(folder, model, card, changed, "to store as 8-bit integers")
+    _save_anew(folder, model, card, changed)
     quantize_file(folder / ADAPTER, folder / INT8)
     (folder / ADAPTER).unlink()
 
 
-def _save_low_rank(
-    folder: Path, model: Model | LanguageModel, card: dict[str, Any], changed: Sequence[str], use: str
-) -> None:
-    """Write an adapter's files anew, or say that there is no low-rank layer for this use."""
-    if not any(low_rank_layers(model.backbone.model)):
-        raise InjertoError(f"there are no low-rank layers {use}; use --format merged")
+def check_form(path: Path, form: str) -> None:
+    """Refuse a form that an adapter cannot have, before its base is loaded.
+
+    Args:
+        path: RUN or RUN/adapter.
+        form: One of :data:`FORMATS`.
+
+    Raises:
+        InjertoError: For an unknown form, and for ``peft`` and ``int8`` where there are no low-rank pairs.
+    """
+    if form not in FORMATS:
+        raise InjertoError(f"unknown --format '{form}'; {suggest(form, list(FORMATS))}")
+    if form in LOW_RANK and not (adapter_folder(path) / CONFIG).exists():
+        raise InjertoError(f"{path}: --format {form} is for LoRA, and this has no low-rank layers; use --format merged")
+
+
+def _save_anew(folder: Path, model: Model | LanguageModel, card: dict[str, Any], changed: Sequence[str]) -> None:
     save_tensors(folder, model, changed, None, card["head"] == "native")
     save_card(folder, card)
 

@@ -94,8 +94,6 @@ def rows_from_columns(
     label_name = _column(columns, "label", names.label, RESPONSE_NAMES if names.responses else LABEL_NAMES, file)
     domain_name = _column(columns, "domain", names.domain, DOMAIN_NAMES, file)
     split_name = _column(columns, "split-column", names.split_column, (), file)
-    if split_name is None and "split" in columns and "split" not in (item_name, label_name, domain_name, names.group):
-        note(f"{file} has a column 'split' that is not used; add --split-column split to use it")
     items = table[item_name]
     count = len(items)
     rows = Rows(_modality(items), name, columns=columns)
@@ -122,6 +120,8 @@ def rows_from_columns(
         known = None if split in UNLABELLED_SIDES else labels[index]
         rows.add(domains[index], item, known, source, SIDES[split] if split else None)
         rows.keys[-1] = keys[index]
+    if split_name is None and "split" in columns and "split" not in (item_name, label_name, domain_name, names.group):
+        note(f"{file} has a column 'split' that is not used; add --split-column split to use it")
     return rows
 
 

@@ -350,9 +350,10 @@ def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbo
 def _announce(prepared: Prepared) -> None:
     """Say what was found, and what no number will be able to show."""
     for name, domain in prepared.domains.items():
-        sides = {side: int((prepared.sides[name] == side).sum()) for side in ("train", "val", "test")}
+        sides = {side: len(prepared.part(name, side)) for side in ("train", "val", "test")}
         blank = sum(label is None for label in domain.labels)
-        extra = f", {blank} without label" if blank else ""
+        left_out = " left out" if name in prepared.sources else ""
+        extra = f", {blank} without label{left_out}" if blank else ""
         counts = ", ".join(f"{count} {side}" for side, count in sides.items())
         role = role_of(name, prepared.sources, prepared.targets)
         unmeasured = "" if sides["test"] or role != "unseen" else ": nothing of it will be measured"
