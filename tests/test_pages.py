@@ -7,6 +7,7 @@ them; ```console (after `$ `) shows what needs more than this machine, and is on
 import io
 import re
 import shlex
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,31 @@ from injerto.cli.main import app, run
 from injerto.domains.samples import SAMPLES
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks" / "studies"))
+from pages.blocks import FENCE, blocks, commands  # noqa: E402
+
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("README*.md"), *DOCS.rglob("*.md")])
-RUN = [page for page in PAGES if page.parent.name in ("howto", "methods", "migrate") or page.name == "index.md"]
-FENCE = re.compile(r"^ *```(bash|console|python|py)[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+README = ROOT / "README.md"
+RUN = [
+    README,
+    *(page for page in PAGES if page.parent.name in ("howto", "methods", "migrate") or page.name == "index.md"),
+]
+LONG = (
+    "last:",
+    "full",
+    "lora",
+    " gap ",
+    " rank ",
+    " advise ",
+    " compare ",
+    " search ",
+    "dann",
+    "mmd",
+    " serve ",
+    " fit sentiment",
+)
+"""Words of the README's commands that train more than a head, or look at all pictures of all styles."""
 DOMAINS = {"phone": "noto", "studio": "twemoji", "drawings": "openmoji-line"}
 CLASSES = ("animal", "building", "food")
 
@@ -31,16 +53,8 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    return [(kind, text) for kind, text in FENCE.findall(page.read_text(encoding="utf-8"))]
-
-
-def commands(kind: str, text: str) -> list[str]:
-    """The lines of a block that call injerto, continued lines joined, comments and environment left out."""
-    prompt = "$ " if kind == "console" else ""
-    lines = text.replace("\\\n", " ").splitlines()
-    found = [line.strip().removeprefix(prompt).split("  #")[0].strip() for line in lines]
-    return [line for line in found if re.match(r"(\w+=\S+ )*(torchrun .*-m )?injerto ", line)]
+def read(page: Path) -> list[tuple[str, str]]:
+    return blocks(page.read_text(encoding="utf-8"))
 
 
 def words(command: str) -> list[str]:
@@ -52,11 +66,11 @@ def words(command: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_on_a_page_exists(page: Path) -> None:
     root: Any = typer.main.get_command(app)  # a click group; typer brings its own click
-    for kind, text in blocks(page):
+    for kind, text in read(page):
         if kind in ("python", "py"):
             compile(text, name_of(page), "exec")
             continue
-        for command in commands(kind, text):
+        for command in commands(kind, text) if kind in ("bash", "console") else []:
             given = [word for word in words(command) if word not in ("...", "|", ">", "&")]
             while given and given[0] in ("-q", "--quiet"):
                 given.pop(0)
@@ -86,7 +100,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     loose.mkdir()
     for number, path in enumerate(sorted((tmp_path / "photos/drawings").glob("*/*.png"))[:12]):
         (loose / f"{number:02}.png").write_bytes(path.read_bytes())
-    (tmp_path / "picture.png").write_bytes(next((tmp_path / "photos/phone/animal").glob("*.png")).read_bytes())
+    one = next((tmp_path / "photos/phone/animal").glob("*.png")).read_bytes()
+    for place in ("picture.png", "path/to/picture.png", "more/pictures/a.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(one)
     (tmp_path / "pictures.csv").write_text("\n".join(table) + "\n")
     said = {"good": "I enjoyed this one very much, number", "bad": "A dull and broken waste of money, number"}
     shops = ("books", "games")
@@ -100,12 +117,25 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_a_page_runs_from_top_to_bottom(page: Path, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {"__name__": "page"}
-    for kind, text in blocks(page):
+    for kind, text in read(page):
         if kind == "python":
             exec(compile(text, name_of(page), "exec"), names)
         elif kind == "bash":
             for command in commands(kind, text):
                 assert run(words(command)) == 0, f"{command}: {capfd.readouterr().err[-1500:]}"
+
+
+def test_the_quick_commands_and_the_python_of_the_readme_run(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    quick = [command for kind, text in read(README) if kind == "bash" for command in commands(kind, text)]
+    assert {words(command)[0] for command in quick} >= {"fit", "predict", "evaluate", "info"}
+    quick = [command for command in quick if not any(word in command for word in LONG)]
+    assert len(quick) >= 5
+    for command in quick:
+        assert run(words(command)) == 0, f"{command}: {capfd.readouterr().err[-1500:]}"
+    for kind, text in read(README):
+        if kind == "python":
+            exec(compile(text, "README.md", "exec"), {"__name__": "page"})
+    assert (place / "runs/python/metrics.json").exists()
 
 
 LINKS = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)(?:#[^)]*)?\)")

@@ -2,14 +2,17 @@
 
 import ast
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks" / "studies"))
+from pages.blocks import FENCE, blocks  # noqa: E402
+
 PAIRS = [("README.md", "README.es.md"), ("docs/lesson.md", "docs/lesson.es.md")]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 each_pair = pytest.mark.parametrize(("english", "spanish"), PAIRS, ids=[pair[0] for pair in PAIRS])
 
 
@@ -22,10 +25,10 @@ def prose(text: str) -> str:
     return FENCE.sub("", text)
 
 
-def blocks(text: str) -> list[tuple[str, object]]:
+def plain(text: str) -> list[tuple[str, object]]:
     """Every block of code in order, without its comments: those are in the page's language."""
     found: list[tuple[str, object]] = []
-    for language, block in FENCE.findall(text):
+    for language, block in blocks(text):
         if language in ("python", "py"):
             found.append((language, ast.dump(ast.parse(block))))
         else:
@@ -61,16 +64,16 @@ def marks(text: str) -> list[str]:
 def test_comments_are_set_aside_and_commands_are_not():
     one = "```bash\nmake demo    # see it\ninjerto fit a --out b\n```\n```python\nx = 1  # one\n```\n"
     other = "```bash\nmake demo    # míralo\ninjerto fit a --out b\n```\n```python\nx = 1  # uno\n```\n"
-    assert blocks(one) == blocks(other)
-    assert blocks(one) != blocks(other.replace("--out b", "--out c"))
-    assert blocks(one) != blocks(other.replace("x = 1", "x = 2"))
+    assert plain(one) == plain(other)
+    assert plain(one) != plain(other.replace("--out b", "--out c"))
+    assert plain(one) != plain(other.replace("x = 1", "x = 2"))
     assert numbers("78.4 % [70, 86.5]") == Counter({"78.4%": 1, "86.5": 1})
 
 
 @each_pair
 def test_siblings_have_the_same_commands(english, spanish):
-    assert blocks(read(english)), f"{english} has no commands"
-    for ours, theirs in zip(blocks(read(english)), blocks(read(spanish)), strict=True):
+    assert plain(read(english)), f"{english} has no commands"
+    for ours, theirs in zip(plain(read(english)), plain(read(spanish)), strict=True):
         assert ours == theirs
 
 

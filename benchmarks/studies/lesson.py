@@ -12,7 +12,6 @@ contains one of the texts (the first python block always: later ones build on it
 import argparse
 import csv
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages.blocks import blocks, commands
 from safetensors import safe_open
 
 from injerto.basics.files import write_text
@@ -41,13 +41,11 @@ LAYER = "blocks.5.0.conv_pw"
 
 def steps_of(page: str) -> Iterator[tuple[str, str]]:
     """What the page has the reader run: `bash` and a command, or `python` and a block."""
-    for language, block in re.findall(r"^```(bash|python)\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+    for language, block in blocks(page):
         if language == "python":
             yield language, block
-            continue
-        for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines():
-            if line.startswith("injerto "):
-                yield language, line.split("  #")[0].strip()
+        elif language == "bash":
+            yield from ((language, command) for command in commands(language, block))
 
 
 def call(command: str, work: Path) -> None:

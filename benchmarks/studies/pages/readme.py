@@ -88,12 +88,23 @@ def speed(language: str = "en") -> str:
     )
     start = found["foundation", "injerto --help", "python -c pass"]
     more = f"{1 / start['ours'] - 1 / start['theirs']:.2f} s"
+    place = start["machine"]
+    for english, spanish in MACHINE.items():
+        place = place.replace(english, in_words(language, english, spanish))
     said = in_words(
         language,
-        f"`injerto --help` takes {more} more than a bare Python. {start['machine']}.",
-        f"`injerto --help` tarda {more} más que Python a secas. {start['machine']}.",
+        f"`injerto --help` takes {more} more than a bare Python. {place}.",
+        f"`injerto --help` tarda {more} más que Python a secas. {place}.",
     )
     return table(["", in_words(language, "against", "frente a"), ahead], cells) + f"\n{said}\n"
+
+
+MACHINE = {
+    "cores, cpu": "núcleos, CPU",
+    "bf16 in hardware: no": "sin bf16 en el procesador",
+    "bf16 in hardware: yes": "con bf16 en el procesador",
+}
+"""What results say of a machine, in Spanish."""
 
 
 def strategies(study: str, language: str = "en") -> str:
