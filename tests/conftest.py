@@ -17,7 +17,6 @@ os.environ.pop("COLUMNS", None)  # tables are as wide as they are for a program 
 
 
 LONG = (
-    "test_readme.py",
     "test_search.py",
     "test_report.py",
     "test_rotation.py",
