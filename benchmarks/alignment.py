@@ -44,6 +44,7 @@ def main() -> None:
                         64 * steps,
                         "examples/s",
                         True,
+                        limit=True,
                     )
                 )
     save("alignment.json", rows)

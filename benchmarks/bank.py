@@ -9,20 +9,20 @@ on texts against one call per adapter, and the server's CPU seconds per item in 
 calls of the same size. Writes `results/bank.json`.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peft
 import torch
-from measure import QUICK, RESULTS, interleave, row, save
+from measure import QUICK, interleave, row, save
 from safetensors.torch import load_file, save_file
 
 import injerto
@@ -65,19 +65,48 @@ def tokens() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def against_base_and_peft(paths: list[Path], precision: str) -> list[dict[str, Any]]:
-    """The network alone: mixed rows against rows of the base, and PEFT's mixed rows against PEFT's base."""
-    batch, rows = tokens(), []
+def a_bank(paths: list[Path], precision: str) -> AdapterBank:
+    """All of them on one base."""
     bank = AdapterBank("packaged:minilm-l6", precision=precision)
     for number, path in enumerate(paths):
         bank.load(path, f"a{number}")
-    base_rows = [Row(i, None) for i in range(TEXTS)]
+    return bank
+
+
+def in_peft(paths: list[Path], precision: str) -> Any:
+    """The same in PEFT."""
     network = injerto.load_backbone("packaged:minilm-l6").model
     if precision == "bf16":
         network = network.bfloat16()
-    theirs = peft.PeftModel.from_pretrained(network, str(paths[0]), adapter_name="a0").eval()
-    for number in range(1, 64):
-        theirs.load_adapter(str(paths[number]), adapter_name=f"a{number}")
+    found = peft.PeftModel.from_pretrained(network, str(paths[0]), adapter_name="a0").eval()
+    for number, path in enumerate(paths[1:], 1):
+        found.load_adapter(str(path), adapter_name=f"a{number}")
+    return found
+
+
+def our_mix(paths: list[Path], names: list[str], precision: str) -> Callable[[], torch.Tensor]:
+    """A batch whose rows have those adapters."""
+    bank, batch = a_bank(paths, precision), tokens()
+    rows = [Row(i, bank[name]) for i, name in enumerate(names)]
+    return lambda: bank._trunk.embed(batch, rows)
+
+
+def their_mix(paths: list[Path], names: list[str], precision: str) -> Callable[[], torch.Tensor]:
+    """The same in PEFT."""
+    theirs, batch = in_peft(paths, precision), tokens()
+
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            return theirs(**batch, adapter_names=names).last_hidden_state  # type: ignore[no-any-return]
+
+    return run
+
+
+def against_base_and_peft(paths: list[Path], precision: str) -> list[dict[str, Any]]:
+    """The network alone: mixed rows against rows of the base, and PEFT's mixed rows against PEFT's base."""
+    batch, rows = tokens(), []
+    bank, theirs = a_bank(paths, precision), in_peft(paths[:64], precision)
+    base_rows = [Row(i, None) for i in range(TEXTS)]
     for count in COUNTS:
         title = f"bank: {count} adapters in a batch of 64"
         which = [i % count if count <= TEXTS else (i * count) // TEXTS for i in range(TEXTS)]
@@ -95,7 +124,7 @@ def against_base_and_peft(paths: list[Path], precision: str) -> list[dict[str, A
             alone.append(bank._trunk.embed(one, [Row(0, mixed[i].resident)])[0])
         same = bool((ours()[[0, 31, 63]] - torch.stack(alone)).abs().max() < (1e-4 if precision == "fp32" else 0.1))
         mine, others = interleave(ours, bare, PAIRS)
-        rows.append(row(title, "the bare base", "", mine, others, TEXTS, "texts/s", same))
+        rows.append(row(title, "the bare base", "", mine, others, TEXTS, "texts/s", same, limit=True))
         if count > 64:
             continue
         names = [f"a{k}" for k in which]
@@ -202,18 +231,15 @@ def serving(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
                     others.append(time.process_time() - start)
     server.terminate()
     server.wait()
-    return [
-        row("server: CPU seconds, requests of 16", "direct calls of 16", "", mine, others, len(texts), "items/s", same)
-    ]
+    name, count = "server: CPU seconds, requests of 16", len(texts)
+    return [row(name, "direct calls of 16", "", mine, others, count, "items/s", same, limit=True)]
 
 
 def main() -> None:
     only = sys.argv[1:]
-    path = RESULTS / "bank.json"
     with tempfile.TemporaryDirectory() as folder:
         paths = adapters(Path(folder), max(COUNTS))
         precision = "bf16" if machine().bf16 else "fp32"
-        kept = json.loads(path.read_text()) if only and path.exists() else []
         found: list[dict[str, Any]] = []
         if not only or "mix" in only:
             found += against_base_and_peft(paths, precision)
@@ -221,8 +247,7 @@ def main() -> None:
             found += adding(paths)
         if not only or "serve" in only:
             found += serving(Path(folder), paths)
-        names = {(one["name"], one["peer"]) for one in found}
-        save("bank.json", [one for one in kept if (one["name"], one["peer"]) not in names] + found)
+        save("bank.json", found, whole=not only)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
-"""LoRA against PEFT: a step, an epoch of lora:last:2, attaching, file size, peak memory.
+"""LoRA against PEFT: a step, an epoch of lora:last:2, attaching, file size.
 
     python benchmarks/lora.py
 
 Writes `results/lora.json`. Same model, targets, start, data and precision on both sides; weights are the bundled ones.
 """
 
-import gc
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +16,7 @@ import numpy as np
 import pandas as pd
 import peft
 import torch
-from measure import RESULTS, interleave, row, save
+from measure import interleave, row, save
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -210,60 +207,24 @@ def file_rows(place: Path) -> list[dict[str, Any]]:
             torch.equal(value, load_file(place / title / "adapter_model.safetensors")[key])
             for key, value in peft_tensors(mine.model).items()
         )
-        rows.append(row(f"adapter file, {title}", "peft", PEER, [small] * 3, [large] * 3, 1, "per byte", same))
-        print(rows[-1], flush=True)
-    return rows
-
-
-def memory(side: str, name: str) -> None:
-    """In a process of its own: print by how many bytes training raises the peak above the loaded network."""
-    batches = text_batches() if "minilm" in name else image_batches()
-    mine, _ = ours(name, f"lora(r={RANK})")
-    backbone = mine if side == "ours" else theirs(name, mine)[0]
-    del mine
-    run, _ = loop(backbone, batches, frozen=side == "ours" and "minilm" not in name)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before = _peak()
-    run()
-    print(_peak() - before)
-
-
-def _peak() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
-def memory_rows() -> list[dict[str, Any]]:
-    rows = []
-    for title, name in (("MiniLM", "packaged:minilm-l6"), ("Lite0", "packaged:efficientnet-lite0")):
-        found: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for _ in range(3):
-            for side, values in found.items():
-                command = [sys.executable, __file__, "memory", side, name]
-                values.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
         rows.append(
-            row(f"memory of training, {title}", "peft", PEER, found["ours"], found["theirs"], 1, "per byte", True)
+            row(f"adapter file, {title}", "peft", PEER, [small / 1000] * 3, [large / 1000] * 3, None, "KB", same)
         )
         print(rows[-1], flush=True)
     return rows
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["memory"]:
-        memory(*sys.argv[2:])
-        return
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        if sys.argv[1:2] == ["last"]:  # this row alone, again
-            old = json.loads((RESULTS / "lora.json").read_text())
-            new = last_rows(place)
-            rows = [entry for entry in old if not entry["name"].startswith("lora:last")] + new
-        elif sys.argv[1:2] == ["step"]:
+        only = sys.argv[1:]  # some rows alone: last or step
+        if only == ["last"]:
+            rows = last_rows(place)
+        elif only == ["step"]:
             rows = step_rows()
         else:
-            rows = [*attach_rows(), *file_rows(place), *step_rows(), *last_rows(place), *memory_rows()]
-    save("lora.json", rows)
+            rows = [*attach_rows(), *file_rows(place), *step_rows(), *last_rows(place)]
+    save("lora.json", rows, whole=not only)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Interleaved timing, ratios with an interval, rows as files."""
+"""Interleaved timing, peaks of memory, ratios with an interval, rows as files."""
 
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -30,10 +32,45 @@ def interleave(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int) -
     return seconds[0], seconds[1]
 
 
+def peak_of(run: Callable[[], Any]) -> float:
+    """Megabytes by which a call raises this process's peak above what it holds before."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back: the call must ask for its own
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before = _peak()
+    run()
+    return (_peak() - before) / 2**20
+
+
+def _peak() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
 def row(
-    name: str, peer: str, peer_version: str, ours: list[float], theirs: list[float], per: float, unit: str, same: bool
+    name: str,
+    peer: str,
+    peer_version: str,
+    ours: list[float],
+    theirs: list[float],
+    per: float | None,
+    unit: str,
+    same: bool,
+    limit: bool = False,
 ) -> dict[str, Any]:
-    """A benchmark row; `per` turns seconds into the unit (items per second when positive: per / seconds)."""
+    """A benchmark row.
+
+    Args:
+        name: What is done.
+        peer: How else.
+        peer_version: Of the peer's package.
+        ours: Seconds, or an amount of which less is better.
+        theirs: The same of the peer, pair by pair.
+        per: Items in so many seconds; None for amounts, which are shown as they are.
+        unit: Of what is shown.
+        same: Whether both computed the same.
+        limit: Whether the peer is no other way to do it, but a part of it that nobody can do without.
+    """
     ratios = np.asarray(theirs) / np.asarray(ours)
     rng = np.random.default_rng(0)
     draws = np.median(ratios[rng.integers(0, len(ratios), (2000, len(ratios)))], axis=1)
@@ -45,20 +82,35 @@ def row(
         "ratio": round(float(np.median(ratios)), 3),
         "ratio_low": round(float(low), 3),
         "ratio_high": round(float(high), 3),
-        "ours": round(per / statistics.median(ours), 3),
-        "theirs": round(per / statistics.median(theirs), 3),
+        "ours": _shown(ours, per),
+        "theirs": _shown(theirs, per),
         "unit": unit,
         "same_result": same,
+        "limit": limit,
         "machine": str(machine()),
         "command": "python " + " ".join(sys.argv),
     }
 
 
-def save(file: str, rows: list[dict[str, Any]]) -> None:
-    """Write the rows and print them."""
+def _shown(values: list[float], per: float | None) -> float:
+    middle = statistics.median(values)
+    return round(middle if per is None else per / middle, 3)
+
+
+def save(file: str, rows: list[dict[str, Any]], whole: bool = True) -> None:
+    """Write the rows and print them.
+
+    Args:
+        file: Under `results/`.
+        rows: What was measured.
+        whole: Whether that is all; else rows of the file with other names or peers stay.
+    """
     if not QUICK:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        path, new = RESULTS / file, {(one["name"], one["peer"]) for one in rows}
+        old = [] if whole or not path.exists() else json.loads(path.read_text())
+        kept = [one for one in old if (one["name"], one["peer"]) not in new]
+        path.write_text(json.dumps(kept + rows, indent=1) + "\n", encoding="utf-8")
     for entry in rows:
         print(
             f"{entry['name']} against {entry['peer']}: {entry['ratio']}x "

@@ -18,26 +18,37 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "studies"))
+from pages.parts import table  # noqa: E402
+
 RESULTS = HERE / "results"
-ALL = ("foundation.py", "tuning.py", "lora.py", "losses.py", "alignment.py", "bank.py", "growth.py", "limit.py")
+ALL = (
+    "foundation.py", "tuning.py", "lora.py", "losses.py", "alignment.py", "bank.py", "memory.py", "growth.py",
+    "limit.py",
+)  # fmt: skip
 QUICK = (("losses.py",), ("lora.py", "step"), ("bank.py", "mix"), ("foundation.py", "embedding"))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| row | against | ours is faster by [95 %] | ours | theirs | unit | the same result |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+def compared(rows: list[dict[str, Any]], limit: bool) -> str:
+    """The rows against peers, or against a limit, as Markdown."""
+    headings = [
+        "row",
+        "of" if limit else "against",
+        "share" if limit else "ours is better by",
+        "ours",
+        "theirs",
+        "unit",
     ]
+    cells = []
     for one in rows:
+        if one.get("limit", False) is not limit:
+            continue
         ratio = f"{one['ratio']:.2f} [{one['ratio_low']:.2f}, {one['ratio_high']:.2f}]"
-        lost = " (lost)" if one["ratio_high"] < 1 else ""
+        lost = " (lost)" if one["ratio_high"] < 1 and not limit else ""
         peer = f"{one['peer']} {one['peer_version']}".strip()
-        same = "yes" if one["same_result"] else "NO"
-        lines.append(
-            f"| {one['name']} | {peer} | {ratio}{lost} | {one['ours']:g} | {one['theirs']:g} | {one['unit']} | {same} |"
-        )
-    return "\n".join(lines) + "\n"
+        same = [] if limit else ["yes" if one["same_result"] else "NO"]
+        cells.append([one["name"], peer, ratio + lost, f"{one['ours']:g}", f"{one['theirs']:g}", one["unit"], *same])
+    return table(headings + ([] if limit else ["the same result"]), cells)
 
 
 def versions() -> str:
@@ -59,29 +70,35 @@ def collected() -> list[dict[str, Any]]:
 def growth() -> str:
     """How things grow, as Markdown."""
     rows = json.loads((RESULTS / "growth.json").read_text())["rows"]
-    lines = ["| | grows with | exponent of time (due) | of memory |", "| --- | --- | --- | --- |"]
-    for one in rows:
-        cells = (one["name"], one["grows"], f"{one['exponent']:g} ({one['expected']:g})", f"{one['memory_exponent']:g}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    cells = [
+        [one["name"], one["grows"], f"{one['exponent']:g} ({one['expected']:g})", f"{one['memory_exponent']:g}"]
+        for one in rows
+    ]
+    return table(["", "grows with", "exponent of time (due)", "of memory"], cells)
 
 
 def limit() -> str:
     """How near to the machine's peak, as Markdown."""
     found = json.loads((RESULTS / "limit.json").read_text())
-    lines = [f"GEMM peak {found['gemm_peak_gflops']:g} GFLOP/s, copy {found['copy_gigabytes']:g} GB/s.", ""]
-    lines += ["| | GFLOP/s | of the peak | where the time goes |", "| --- | --- | --- | --- |"]
+    cells = []
     for one in found["rows"]:
         parts = ", ".join(f"{name.removeprefix('aten::')} {100 * share:.0f} %" for name, share in one["parts"].items())
-        rate, share = f"{one['gflop_per_second']:g}", f"{100 * one['share_of_peak']:.0f} %"
-        lines.append(f"| {one['name']} | {rate} | {share} | {parts} |")
-    return "\n".join(lines) + "\n"
+        cells.append([one["name"], f"{one['gflop_per_second']:g}", f"{100 * one['share_of_peak']:.0f} %", parts])
+    peak = f"GEMM peak {found['gemm_peak_gflops']:g} GFLOP/s, copy {found['copy_gigabytes']:g} GB/s.\n\n"
+    return peak + table(["", "GFLOP/s", "of the peak", "where the time goes"], cells)
 
 
 def write_table() -> None:
     """All rows, growth and limit as Markdown, in results/table.md."""
-    machines = "; ".join(sorted({one["machine"] for one in collected()}))
-    parts = [table(collected()), growth(), limit(), f"{date.today()}, {machines}, {versions()}.\n"]
+    rows = collected()
+    machines = "; ".join(sorted({one["machine"] for one in rows}))
+    parts = [
+        "## Against peers\n", compared(rows, limit=False),
+        "## Against what nobody can do without\n", "1.00 is the limit: the same work without ours around it.\n",
+        compared(rows, limit=True),
+        "## Growth\n", growth(), "## Against the machine\n", limit(),
+        f"{date.today()}, {machines}, {versions()}.\n",
+    ]  # fmt: skip
     (RESULTS / "table.md").write_text("\n".join(parts), encoding="utf-8")
 
 

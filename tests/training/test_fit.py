@@ -163,6 +163,7 @@ def test_resume_refuses_another_recipe(go: Callable[..., Any], tmp_path: Path) -
 
 
 def test_resume_refuses_another_plan(go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # as many threads as the machine has cores
     context = interrupted_after(monkeypatch, 5, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         go("last, sgd", tmp_path / "run", threads=None)
