@@ -18,7 +18,7 @@ from injerto.bank.resident import About, Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
 from injerto.basics.errors import InjertoError, suggest
 from injerto.compute.batches import BatchMaker, bucket, prefetch
-from injerto.compute.inference import IMAGE_CHUNK, TEXT_CHUNK_TOKENS
+from injerto.compute.inference import IMAGE_CHUNK
 from injerto.compute.plan import make_plan
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
@@ -27,6 +27,8 @@ from injerto.evaluation.predictor import probabilities
 
 LONGEST_NAME = 100
 """Characters of an adapter's name."""
+TOKENS = 2048
+"""Of a chunk of texts: many, so that few passes serve many adapters."""
 
 
 class UnknownAdapter(InjertoError):
@@ -388,7 +390,7 @@ def _text_chunks(rows: Sequence[Row], edges: Sequence[int]) -> list[list[int]]:
         edge = edges[rows[k].input]
         last = chunks[-1] if chunks else []
         shortest = edges[rows[last[0]].input] if last else edge
-        if not last or edge > 2 * shortest or edge * (len(last) + 1) > TEXT_CHUNK_TOKENS:
+        if not last or edge > 2 * shortest or edge * (len(last) + 1) > TOKENS:
             chunks.append([])
         chunks[-1].append(k)
     return chunks

@@ -20,8 +20,6 @@ from injerto.domains.texts import tokenize
 
 IMAGE_CHUNK = 16
 """Pictures in one forward pass: small enough for the activations to stay in cache."""
-TEXT_CHUNK_TOKENS = 2048
-"""Tokens in one forward pass; a bucket of L tokens holds max(1, 2048 // L) texts."""
 EMBEDDING_CHUNK = 1024
 """Kept embeddings that are read at once."""
 
@@ -147,7 +145,7 @@ class Embedder:
         start = 0
         while start < len(order):
             edge = edges[order[start]]
-            size = max(1, TEXT_CHUNK_TOKENS // edge)
+            size = max(1, self.plan.text_chunk // edge)
             chunk = [p for p in order[start : start + size] if edges[p] == edge]
             filled = [rows[p] for p in chunk] + [rows[chunk[-1]]] * (size - len(chunk) if self.constant else 0)
             yield np.asarray(chunk), self.maker.collate_texts(filled, edge)
@@ -162,7 +160,7 @@ class Embedder:
         """Time of one input, measured on a chunk of zeros after a warm-up (texts: 32 tokens)."""
         import time
 
-        size = IMAGE_CHUNK if self._is_image else TEXT_CHUNK_TOKENS // 32
+        size = IMAGE_CHUNK if self._is_image else self.plan.text_chunk // 32
         if isinstance(self.maker.preprocessing, ImagePreprocessing):
             blank = np.zeros((self.maker.preprocessing.height, self.maker.preprocessing.width, 3), np.uint8)
             batch: Inputs = self.maker.collate_images([blank] * size)
@@ -227,7 +225,7 @@ class Continuer:
         counts = features.counts
         order, start = np.argsort(counts, kind="stable"), 0
         while start < len(order):
-            size = max(1, TEXT_CHUNK_TOKENS // bucket(int(counts[order[start]])))
+            size = max(1, self.plan.text_chunk // bucket(int(counts[order[start]])))
             chunk = order[start : start + size]
             yield chunk, int(counts[chunk].max())
             start += len(chunk)

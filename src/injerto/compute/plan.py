@@ -38,6 +38,15 @@ class ComputePlan:
         """The dtype of the arithmetic."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
+    @property
+    def text_chunk(self) -> int:
+        """Tokens in one pass of frozen inference: as many texts of L tokens as fit, one at least.
+
+        The last chunk of every length is padded to the same size, so a small one wastes least. On a processor 512 is
+        as fast as 2048 (MiniLM, within 12 % from 256 to 2048 tokens); a card wants more at a time.
+        """
+        return 512 if self.device == "cpu" else 2048
+
     def lines(self) -> list[str]:
         """The plan for people, a line each."""
         layout = "channels_last" if self.channels_last else "contiguous"
