@@ -7,7 +7,20 @@ Rewrites what stands between `<!-- NAME -->` and `<!-- /NAME -->` in the pages, 
 
 from pathlib import Path
 
-from pages.guides import advise, bank, drift, interval, load, pacs, terms, texts, unseen, validators
+from pages.guides import (
+    advise,
+    bank,
+    drift,
+    interval,
+    load,
+    pacs,
+    rank,
+    selection,
+    terms,
+    texts,
+    unseen,
+    validators,
+)
 from pages.lesson import LESSON
 from pages.methods import method_blocks
 from pages.parts import DOCS
@@ -36,6 +49,8 @@ def blocks() -> dict[tuple[str, str], str]:
         ("alignment.md", "reviews"): texts("reviews"),
         ("gap.md", "validators"): validators(),
         ("gap.md", "advise"): advise(),
+        ("gap.md", "rank"): rank(),
+        ("gap.md", "selection"): selection(),
         ("compare.md", "interval"): interval(),
         ("bank.md", "bank"): bank(),
         ("bank.md", "load"): load(),

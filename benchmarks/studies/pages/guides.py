@@ -117,6 +117,17 @@ def validators() -> str:
     return "\n".join([head, *lines[1:]]) + "\n"
 
 
+def selection() -> str:
+    """The table of `selection.md`."""
+    lines = [line for line in (HERE / "selection.md").read_text().splitlines() if line.startswith("|")]
+    return "\n".join(lines) + "\n"
+
+
+def rank() -> str:
+    """The first table of `rank.md`: how often scores order models as fine-tuning does."""
+    return (HERE / "rank.md").read_text().split("\n\n")[1] + "\n" if (HERE / "rank.md").exists() else NOT_YET
+
+
 def advise() -> str:
     """Whether the first recipe of `injerto advise` was near the best row, from `advise.md`."""
     path = HERE / "advise.md"
