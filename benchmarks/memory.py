@@ -24,7 +24,8 @@ from measure import peak_of, row, save
 import bank
 import tuning
 from injerto.basics.progress import set_quiet
-from injerto.statistics.mmd import median_bandwidth, mmd2
+from injerto.statistics.kernels import median_bandwidth
+from injerto.statistics.mmd import mmd2
 
 TIMES = 3
 Run = Callable[[], Any]
