@@ -5,8 +5,8 @@
 Twelve tasks: each domain of `emoji-styles` with all labels and with ten a class, each domain of PACS with twenty. Three
 backbones are scored on the train examples of a task, then each is fine-tuned on them (`last:2`, 128 px, the step chosen
 on `val`), with two seeds. A pair of backbones is in order where the score and the mean test accuracy agree on which is
-better. Beside the scores stands the rule that looks at no data: the larger model first. 95 % intervals by resampling
-tasks. Every run is kept in the folder WORK: a stopped study goes on. Writes `rank.json` and `rank.md`.
+better. Beside the scores stand the rule that looks at no data, the larger model first, and what no score can do much
+better than: how often the order of one seed's fine-tuning is that of the other's. 95 % intervals by resampling tasks. Every run is kept in the folder WORK: a stopped study goes on. Writes `rank.json` and `rank.md`.
 """
 
 import argparse
@@ -49,6 +49,9 @@ def task(work: Path, pacs: str, data: str, domain: str, shots: int | None) -> di
         row["axes"]["backbone"]: float(row["domains"][domain]["splits"]["test"]["accuracy"])
         for row in content["summary"]
     }
+    single: dict[str, list[float]] = {name: [] for name in BACKBONES}
+    for row in sorted(content["rows"], key=lambda row: row["seed"]):
+        single[row["axes"]["backbone"]].append(float(row["domains"][domain]["splits"]["test"]["accuracy"]))
     whole = injerto.load_domains(path)
     splits = next(iter(sorted(out.glob("runs/*-0/splits.csv"))))
     with splits.open(encoding="utf-8", newline="") as stream:
@@ -61,7 +64,7 @@ def task(work: Path, pacs: str, data: str, domain: str, shots: int | None) -> di
     ranked = injerto.rank_backbones(seen, BACKBONES, image_size=128, threads=1)["backbones"]
     scores = {entry["backbone"]: {**entry["scores"], LARGER: entry["parameters"]} for entry in ranked}
     seconds = {entry["backbone"]: entry["seconds"] for entry in ranked}
-    return {"task": f"{data} {domain}, {shots or 'all'}", "tuned": tuned, "scores": scores, "seconds": seconds}
+    return {"task": f"{data} {domain}, {shots or 'all'}", "tuned": tuned, "seeds": single, "scores": scores, "seconds": seconds}
 
 
 def figures(tasks: list[dict[str, Any]], score: str) -> dict[str, Any]:
@@ -84,6 +87,17 @@ def figures(tasks: list[dict[str, Any]], score: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def reliability(tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """How often the pairs of one seed are in the order of the other."""
+    values = []
+    for found in tasks:
+        for a, b in combinations(BACKBONES, 2):
+            one, other = (found["seeds"][a][seed] - found["seeds"][b][seed] for seed in (0, 1))
+            values.append(0.5 if 0 in (one, other) else float((one > 0) == (other > 0)))
+    low, high = bootstrap_interval(np.asarray(values), np.repeat(np.arange(len(tasks)), len(values) // len(tasks)))
+    return {"pairs": float(np.mean(values)), "low": low, "high": high}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
@@ -93,6 +107,7 @@ def main() -> None:
     rows = [figures(tasks, score) for score in (*SCORES, LARGER)]
     command = f"python benchmarks/studies/rank.py WORK --data {Path(given.data).name}"
     content = {"command": command, "machine": str(machine()), "tasks": tasks, "rows": rows}
+    content["seeds"] = again = reliability(tasks)
     write_text(HERE / "rank.json", json.dumps(content, indent=1) + "\n")
     lines = [
         f"Pairs of backbones in the order of their fine-tuned test accuracy, {len(tasks)} tasks of three backbones;",
@@ -105,7 +120,9 @@ def main() -> None:
         share = f"{100 * row['pairs']:.0f} % [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
         name = "the larger first" if row["score"] == LARGER else f"`{row['score']}`"
         lines.append(f"| {name} | {share} | {100 * row['clear']:.0f} % | {100 * row['lost']:.1f} |")
+    share = f"{100 * again['pairs']:.0f} % [{100 * again['low']:.0f}, {100 * again['high']:.0f}]"
     lines += [
+        f"| one seed's fine-tuning, for the other's | {share} |  |  |",
         "",
         "| task | " + " | ".join(name.split(":")[1] for name in BACKBONES) + " |",
         "| --- | --- | --- | --- |",
