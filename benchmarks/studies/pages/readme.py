@@ -122,7 +122,6 @@ def strategies(study: str, language: str = "en") -> str:
     alone = len(result["sources"]) < len(names)
     names.sort(key=lambda name: alone and name not in result["sources"])
     source = in_words(language, "source", "origen")
-    to = in_words(language, "to", "a")
     cells = []
     for title, entry in result["rows"].items():
         line = [title]
@@ -130,8 +129,9 @@ def strategies(study: str, language: str = "en") -> str:
             one = {key: 100 * value for key, value in entry["domains"][name].items() if isinstance(value, float)}
             text = f"{one['accuracy']:.1f} % [{one['low']:.1f}, {one['high']:.1f}]"
             if "gain" in one:
-                beside = f"{one['gain']:+.1f}, {one['gain_low']:+.1f} {to} {one['gain_high']:+.1f}"
-                text = f"{one['accuracy']:.1f} % ({beside})"
+                beside = f"{one['gain']:+.1f} [{one['gain_low']:+.1f}, {one['gain_high']:+.1f}]"
+                sure = one["gain_low"] > 0 or one["gain_high"] < 0
+                text = f"{one['accuracy']:.1f} % " + (beside if sure else f"({beside})")
             line.append(text)
         cells.append(line)
     return table(["", *(f"{n} ({source})" if alone and n in result["sources"] else n for n in names)], cells)
