@@ -2,11 +2,12 @@
 
     python benchmarks/studies/rank.py WORK --data PACS.tar
 
-Twelve tasks: each domain of `emoji-styles` with all labels and with ten a class, each domain of PACS with twenty. Three
-backbones are scored on the train examples of a task, then each is fine-tuned on them (`last:2`, 128 px, the step chosen
-on `val`), with two seeds. A pair of backbones is in order where the score and the mean test accuracy agree on which is
-better. Beside the scores stand the rule that looks at no data, the larger model first, and what no score can do much
-better than: how often the order of one seed's fine-tuning is that of the other's. 95 % intervals by resampling tasks. Every run is kept in the folder WORK: a stopped study goes on. Writes `rank.json` and `rank.md`.
+Twelve tasks: each domain of `emoji-styles` with all labels and with ten a class, each domain of PACS with twenty.
+Three backbones are scored on the train examples of a task, then each is fine-tuned on them (`last:2`, 128 px, the
+step chosen on `val`), with two seeds. A pair of backbones is in order where the score and the mean test accuracy
+agree on which is better. Beside the scores stand the rule that looks at no data, the larger model first, and what no
+score can do much better than: how often the order of one seed's fine-tuning is that of the other's. 95 % intervals by
+resampling tasks. Every run is kept in the folder WORK: a stopped study goes on. Writes `rank.json` and `rank.md`.
 """
 
 import argparse
@@ -64,7 +65,13 @@ def task(work: Path, pacs: str, data: str, domain: str, shots: int | None) -> di
     ranked = injerto.rank_backbones(seen, BACKBONES, image_size=128, threads=1)["backbones"]
     scores = {entry["backbone"]: {**entry["scores"], LARGER: entry["parameters"]} for entry in ranked}
     seconds = {entry["backbone"]: entry["seconds"] for entry in ranked}
-    return {"task": f"{data} {domain}, {shots or 'all'}", "tuned": tuned, "seeds": single, "scores": scores, "seconds": seconds}
+    return {
+        "task": f"{data} {domain}, {shots or 'all'}",
+        "tuned": tuned,
+        "seeds": single,
+        "scores": scores,
+        "seconds": seconds,
+    }
 
 
 def figures(tasks: list[dict[str, Any]], score: str) -> dict[str, Any]:
