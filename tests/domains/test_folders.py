@@ -70,14 +70,30 @@ def test_pictures_directly_in_the_root_are_one_unlabelled_domain(tmp_path: Path)
 
 
 def test_unlabelled_and_stray_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw(tmp_path, "a/cat/1.png", "a/_unlabeled/2.png", "b/3.png", "stray.png", "a/cat/deep/4.png", "a/.hid/5.png")
+    draw(
+        tmp_path,
+        "a/cat/1.png",
+        "a/_unlabeled/2.png",
+        "a/_unlabelled/2.png",
+        "b/3.png",
+        "stray.png",
+        "a/cat/deep/4.png",
+        "a/.hid/5.png",
+    )
     draw(tmp_path, "__MACOSX/a/cat/6.png", "a/cat/.7.png")
     assert found(load_domains(tmp_path)) == {
-        "a": {"a/cat/1.png": "cat", "a/_unlabeled/2.png": None},
+        "a": {"a/cat/1.png": "cat", "a/_unlabeled/2.png": None, "a/_unlabelled/2.png": None},
         "b": {"b/3.png": None},
     }
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("2 pictures") and "ignored" in lines[0]
+
+
+def test_pictures_too_deep_are_told_with_one_of_them(tmp_path: Path) -> None:
+    draw(tmp_path, "clinic/cat/plate1/1.png", "clinic/dog/plate1/2.png", "lab/cat/plate2/3.png", "lab/dog/plate3/4.png")
+    with pytest.raises(InjertoError, match=r"too deep \('(clinic|lab)/(cat|dog)/plate\d/\d.png'\); expected") as error:
+        load_domains(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_an_empty_class_folder_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

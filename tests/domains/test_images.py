@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from injerto.basics.errors import InjertoError
-from injerto.domains.images import augment_image, prepare_image, read_image
+from injerto.domains.images import _warn_dark, augment_image, prepare_image, read_image
 from injerto.domains.preprocessing import ImagePreprocessing
 
 
@@ -121,6 +121,19 @@ def test_odd_modes_become_rgb(tmp_path: Path) -> None:
     keyed = Image.new("P", (4, 4), 0)
     keyed.save(tmp_path / "keyed.png", transparency=0)
     assert (np.asarray(read_image((tmp_path / "keyed.png").read_bytes())) == 255).all()
+
+
+def test_few_of_sixteen_bits_are_warned_of_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _warn_dark.cache_clear()
+    for name, top in (("full.tif", 60_000), ("small.tif", 200)):
+        Image.fromarray(np.full((10, 20), top, dtype=np.uint16)).save(tmp_path / name)
+        read_image(tmp_path / name)
+    assert capfd.readouterr().err == ""
+    for _ in range(2):
+        Image.fromarray(np.full((10, 20), 4095, dtype=np.uint16)).save(tmp_path / "camera.tif")
+        read_image(tmp_path / "camera.tif")
+    said = capfd.readouterr().err
+    assert said.count("becomes nearly black; rescale it to 8 bits first") == 1
 
 
 def test_pictures_stand_upright(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_target_labels_that_are_not_there_or_not_for_learning_are_told(
     with pytest.raises(InjertoError, match="'new' has no labels of the sources' classes to give away"):
         injerto.fit(styles, out=tmp_path / "x", target=f"new={blank}", target_labels=2, **settings)
     rows = "".join(f"dusk/{label}/{i}.png,{label}\n" for label in CLASSES for i in range(24))
-    (tmp_path / "all.csv").write_text(f"path,label\n{rows}")
+    (tmp_path / "all.csv").write_text(f"path;label\n{rows}".replace(",", ";"))  # as a spreadsheet writes it
     injerto.fit(styles, out=tmp_path / "y", target="dusk", target_labels=str(tmp_path / "all.csv"), **settings)
     assert "of 72 paths are no train example of a target and are left out" in capsys.readouterr().err
 

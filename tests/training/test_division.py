@@ -1,5 +1,6 @@
 """What is settled before a model is loaded: splits that leave something to learn from."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,18 @@ def test_unlabelled_examples_are_no_part_of_a_source() -> None:
     one = domain("one", [f"c{i}" for i in range(4)])
     sides = np.asarray(["train", "val", "train", "train"])
     assert part_of(one, sides, "train", labelled=True).contents == ("c0", "c2", "c3")
+
+
+def test_what_was_found_is_said_and_a_class_that_looks_like_no_label_is_warned_of(
+    tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"text {i},{('good', 'bad', 'NA')[i % 3]}" for i in range(60)] + [f"text {i}," for i in range(60, 70)]
+    (tmp_path / "notes.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    injerto.fit(tmp_path / "notes.csv", backbone=f"hf:{tiny_bert}", tuning="head", steps=1, out=tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "data: 3 classes: NA, bad, good" in said and "'NA' is taken for a class" in said
+    counted = re.search(r"data: notes \(source\): (\d+) train, (\d+) val, (\d+) test, 10 without label left out", said)
+    assert counted and sum(map(int, counted.groups())) == 60
 
 
 @pytest.mark.parametrize(

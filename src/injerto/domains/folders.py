@@ -10,7 +10,7 @@ from injerto.basics.progress import note
 from injerto.domains.rows import Rows
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-UNLABELLED = "_unlabeled"
+UNLABELLED = ("_unlabeled", "_unlabelled")
 EXPECTED = "expected <root>/<domain>/<class>/<picture> or <root>/<class>/<picture> with .jpg .png .webp .bmp .gif .tif"
 
 
@@ -82,6 +82,8 @@ def read_folder(root: Path, name: str | None = None) -> Rows:
     if any(folder.images for domain in tree.folders.values() for folder in domain.folders.values()):
         for domain, folder in tree.folders.items():
             _read_domain(rows, domain, folder, base / domain, f"{domain}/", empty)
+    elif (deep := _deepest(tree)) and len(deep) > 2:
+        raise InjertoError(f"{shown}: pictures lie too deep ('{'/'.join(deep)}'); {EXPECTED}, or list them in a table")
     else:
         _read_domain(rows, single, tree, base, "", empty)
     stray = tree.count() - len(rows.inputs)
@@ -114,12 +116,18 @@ def _scan(path: Path, above: tuple[str, ...]) -> _Folder:
     return here
 
 
+def _deepest(folder: _Folder) -> tuple[str, ...]:
+    """The way to a picture that lies deepest; nothing where there is none."""
+    ways = [(name, *way) for name, below in folder.folders.items() if (way := _deepest(below))]
+    return max(ways, key=len) if ways else tuple(folder.images[:1])
+
+
 def _read_domain(rows: Rows, domain: str, folder: _Folder, path: Path, prefix: str, empty: list[str]) -> None:
     """Add one domain's pictures: those of its class folders, and unlabelled ones directly in it."""
     for image in folder.images:
         rows.add(domain, path / image, None, prefix + image)
     for name, members in folder.folders.items():
-        if not members.images and name != UNLABELLED:
+        if not members.images and name not in UNLABELLED:
             empty.append(prefix + name)
         for image in members.images:
-            rows.add(domain, path / name / image, None if name == UNLABELLED else name, f"{prefix}{name}/{image}")
+            rows.add(domain, path / name / image, None if name in UNLABELLED else name, f"{prefix}{name}/{image}")

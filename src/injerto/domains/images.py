@@ -2,12 +2,14 @@
 
 import io
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from injerto.basics.errors import InjertoError, first_line, suggest
+from injerto.basics.progress import warn
 from injerto.domains.domain import ImageInput
 from injerto.domains.preprocessing import ImagePreprocessing
 
@@ -77,6 +79,18 @@ def reason(error: BaseException) -> str:
     return first_line(error)
 
 
+DARK = 1 << 13
+"""A picture of 16 bits that is everywhere below an eighth of their range was taken with fewer, or is nearly black."""
+
+
+@cache
+def _warn_dark() -> None:
+    """Once a process: every picture of a camera would say the same."""
+    warn(
+        "a picture of 16 bits uses under an eighth of their range and becomes nearly black; rescale it to 8 bits first"
+    )
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     """Upright RGB; the picture itself where it is that already."""
     try:
@@ -88,6 +102,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):  # 16 bit: keep the high byte instead of clipping
         values = np.asarray(image).astype(np.int64)
+        if 255 < values.max(initial=0) < DARK:
+            _warn_dark()
         image = Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

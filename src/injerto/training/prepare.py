@@ -43,6 +43,11 @@ from injerto.tuning.norms import check_norm, norm_layers
 REMEMBERED = 5
 """Examples of a class of the data to remember, at least, for a probe to be fitted and tested."""
 
+SHOWN = 12
+"""Names of classes in the line that says what was found."""
+NO_LABEL = {"na", "n/a", "nan", "null", "unlabeled", "unlabelled", "?"}
+"""Words that mean no label more often than a class."""
+
 
 @dataclass
 class Prepared:
@@ -358,6 +363,11 @@ def _announce(prepared: Prepared) -> None:
         role = role_of(name, prepared.sources, prepared.targets)
         unmeasured = "" if sides["test"] or role != "unseen" else ": nothing of it will be measured"
         note(f"data: {name} ({role}): {counts}{extra}{unmeasured}")
+    names = ", ".join(prepared.classes[:SHOWN]) + (", ..." if len(prepared.classes) > SHOWN else "")
+    note(f"data: {len(prepared.classes)} classes: {names}")
+    for label in prepared.classes:
+        if label.strip("_").lower() in NO_LABEL:
+            warn(f"'{label}' is taken for a class; where there is none leave it empty (pictures: a folder _unlabeled)")
     given: dict[str, set[str]] = {}
     for name in prepared.sources:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):

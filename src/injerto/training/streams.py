@@ -1,6 +1,5 @@
 """Whose examples a step draws from: the sources, the targets without their labels, and the few that are labelled."""
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ from injerto.alignment.base import LABELLED, SECOND, find_alignment
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
 from injerto.basics.progress import note
+from injerto.domains.columns import word
 from injerto.domains.domain import Domain
+from injerto.domains.tables import is_table, read_table
 from injerto.recipe.grammar import AlignmentTerm
 from injerto.tasks.classification import encode
 from injerto.training.examples import Stream
@@ -120,24 +121,19 @@ def _first_of_each(part: Domain, count: int, classes: Sequence[str], seed: int) 
 
 
 def _read(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "it is no CSV in UTF-8"
+    if not is_table(path) or not path.is_file():
         raise InjertoError(
-            f"--target-labels {path}: {reason}; give a whole number (labels of each class) or a CSV path,label"
-        ) from None
-    if not rows or not {"path", "label"} <= set(rows[0]):
-        raise InjertoError(f"--target-labels {path}: needs the columns path and label, and a row")
-    for row in rows:
-        if row["label"] not in classes:
-            known = suggest(row["label"] or "", list(classes))
-            raise InjertoError(f"--target-labels {path}: no source has the class '{row['label']}'; {known}")
+            f"--target-labels {path}: give a whole number (labels of each class) or a CSV file path,label"
+        )
+    columns, _ = read_table(path)
+    if not {"path", "label"} <= set(columns):
+        raise InjertoError(f"--target-labels {path}: needs the columns path and label (columns: {', '.join(columns)})")
     found: dict[str, str] = {}
-    for row in rows:
-        if found.setdefault(row["path"], row["label"]) != row["label"]:
-            raise InjertoError(
-                f"--target-labels {path}: '{row['path']}' has two labels, '{found[row['path']]}' and '{row['label']}'"
-            )
+    for place, cell in zip(map(str, columns["path"]), columns["label"], strict=True):
+        label = word(cell)
+        if label not in classes:
+            known = suggest(label, list(classes))
+            raise InjertoError(f"--target-labels {path}: no source has the class '{label}'; {known}")
+        if found.setdefault(place, label) != label:
+            raise InjertoError(f"--target-labels {path}: '{place}' has two labels, '{found[place]}' and '{label}'")
     return found
