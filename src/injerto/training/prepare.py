@@ -365,9 +365,9 @@ def _announce(prepared: Prepared) -> None:
         note(f"data: {name} ({role}): {counts}{extra}{unmeasured}")
     names = ", ".join(prepared.classes[:SHOWN]) + (", ..." if len(prepared.classes) > SHOWN else "")
     note(f"data: {len(prepared.classes)} classes: {names}")
-    for label in prepared.classes:
-        if label.strip("_").lower() in NO_LABEL:
-            warn(f"'{label}' is taken for a class; where there is none leave it empty (pictures: a folder _unlabeled)")
+    for called in prepared.classes:
+        if called.strip("_").lower() in NO_LABEL:
+            warn(f"'{called}' is taken for a class; where there is none leave it empty (pictures: a folder _unlabeled)")
     given: dict[str, set[str]] = {}
     for name in prepared.sources:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):
