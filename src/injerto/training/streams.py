@@ -121,9 +121,10 @@ def _first_of_each(part: Domain, count: int, classes: Sequence[str], seed: int) 
 
 
 def _read(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    if not is_table(path) or not path.is_file():
+    if not path.is_file() or not is_table(path):
+        why = "it is no table" if path.is_file() else "No such file"
         raise InjertoError(
-            f"--target-labels {path}: give a whole number (labels of each class) or a CSV file path,label"
+            f"--target-labels {path}: {why}; give a whole number (labels of each class) or a CSV path,label"
         )
     columns, _ = read_table(path)
     if not {"path", "label"} <= set(columns):
