@@ -229,28 +229,14 @@ def step_rows(place: Path) -> Iterator[dict[str, Any]]:
     yield row("full step, MiniLM", "hand-tuned loop", "", mine, theirs, 32 * steps, "examples/s", same)
 
 
-class Few(Dataset):  # type: ignore[type-arg]
-    """The first examples of a set."""
-
-    def __init__(self, whole: Tokens, count: int) -> None:
-        """Remember which."""
-        self.whole, self.count = whole, count
-
-    def __len__(self) -> int:
-        """How many."""
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        """One of them."""
-        return self.whole[index]
-
-
 def head_rows(place: Path) -> Iterator[dict[str, Any]]:
     """A new head on a frozen body, from texts to the trained head: 1 and 30 epochs over 160 of them."""
     ours, count = ready(place, tuning="full", **MINILM), 160
     tokenizer = ours.model.backbone.preprocessing.tokenizer  # type: ignore[union-attr]
-    data = Few(Tokens(ours), count)
     texts = injerto.load_domains("sentiment-domains")["news"].first(count + 64)
+    rows_of = tokenizer(list(texts.inputs[:count]), truncation=True)["input_ids"]
+    classes = [ours.model.labels.index(str(label)) for label in texts.labels[:count]]
+    data = [{"input_ids": ids, "labels": label} for ids, label in zip(rows_of, classes, strict=True)]
     table, split = place / "few.csv", ["train"] * count + ["val"] * 32 + ["test"] * 32
     with table.open("w", encoding="utf-8", newline="") as stream:
         rows = [("text", "label", "split"), *zip(texts.inputs, texts.labels, split, strict=True)]
