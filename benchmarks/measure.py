@@ -88,7 +88,7 @@ def row(
         "same_result": same,
         "limit": limit,
         "machine": str(machine()),
-        "command": "python " + " ".join(sys.argv),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
 
 
