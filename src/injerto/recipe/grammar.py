@@ -15,6 +15,8 @@ from injerto.basics.plugins import plugins
 
 TUNINGS = ("head", "last", "full", "gradual", "lp-ft", "bitfit", "norm", "lora")
 """The tunings that come with Injerto."""
+GROUP = "injerto.tunings"
+"""Entry points of packages that add tunings."""
 _ADDED: set[str] = set()
 _NAME = re.compile(r"^([a-z][a-z0-9-]*)(?:\(([^()]*)\))?((?::[^:()]+)*)$")
 
@@ -156,7 +158,7 @@ def parse_tuning(text: str) -> TuningSpec:
         if len(rest) != 1:
             raise InjertoError(f"tuning '{text}': say how many stages, for example last:2")
         return TuningSpec("last", _positive(rest[0], text), options)
-    added = _ADDED | plugins("injerto.tunings").keys()
+    added = _ADDED | plugins(GROUP).keys()
     if name not in TUNINGS and name not in added:
         known = [*TUNINGS[:1], "last:K", *TUNINGS[2:], *sorted(added)]
         raise InjertoError(f"unknown tuning '{text}'; {suggest(name, known)}")

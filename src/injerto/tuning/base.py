@@ -10,7 +10,7 @@ from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import sha256
 from injerto.basics.plugins import load_plugin, plugins
-from injerto.recipe.grammar import TuningSpec, add_tuning, is_ours
+from injerto.recipe.grammar import GROUP, TuningSpec, add_tuning, is_ours
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,11 @@ class Tuned:
 
 
 Tuning = Callable[[Backbone, TuningSpec], Tuned]
-GROUP = "injerto.tunings"
-"""Entry points by which other packages bring tunings."""
 _TUNINGS: dict[str, Tuning] = {}
 
 
 def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
-    """Make a tuning known under a name (an entry point of :data:`GROUP` does the same from other packages).
+    """Make a tuning known under a name (an entry point of :data:`~injerto.recipe.grammar.GROUP` does the same from other packages).
 
     Args:
         kind: The name in the grammar.
