@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+import injerto
 from injerto.backbones.load import load_backbone
 from injerto.basics.files import sha256
 from injerto.compute.inference import IMAGE_CHUNK, Embedder
+from injerto.compute.lowering import lower
 from injerto.compute.machine import machine
-from injerto.compute.plan import ComputePlan
+from injerto.compute.plan import ComputePlan, make_plan
 
 PLAN = ComputePlan("cpu", "fp32", True, 1)
 TEXT_PLAN = ComputePlan("cpu", "fp32", False, 1)
@@ -101,8 +105,52 @@ def test_bf16_points_the_same_way(backbone: Any, images: list[Image.Image]) -> N
     keys = [sha256(i) for i in range(len(images))]
     found = embed(Embedder(backbone, ComputePlan("cpu", "bf16", True, 1)), images, keys)
     expected = eager(backbone, images)
-    cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-    assert cosine.min() > 0.999
+    assert cosines(found, expected).min() > 0.999
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+class Lowered(nn.Module):
+    """Convolutions, a bare parameter, a norm, and a layer called with a keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.third = nn.Conv2d(6, 8, 3, padding=1)
+        self.shift = nn.Parameter(torch.zeros(8, 1, 1))
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.third(self.second(self.first(x)).relu()) + self.shift
+        return self.last(nn.functional.layer_norm(x.mean((2, 3)), (8,)))
+
+
+def test_the_first_convolutions_are_not_rounded() -> None:
+    torch.manual_seed(0)
+    plain, x = Lowered().eval(), torch.randn(4, 3, 16, 16)
+    network = lower(copy.deepcopy(plain), x)
+    types = {name: value.dtype for name, value in network.named_parameters()}
+    assert {name for name, dtype in types.items() if dtype == torch.float32} == {
+        "first.weight", "first.bias", "second.weight", "second.bias",
+    }  # fmt: skip
+    assert torch.equal(network.second.weight, plain.second.weight)  # type: ignore[union-attr]
+    assert network(x).dtype == torch.bfloat16
+    np.testing.assert_allclose(network(x).detach().float(), plain(x).detach(), atol=0.05)
+    everything = lower(copy.deepcopy(plain), None)
+    assert {value.dtype for value in everything.parameters()} == {torch.bfloat16}
+    assert everything(x).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not machine().bf16, reason="no bfloat16 in hardware")
+def test_bf16_embeddings_of_real_pictures_point_the_same_way() -> None:
+    backbone = load_backbone("packaged:efficientnet-lite0")
+    inputs = list(injerto.load_domains("emoji-styles")["noto"].inputs[:64])
+    keys = [sha256(i) for i in range(len(inputs))]
+    found = [embed(Embedder(backbone, make_plan(backbone, p, 1)), inputs, keys) for p in ("bf16", "fp32")]
+    assert cosines(*found).min() > 0.999
 
 
 WORDS = ["a", "film", "book", "good", "bad", "very", "dull", "plot", "ending", ".", "unheard-of"]

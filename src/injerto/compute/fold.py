@@ -214,6 +214,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         norm.bias,
     )
     norm.forward = _rest(norm)  # type: ignore[method-assign, assignment]
+    norm.weight = norm.bias = norm.running_mean = norm.running_var = None  # type: ignore[assignment]
 
 
 def _rest(norm: nn.BatchNorm2d) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -14,6 +14,7 @@ from injerto.compute.batches import BatchMaker, Inputs, bucket, prefetch
 from injerto.compute.cuts import HIDDEN, Cut, run_suffix
 from injerto.compute.features import Chunk, Features
 from injerto.compute.fold import fold_batch_norm, settled
+from injerto.compute.lowering import lower
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
@@ -46,7 +47,7 @@ class Embedder:
         if isinstance(backbone.preprocessing, ImagePreprocessing):
             size = backbone.preprocessing
             probe = torch.rand(2, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
-        self._network = fast(cut.prefix if cut else backbone, plan, probe)
+        self._network = fast(cut.prefix if cut else backbone, plan, probe, pixels=True)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Embeddings (B, D) or hidden states (B, ...) of one batch, float32 on the plan's device.
@@ -55,8 +56,6 @@ class Embedder:
             inputs: What :class:`BatchMaker` made.
         """
         with torch.inference_mode():
-            if isinstance(inputs, torch.Tensor):
-                inputs = inputs.to(self.plan.dtype)
             return self._network(inputs).float()
 
     def embed(
@@ -231,13 +230,14 @@ class Continuer:
             start += len(chunk)
 
 
-def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None) -> nn.Module:
+def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None, pixels: bool = False) -> nn.Module:
     """A frozen copy for inference: low-rank layers merged, BatchNorms folded, laid out and cast as the plan says.
 
     Args:
         network: Left as it is but for being put in eval mode.
         plan: How to compute.
         probe: An input batch of a network for pictures, None for one for texts.
+        pixels: Whether the probe, where there is one, is pictures and not what is computed from them.
 
     Returns:
         The copy; the network itself where there is nothing to change.
@@ -246,7 +246,8 @@ def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None) -> n
     copied = plain if probe is None else fold_batch_norm(plain, probe.to(next(network.parameters()).device))
     if plan.precision == "bf16" or plan.channels_last:
         copied = copy.deepcopy(network) if copied is network else copied
-        copied = copied.to(plan.dtype)
     if plan.channels_last:
         copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.precision == "bf16":
+        copied = lower(copied, probe if pixels else None)
     return copied.to(plan.device).eval()

@@ -61,7 +61,7 @@ _TUNINGS: dict[str, Tuning] = {}
 
 
 def register_tuning(kind: str) -> Callable[[Tuning], Tuning]:
-    """Make a tuning known under a name (an entry point of :data:`~injerto.recipe.grammar.GROUP` does the same from other packages).
+    """Make a tuning known under a name (an entry point of the group ``injerto.tunings`` does so from other packages).
 
     Args:
         kind: The name in the grammar.
