@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import peft
 import torch
-from measure import interleave, row, save
+from measure import best_type, interleave, row, save
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -84,9 +85,13 @@ def theirs(name: str, like: Any) -> tuple[Any, Any, float]:
 
 
 def loop(
-    backbone: Any, batches: list[dict[str, torch.Tensor]], frozen: bool = False, train: bool = False
+    backbone: Any,
+    batches: list[dict[str, torch.Tensor]],
+    frozen: bool = False,
+    train: bool = False,
+    best: bool = False,
 ) -> tuple[Callable[[], None], list[float]]:
-    """Steps of forward, backward and AdamW over the low-rank pairs and a linear head."""
+    """Steps of forward, backward and AdamW over the low-rank pairs and a linear head, in float32 or the best type."""
     torch.manual_seed(0)
     head = nn.Linear(backbone.embedding_dim, 8)
     network = backbone.model
@@ -103,7 +108,8 @@ def loop(
             batch["pixel_values"] if "pixel_values" in batch else {k: batch[k] for k in ("input_ids", "attention_mask")}
         )  # noqa: E501
         optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(head(backbone(inputs)), batch["labels"])
+        with best_type() if best else nullcontext():
+            loss = functional.cross_entropy(head(backbone(inputs)), batch["labels"])
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -168,7 +174,7 @@ def last_rows(place: Path) -> list[dict[str, Any]]:
     ]
     a, rows_found = epoch(kept, len(batches)), []
     for title, train in (("", True), (", PEFT without dropout", False)):  # ours drops out in the layers that learn
-        b, _ = loop(other, batches, train=train)
+        b, _ = loop(other, batches, train=train, best=True)
         fast, slow = interleave(a, b, PAIRS)
         name = f"lora:last:2 epoch, MiniLM, 64 tokens{title}"
         rows_found.append(row(name, "peft", PEER, fast, slow, 32 * len(batches), "examples/s", True))

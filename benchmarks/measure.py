@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from injerto.compute.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 QUICK = bool(os.environ.get("BENCH_QUICK"))
 """Whether only the sameness of both sides is looked at: each runs once, and nothing is written."""
+
+
+TOLERANCE = 2e-2 if machine().bf16 else 1e-3
+"""By how much losses of two sides may differ, as a share, where one computes in the machine's best type."""
+
+
+def best_type() -> torch.autocast:
+    """What a hand-tuned loop does around its forward pass: bfloat16 where the hardware has it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=machine().bf16)
 
 
 def interleave(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int) -> tuple[list[float], list[float]]:

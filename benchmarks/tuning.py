@@ -22,7 +22,7 @@ import timm
 import torch
 import transformers
 from accelerate import Accelerator
-from measure import interleave, row, save
+from measure import TOLERANCE, best_type, interleave, row, save
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -109,7 +109,7 @@ def same_course(a: Trainer, b: Trainer, steps: int) -> bool:
             trainer.progress.step += 1
         trainer._load(start)
         trainer.optimizer.state.clear()
-    return bool(np.allclose(losses[0], losses[1], rtol=1e-3, atol=1e-4))
+    return bool(np.allclose(losses[0], losses[1], rtol=TOLERANCE, atol=1e-4))
 
 
 def cache_rows(place: Path) -> Iterator[dict[str, Any]]:
@@ -180,7 +180,7 @@ def trainer_epoch(ours: Trainer, place: Path, steps: int) -> Callable[[], None]:
 
 
 def hand_texts(ours: Trainer, steps: int) -> Callable[[], None]:
-    """A hand-tuned loop: batches of similar length, fused AdamW, nothing else."""
+    """A hand-tuned loop: batches of similar length, the best type, fused AdamW, nothing else."""
     model, data = WithHead(ours), Tokens(ours)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     plan = StepPlan({"x": len(data)}, 32, 0, {"x": np.asarray([len(ids) for ids in data.rows])})
@@ -193,7 +193,9 @@ def hand_texts(ours: Trainer, steps: int) -> Callable[[], None]:
             ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
             mask = nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
             optimizer.zero_grad(set_to_none=True)
-            model(ids, mask, torch.from_numpy(data.labels[positions]))["loss"].backward()
+            with best_type():
+                loss = model(ids, mask, torch.from_numpy(data.labels[positions]))["loss"]
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
 
@@ -213,7 +215,7 @@ def same_loss(ours: Trainer) -> bool:
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in rows], batch_first=True)
     with torch.inference_mode():
         theirs = float(peer.eval()(ids, mask, torch.from_numpy(data.labels[positions]))["loss"])
-    return abs(mine - theirs) < 1e-3 * theirs
+    return abs(mine - theirs) < TOLERANCE * theirs
 
 
 def step_rows(place: Path) -> Iterator[dict[str, Any]]:
@@ -288,7 +290,7 @@ class Pictures(Dataset):  # type: ignore[type-arg]
 
 
 def hand_pictures(run: Any, tuning: str, epochs: int) -> Callable[[], float]:
-    """A hand-tuned loop from files: loading workers, channels_last, fused AdamW, val every epoch, test at the end."""
+    """A hand-tuned loop from files: workers, channels_last, best type, fused AdamW, val each epoch, test at the end."""
     domains = injerto.load_domains("emoji-styles")
     recorded = run.recorded_splits()
     parts: dict[str, list[tuple[Any, int]]] = {"train": [], "val": [], "test": []}
@@ -322,7 +324,9 @@ def hand_pictures(run: Any, tuning: str, epochs: int) -> Callable[[], float]:
             for images, labels in loader("train", shuffle=True):
                 optimizer.zero_grad(set_to_none=True)
                 images = images.to(memory_format=torch.channels_last)
-                functional.cross_entropy(head(network(images)), labels).backward()
+                with best_type():
+                    loss = functional.cross_entropy(head(network(images)), labels)
+                loss.backward()
                 optimizer.step()
             look(network, head, loader("val"))
         right = look(network, head, loader("test"))
@@ -331,7 +335,7 @@ def hand_pictures(run: Any, tuning: str, epochs: int) -> Callable[[], float]:
 
     def look(network: nn.Module, head: nn.Module, batches: Any) -> float:
         right = []
-        with torch.inference_mode():
+        with torch.inference_mode(), best_type():
             for images, labels in batches:
                 found = head(network(images.to(memory_format=torch.channels_last))).argmax(1)
                 right.append((found == labels).float())
