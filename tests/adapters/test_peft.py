@@ -266,6 +266,7 @@ def test_with_a_slider_the_probe_is_interpolated_too(fit: Fit, pictures: Path) -
         head="probe",
         out=run.path / "probe",
         threads=1,
+        precision="fp32",
     )
     files = sorted((pictures / "day").rglob("*.png"))
     np.testing.assert_allclose(run.scale(0).predict_proba(files), probe.predict_proba(files), atol=1e-4)

@@ -336,7 +336,7 @@ def process(runs: dict[str, Path], bank_folder: Path) -> Any:
         port = taken.getsockname()[1]
     words = [sys.executable, "-m", "injerto", "serve", *map(str, runs.values()), "--bank", str(bank_folder)]
     server = subprocess.Popen(
-        [*words, "--port", str(port), "--threads", "1"],
+        [*words, "--port", str(port), "--threads", "1", "--precision", "fp32"],
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

@@ -44,7 +44,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("lm") / "pairs.csv", ("prompt", "response"), rows)
 
 
-COMMON = {"task": "causal-lm", "lr": 3e-2, "epochs": 12, "batch_size": 4, "max_length": 40, "threads": 1}
+COMMON = {
+    "task": "causal-lm", "lr": 3e-2, "epochs": 12, "batch_size": 4, "max_length": 40, "threads": 1, "precision": "fp32",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
