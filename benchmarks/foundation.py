@@ -19,7 +19,7 @@ import numpy as np
 import timm
 import torch
 import transformers
-from measure import interleave, row, save
+from measure import BEST, interleave, row, save
 from PIL import Image
 
 import injerto
@@ -29,8 +29,6 @@ from injerto.compute.machine import machine
 from injerto.compute.plan import make_plan
 
 PAIRS = 5
-BEST = torch.bfloat16 if machine().bf16 else torch.float32
-"""The type in which this machine computes fastest."""
 Run = Callable[[], np.ndarray]
 
 

@@ -21,6 +21,8 @@ QUICK = bool(os.environ.get("BENCH_QUICK"))
 """Whether only the sameness of both sides is looked at: each runs once, and nothing is written."""
 
 
+BEST = torch.bfloat16 if machine().bf16 else torch.float32
+"""The type in which this machine computes fastest."""
 TOLERANCE = 2e-2 if machine().bf16 else 1e-3
 """By how much losses of two sides may differ, as a share, where one computes in the machine's best type."""
 

@@ -84,7 +84,8 @@ def limit() -> str:
     for one in found["rows"]:
         parts = ", ".join(f"{name.removeprefix('aten::')} {100 * share:.0f} %" for name, share in one["parts"].items())
         cells.append([one["name"], f"{one['gflop_per_second']:g}", f"{100 * one['share_of_peak']:.0f} %", parts])
-    peak = f"GEMM peak {found['gemm_peak_gflops']:g} GFLOP/s, copy {found['copy_gigabytes']:g} GB/s.\n\n"
+    kind = f" in {found['type']}" if "type" in found else ""
+    peak = f"GEMM peak {found['gemm_peak_gflops']:g} GFLOP/s{kind}, copy {found['copy_gigabytes']:g} GB/s.\n\n"
     return peak + table(["", "GFLOP/s", "of the peak", "where the time goes"], cells)
 
 

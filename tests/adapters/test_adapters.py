@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import injerto
-from injerto.adapters.artifact import ADAPTER, HEAD
-from injerto.adapters.card import CARD
+from injerto.adapters.card import ADAPTER, CARD, HEAD
 from injerto.basics.errors import InjertoError
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -189,6 +188,39 @@ def test_metrics_of_the_run_are_those_of_its_adapter(runs: dict[str, tuple[Path,
             for key in ("accuracy", "n"):
                 assert found[domain][key] == entry["splits"]["test"][key], (name, domain)
             assert found[domain]["nll"] == pytest.approx(entry["splits"]["test"]["nll"], rel=1e-4)
+
+
+def test_files_that_are_not_those_of_the_card_are_told(
+    runs: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    injerto.load(runs["last:1"][0], threads=1)
+    assert "changed by hand" not in capsys.readouterr().err
+    for file in (ADAPTER, HEAD):
+        folder = shutil.copytree(runs["last:1"][0], tmp_path / file)
+        data = bytearray((folder / "adapter" / file).read_bytes())
+        data[-1] ^= 1  # one bit of the last number
+        (folder / "adapter" / file).write_bytes(data)
+        injerto.load(folder, threads=1)
+        said = capsys.readouterr().err
+        assert f"{file} is not what was written with" in said and said.count("changed by hand") == 1
+
+
+def test_a_base_of_the_other_kind_or_no_longer_there_is_named(
+    runs: dict[str, tuple[Path, Path]], tiny_bert: Path, tiny_timm: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InjertoError, match="takes images, and the base .* takes texts"):
+        injerto.load(runs["last:1"][0], backbone=str(tiny_bert))
+    base = shutil.copytree(tiny_timm, tmp_path / "base")
+    recipe = (runs["last:1"][0] / "recipe.yaml").read_text()
+    folder = shutil.copytree(runs["last:1"][0], tmp_path / "moved")
+    (folder / "recipe.yaml").write_text(recipe.replace(str(tiny_timm), str(base)))
+    injerto.load(folder, threads=1)
+    base.rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        InjertoError, match="its base model was at .*base, where nothing is now; say where with --backbone"
+    ):
+        injerto.load(folder, threads=1)
+    injerto.load(folder, backbone=str(tmp_path / "elsewhere"), threads=1)
 
 
 def test_a_wrong_base_is_refused_in_plain_words(runs: dict[str, tuple[Path, Path]], other_timm: Path) -> None:

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import injerto
-from injerto.adapters.artifact import ADAPTER, HEAD, load_low_rank
-from injerto.adapters.card import CARD
+from injerto.adapters.artifact import load_low_rank
+from injerto.adapters.card import ADAPTER, CARD, HEAD
 from injerto.adapters.peft import CONFIG, peft_tensors
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError

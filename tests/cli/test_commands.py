@@ -184,6 +184,11 @@ def expected(image_run: Path, pictures: Path) -> dict[str, np.ndarray]:
     return dict(zip(files, injerto.load(image_run, threads=1).predict_proba(files), strict=True))
 
 
+def piped(given: str | bytes) -> io.TextIOWrapper:
+    """A standard input that holds this."""
+    return io.TextIOWrapper(io.BytesIO(given.encode() if isinstance(given, str) else given), encoding="utf-8")
+
+
 def parse(out: str, kind: str) -> dict[str, tuple[str, list[float]]]:
     if kind == "json":
         entries = json.loads(out)["predictions"]
@@ -203,7 +208,7 @@ def test_predict(
         "folder": [day], "glob": [day / "*" / "*.png"], "files": list(expected), "stdin": ["-"],
         "recursive glob": [day / "**" / "*.png"],
     }[how]  # fmt: skip
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(expected) + "\n\n"))
+    monkeypatch.setattr("sys.stdin", piped("\n".join(expected) + "\n\n"))
     result = cli("predict", image_run, *inputs, f"--{kind}", "--threads", 1)
     assert result.code == 0, result.err
     found = parse(result.out, kind)
@@ -234,7 +239,7 @@ def test_names_with_magic_spaces_and_commas(cli: Cli, image_run: Path, tmp_path:
 def test_predict_on_texts(cli: Cli, text_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["great fine good great", "dull, poor plot", "*", "a\tb"]
     chances = injerto.load(text_run, threads=1).predict_proba(texts)
-    monkeypatch.setattr("sys.stdin", io.StringIO("\r\n".join(texts[1:]) + "\n"))
+    monkeypatch.setattr("sys.stdin", piped("\r\n".join(texts[1:]) + "\n"))
     content = only_json(cli("predict", text_run, texts[0], "-", "--json", "--threads", 1))
     assert [entry["input"] for entry in content["predictions"]] == texts
     for entry, row in zip(content["predictions"], chances, strict=True):
@@ -243,8 +248,22 @@ def test_predict_on_texts(cli: Cli, text_run: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_nothing_on_stdin(refused: Callable[..., str], text_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n \n"))
+    monkeypatch.setattr("sys.stdin", piped("\n \n"))
     assert "nothing to predict on" in refused("predict", text_run, "-")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (b"fine\n\ngood\n", "line 2 of standard input is empty; leave it out"),
+        (b"fine\ncaf\xe9\n", "line 2 of standard input is not UTF-8 (byte 0xe9)"),
+    ],
+)
+def test_every_line_of_stdin_gets_an_answer_or_none_does(
+    refused: Callable[..., str], text_run: Path, monkeypatch: pytest.MonkeyPatch, given: bytes, said: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", piped(given))
+    assert said in refused("predict", text_run, "-")
 
 
 @pytest.mark.parametrize("flags", [[], *(pytest.param([flag], marks=pytest.mark.slow) for flag in ("--csv", "--json"))])
@@ -329,6 +348,30 @@ def test_info_on_a_run_that_is_not_finished(cli: Cli, image_run: Path, tmp_path:
     found = only_json(cli("info", tmp_path / "run", "--json"))
     assert "--resume" in found["state"] and found["tuning"] == "last:1" and found["source"] == ["day"]
     assert "tuning: last:1" in cli("info", tmp_path / "run").out
+    shutil.copytree(image_run, tmp_path / "half", ignore=shutil.ignore_patterns("metrics.json"))
+    assert "--resume" in only_json(cli("info", tmp_path / "half", "--json"))["state"]
+    (tmp_path / "half" / "metrics.json").write_text("{")
+    assert "is damaged" in cli("info", tmp_path / "half").err
+
+
+def test_info_names_what_there_is(cli: Cli) -> None:
+    facts = only_json(cli("info", "--json"))
+    assert "packaged:minilm-l6" in facts["packaged_backbones"] and "lora" in facts["tunings"]
+    assert {"mmd", "dann", "coral"} <= set(facts["alignments"]) and "hf:NAME" in facts["other_backbones"]
+
+
+def test_predict_goes_on_without_what_cannot_be_read(
+    cli: Cli, refused: Callable[..., str], image_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copy(next((pictures / "day" / "red").iterdir()), tmp_path / "good.png")
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    assert "bad.png" in refused("predict", image_run, tmp_path)
+    found = cli("predict", image_run, tmp_path, "--skip-bad", "--json", "--threads", 1)
+    assert [Path(one["input"]).name for one in only_json(found)["predictions"]] == ["good.png"]
+    assert found.err.count("not a picture") == 2 and "2 of 3 images" in found.err
+    (tmp_path / "good.png").unlink()
+    assert "none of 2 images" in refused("predict", image_run, tmp_path, "--skip-bad")
 
 
 def test_a_file_is_not_taken_for_a_text(refused: Callable[..., str], text_run: Path, reviews: Path) -> None:

@@ -99,7 +99,7 @@ def test_encodings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("t.csv", b"", "cannot be read as a table"),
+        ("t.csv", b"", "holds no rows"),
         ("t.csv", b"text,label\n", "holds no rows"),
         ("t.csv", b"text,label\na,b\na,b,c,d\n", "Expected 2 fields in line 3, saw 4"),
         ("t.csv", b'text,label\n"a,b\n', "cannot be read as a table"),
@@ -187,6 +187,21 @@ def test_a_csv_with_semicolons_as_spreadsheets_save_it_where_the_comma_is_decima
 def test_no_name_is_not_the_current_folder(name: str) -> None:
     with pytest.raises(InjertoError, match="no data named.*emoji-styles"):
         load_domains(name)
+
+
+def test_a_csv_with_tabs(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\tlabel\nfine, really\ta\ndull\tb\n")
+    assert labels(load_domains(tmp_path / "t.csv")) == {"t": {"fine, really": "a", "dull": "b"}}
+
+
+def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
+    import pandas as pd
+
+    (tmp_path / "t.csv").write_text("text,text ,label\nwrong,fine,a\nwrong,dull,b\n")
+    frame = pd.DataFrame([["x", "y", "a"]], columns=["text", "text", "label"])
+    for data in (tmp_path / "t.csv", frame):
+        with pytest.raises(InjertoError, match="two columns 'text'; rename one"):
+            load_domains(data)
 
 
 def test_a_semicolon_between_cells_and_a_comma_in_the_heading(tmp_path: Path) -> None:

@@ -49,6 +49,22 @@ def test_equal_domains_are_the_same_and_a_dark_one_is_apart(found: dict[str, Any
     assert apart["mmd2_low"] < apart["mmd2"] < apart["mmd2_high"]
 
 
+def test_what_both_hold_does_not_hide_a_difference(lights: Path, tiny_timm: Path, tmp_path: Path) -> None:
+    data = tmp_path / "overlap"
+    shutil.copytree(lights / "even", data / "even")
+    shutil.copytree(lights / "even", data / "more")  # the same pictures, and dark ones beside them
+    for label in (lights / "night").iterdir():
+        for file in label.iterdir():
+            shutil.copy(file, data / "more" / label.name / f"dark-{file.name}")
+    (pair,) = injerto.measure_gap(data, backbone=tiny_timm, threads=1).content["pairs"]
+    assert pair["in_both"] == len(list((lights / "even").rglob("*.png")))
+    assert pair["p_value"] < 0.05 and pair["mmd2_low"] > 0 and pair["level"] != "same"
+    shutil.rmtree(data / "more")
+    shutil.copytree(lights / "even", data / "twin")
+    (pair,) = injerto.measure_gap(data, backbone=tiny_timm, threads=1).content["pairs"]
+    assert pair["level"] == "same" and pair["p_value"] > 0.05
+
+
 def test_the_cause_that_was_planted_is_found_first_and_named(found: dict[str, Any]) -> None:
     apart = pair_of(found, "even", "night")
     cause = {entry["what"]: entry for entry in apart["causes"]}["brightness"]
@@ -185,7 +201,10 @@ def test_the_labelled_domain_is_the_source() -> None:
     domains["a"]["path"] = "else/where"
     advice = judge_all(pairs_of(ab="far"), domains, "d", {})["advice"]
     assert "--target a=else/where" in advice[0]["command"]
-    assert judge_all(pairs_of(ab="far"), {**domains, "b": {"labelled": 10, "classes": 1}}, "d", {})["advice"] == []
+    none = judge_all(pairs_of(ab="far"), {**domains, "b": {"labelled": 10, "classes": 1}}, "d", {})
+    assert none["advice"] == [] and none["verdict"].endswith(
+        "nothing can be trained on them yet: none has labels of two classes"
+    )
 
 
 def test_commands_are_read_as_the_data_were_and_do_not_share_a_folder() -> None:
@@ -207,6 +226,14 @@ def test_close_domains_are_aligned_where_a_probe_loses_much() -> None:
         transfer = [{"from": "a", "to": "b", "home": 0.95, "away": away}]
         advice = judge_all([{**pairs_of(ab="close")[0], "transfer": transfer}], domains, "d", {})["advice"]
         assert ("--alignment mmd" in advice[0]["command"]) == (away < 0.5)
+        assert "--alignment mmd" in advice[1]["command"] or away < 0.5
+
+
+def test_the_command_goes_the_way_of_which_the_words_speak() -> None:
+    domains = {name: {"labelled": 10, "classes": 2} for name in "ab"}
+    transfer = [{"from": "a", "to": "b", "home": 1.0, "away": 0.99}, {"from": "b", "to": "a", "home": 1.0, "away": 0.8}]
+    advice = judge_all([{**pairs_of(ab="far")[0], "transfer": transfer}], domains, "d", {})["advice"]
+    assert all("--source b --target a" in one["command"] for one in advice)
 
 
 def test_a_domain_from_elsewhere_is_measured(lights: Path, tiny_timm: Path, tmp_path: Path) -> None:
@@ -225,6 +252,20 @@ def test_the_command_prints_a_table_a_verdict_and_commands(
         assert words in shown.out
     as_json = json.loads(cli("gap", lights, "--backbone", tiny_timm, "--threads", 1, "--json").out)
     assert {"a", "b", "mmd2", "p_value", "a_distance"} <= set(as_json["pairs"][0]) and as_json["verdict"]
+
+
+def test_numbers_are_no_classes(lights: Path, tiny_bert: Path, tmp_path: Path, capsys: Any) -> None:
+    rows = [f"text number {i} is {'good' if i % 3 else 'bad'},{i / 7:.3f},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "n.csv").write_text("text,label,domain\n" + "\n".join(rows) + "\n")
+    content = injerto.measure_gap(tmp_path / "n.csv", backbone=str(tiny_bert), threads=1).content
+    assert "these are no classes" in capsys.readouterr().err
+    assert content["pairs"][0]["transfer"] == [] and content["domains"]["a"]["labelled"] == 0
+
+
+def test_a_misspelt_keyword_is_told_in_words(lights: Path) -> None:
+    for call in (injerto.measure_gap, injerto.advise):
+        with pytest.raises(InjertoError, match="unknown setting 'lable'; did you mean 'label'"):
+            call(lights, lable="x")
 
 
 @pytest.mark.parametrize(

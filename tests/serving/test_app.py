@@ -125,7 +125,7 @@ def test_a_key_is_asked_for(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         (422, {"items": [{"text": "a", "adapter": "pictures"}]}),
         (422, {"items": [{"text": "a", "image": "", "adapter": "texts"}]}),
         (422, {"items": [{"text": "a", "adapter": "texts", "adapters": ["texts"]}]}),
-        (422, {"items": [{"text": "a"}]}),
+        (422, {"items": [{"text": "a"}]}), (422, {"items": [{"text": " \n", "adapter": "texts"}]}),
         (404, {"items": [{"text": "a", "adapter": "../../etc/passwd"}]}),
         (422, {"items": [{"image": "%%%", "adapter": "pictures"}]}),
         (422, {"items": [{"image": coded(b"no picture"), "adapter": "pictures"}]}),

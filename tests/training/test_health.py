@@ -91,6 +91,9 @@ def test_a_term_that_drowns_the_labels_is_named_with_a_weight_to_try() -> None:
     assert said(last_step=strong) == {}  # the labels are learned: their gradient is small because they are
     assert "dann pulls 50 times as hard" in said(last_step={**strong, "loss/labelled": 1.9})["drowned by dann"]
     assert "(dann:0.1)" in said(last_step=strong, last=0.7)["drowned by dann"]
+    heavy = said(last_step={**strong, "gradient/dann": 244.0, "loss/labelled": 1.9})["drowned by dann"]
+    assert "they are not learned: lower its weight (dann:0.0" in heavy
+    assert "source val fell" in said(last_step=strong, last=0.7)["drowned by dann"]
 
 
 def test_a_heavy_term_is_named_in_a_real_run(

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from injerto.adapters.card import base_name
+from injerto.adapters.card import ADAPTER, HEAD, INT8, base_name
 from injerto.adapters.peft import (
     CONFIG,
     PREFIX,
@@ -39,10 +39,6 @@ from injerto.tuning.base import Tuned
 from injerto.tuning.lora.tuning import low_rank_layers
 from injerto.tuning.norms import norm_layers
 
-ADAPTER = "adapter_model.safetensors"
-INT8 = "adapter_int8.safetensors"
-"""In place of the former, where pairs are stored as integers: PEFT, which would misread them, does not find it."""
-HEAD = "head.safetensors"
 PROBE = ("probe.weight", "probe.bias")
 """In the head's file: the probe on the pretrained backbone, where the run has a slider."""
 SLACK = 4_000_000

@@ -1,5 +1,6 @@
 """The adapter card: everything a stranger needs to use the adapter, and nothing about who made it when or where."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,10 +9,17 @@ from typing import Any
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
+from injerto.basics.progress import warn
 from injerto.compute.machine import installed_versions
 from injerto.recipe.recipe import WIDEST_NECK, Recipe
 
 CARD = "adapter_card.json"
+ADAPTER = "adapter_model.safetensors"
+INT8 = "adapter_int8.safetensors"
+"""In place of the former, where pairs are stored as integers: PEFT, which would misread them, does not find it."""
+HEAD = "head.safetensors"
+TENSORS = (ADAPTER, INT8, HEAD)
+"""Files of tensors in an adapter's folder."""
 FORMAT = 1
 _PUBLIC = re.compile(r"(packaged|timm|hf):(hf-hub:)?[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?", re.ASCII)
 """A base that a card may name: never a path."""
@@ -73,13 +81,34 @@ def make_card(
 
 
 def save_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write the card; equal cards are equal bytes.
+    """Write the card, after the tensors that it describes; equal cards are equal bytes.
 
     Args:
         folder: The adapter's folder.
-        card: From :func:`make_card`.
+        card: From :func:`make_card`; the SHA-256 of every file of tensors is added.
     """
+    card = card | {"files": {name: _digest(folder / name) for name in TENSORS if (folder / name).exists()}}
     write_text(folder / CARD, json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def warn_if_changed(folder: Path, card: dict[str, Any]) -> None:
+    """Say it where a file of tensors is not the one that was written with the card: its answers cannot be trusted.
+
+    A warning and no refusal, since weights may be edited on purpose. Cards of earlier versions have no sums.
+
+    Args:
+        folder: The adapter's folder, all of whose files were found to be sound.
+        card: Its card.
+    """
+    files = card.get("files")
+    for name in TENSORS if isinstance(files, dict) else ():
+        if name in files and (folder / name).exists() and _digest(folder / name) != files[name]:
+            warn(f"{folder / name} is not what was written with {CARD}: it is damaged, or was changed by hand")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_card(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from injerto.adapters.artifact import ADAPTER, HEAD, INT8, native_names, new_tensors, save_tensors
-from injerto.adapters.card import base_name, save_card
+from injerto.adapters.artifact import native_names, new_tensors, save_tensors
+from injerto.adapters.card import ADAPTER, HEAD, INT8, base_name, save_card
 from injerto.adapters.load import adapter_folder
 from injerto.adapters.peft import CONFIG
 from injerto.adapters.quantized import quantize_file
@@ -50,6 +50,8 @@ def export_peft(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
         classes = len(model.labels) if native_names(model) and card["head"] == "native" else 0  # type: ignore[arg-type]
         source = f"local-dir:{local}" if local else f"hf-hub:{name}"
         imports, load = "import timm", f'base = timm.create_model("{source}", pretrained=True, num_classes={classes})\n'
+    if backbone.spec.startswith("packaged:"):
+        load = f'# without a hub: base = injerto.load_backbone("{backbone.spec}").model\n{load}'
     text = f'{imports}\nfrom peft import PeftModel\n\n{load}model = PeftModel.from_pretrained(base, "THIS_FOLDER")\n'
     head = f"\nThe classifier on the embedding is in `{HEAD}`.\n" if (folder / HEAD).exists() else ""
     top = f"---\nbase_model: {name}\nlibrary_name: peft\ntags:\n- lora\n---\n\n"

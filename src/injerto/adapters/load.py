@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from injerto.adapters.artifact import load_changed, load_low_rank, load_tensors, whole_layers
-from injerto.adapters.card import load_card
+from injerto.adapters.card import load_card, warn_if_changed
 from injerto.adapters.peft import CONFIG, load_config
 from injerto.adapters.slider import Line
 from injerto.backbones.backbone import Backbone, fingerprint
@@ -61,6 +61,7 @@ def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any],
     base = load_base(path, backbone)
     model = make_model(card, base)
     line = load_tensors(folder, model, card["head"] == "native")
+    warn_if_changed(folder, card)
     return model.eval(), card, line
 
 
@@ -93,6 +94,7 @@ def load_language_model(path: Path, backbone: Any = None) -> tuple[LanguageModel
     base = load_base(path, backbone)
     base.preprocessing = _text_preprocessing(path, base, card)
     load_changed(folder, base)
+    warn_if_changed(folder, card)
     return LanguageModel(base).eval(), card
 
 
@@ -181,6 +183,8 @@ def _spec(path: Path, card: dict[str, Any], backbone: Any) -> Any:
     spec = copy.deepcopy(backbone) if backbone is not None else spec  # the user's own stays as it is
     if not spec or (isinstance(spec, str) and spec.startswith("module:")):
         raise InjertoError(f"{path} needs its base model {card['base']['name']}; pass it with --backbone (backbone=)")
+    if backbone is None and isinstance(spec, str) and ":" not in spec and not Path(spec).exists():
+        raise InjertoError(f"{path}: its base model was at {spec}, where nothing is now; say where with --backbone")
     return spec
 
 
@@ -210,6 +214,9 @@ def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:
     spec = _spec(path, card, backbone)
     base = spec if isinstance(spec, Backbone) else load_backbone(spec)
     wanted = card["preprocessing"]
+    takes = wanted.get("modality")
+    if takes in ("image", "text") and takes != base.modality:
+        raise InjertoError(f"{path} takes {takes}s, and the base {base.spec} takes {base.modality}s; name its own base")
     if isinstance(base.preprocessing, TextPreprocessing):
         base.preprocessing = _text_preprocessing(path, base, card)
         return base

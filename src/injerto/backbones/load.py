@@ -136,7 +136,9 @@ def _unknown(spec: str) -> InjertoError:
     if spec.partition(".")[0] in models or spec.startswith("timm/"):
         return InjertoError(f"backbone '{spec}' needs its prefix: write timm:{spec.removeprefix('timm/')}")
     hint = suggest(spec, known)
-    return InjertoError(f"unknown backbone '{spec}': a Hugging Face model is hf:{spec}, a timm model timm:NAME; {hint}")
+    there = "nothing is at this path; " if "/" in spec else ""
+    kinds = f"a Hugging Face model is hf:{spec}, a timm model timm:NAME"
+    return InjertoError(f"unknown backbone '{spec}': {there}{kinds}; {hint}")
 
 
 def _load_module(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from injerto.adapters.artifact import PROBE, load_tensors, read_tensors
-from injerto.adapters.card import load_card
+from injerto.adapters.card import load_card, warn_if_changed
 from injerto.adapters.load import adapter_folder, check_base, make_model, preprocessing_of
 from injerto.adapters.peft import Planned
 from injerto.adapters.sketch import Sketch, load_sketch
@@ -152,6 +152,7 @@ def read_resident(name: str, path: Path, base: Backbone, dtype: torch.dtype) -> 
     check_base(path, card, base)
     looks = preprocessing_of(path, base, card)
     changed = _light(folder, card, base) or _dense(folder, card, base)
+    warn_if_changed(folder, card)
     numbers = [tensor.reshape(-1) for _, pair in changed.entries for tensor in pair]
     return Resident(
         name=name,

@@ -125,8 +125,11 @@ def check_writable(folder: Path, flag: str = "--out") -> None:
         InjertoError: Where the nearest folder above it that exists cannot be written.
     """
     parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InjertoError(f"{flag} {folder}: {parent} cannot be written; name another folder")
+    try:
+        with tempfile.TemporaryFile(dir=parent):  # what may be written is for the file system to say
+            pass
+    except OSError as error:
+        raise InjertoError(f"{flag} {folder}: {parent} cannot be written; name another folder") from error
 
 
 def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: str) -> None:

@@ -56,13 +56,13 @@ def gap(
         group=group, precision=precision, threads=threads,
     )  # fmt: skip
     found = measure_gap(data, on=on or (), seed=seed, skip_bad=skip_bad, **options)
-    if report is not None:
-        report_gap(found, report, seed)
     if as_json:
         print_json(found.content)
     else:
         print_gap(found.content)
-        if report is not None:
+    if report is not None:  # what was measured is shown by then, whatever becomes of the page
+        report_gap(found, report, seed)
+        if not as_json:
             print(f"map and all numbers: {report}")
 
 

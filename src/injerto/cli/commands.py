@@ -1,5 +1,6 @@
 """The commands. Heavy imports happen inside, so that ``--help`` answers at once; a test holds the defaults it names."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
@@ -72,6 +74,10 @@ def _root(
         from injerto.basics.progress import set_quiet
 
         set_quiet(True)
+    if context.invoked_subcommand != "recipes" and sys.stderr.isatty() and "--help" not in sys.argv:
+        from injerto.basics.progress import note
+
+        note("starting ...")  # the libraries take some seconds to load
 
 
 @app.command()
@@ -232,6 +238,7 @@ def predict(
     tokens: Annotated[int | None, _option("A language model's new tokens, at most; 64 where not given.")] = None,
     temperature: Annotated[float | None, _option("0 for a language model's likeliest words; higher is freer.")] = None,
     seed: Annotated[int | None, _option("Seed of what is drawn at a temperature.")] = None,
+    skip_bad: Annotated[bool, _option("Leave out pictures that cannot be read.", "--skip-bad")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -239,6 +246,7 @@ def predict(
     from injerto import api
     from injerto.cli.show import print_predictions, print_texts
     from injerto.cli.stdin import expand
+    from injerto.domains.check import readable
 
     opened = api.load(run, **given(backbone=backbone, precision=precision, threads=threads, slider=slider))
     drawing = given(tokens=tokens, temperature=temperature, seed=seed)
@@ -246,6 +254,8 @@ def predict(
     if drawing and not speaks:
         raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
     items = expand(inputs, opened.model.backbone.modality)
+    if skip_bad and opened.model.backbone.modality == "image":
+        items = readable(items)
     if speaks:
         print_texts(items, opened.predict(items, **drawing), as_csv, as_json)
         return

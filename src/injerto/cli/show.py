@@ -133,14 +133,14 @@ def _print_language(metrics: Mapping[str, Any]) -> None:
     for name, entry in metrics["domains"].items():
         test = entry["splits"]["test"]
         change = test["change"]
-        low, high = (100 * (end - 1) for end in change["interval"]) if change else (0.0, 0.0)
+        ends = [f"{100 * (end - 1):+.1f}" for end in change["interval"] or ()] if change else []
         rows.append(
             [
                 name,
                 entry["role"],
                 _perplexity(test["before"]),
                 _perplexity(test),
-                f"{100 * (change['ratio'] - 1):+.1f} % [{low:+.1f}, {high:+.1f}]" if change else "-",
+                f"{100 * (change['ratio'] - 1):+.1f} %" + (f" [{', '.join(ends)}]" if ends else "") if change else "-",
                 f"{test['tokens']:,}",
                 str(test["n"]),
             ]

@@ -10,27 +10,44 @@ from injerto.domains.folders import is_image_name
 
 
 def expand(inputs: Sequence[str], modality: str) -> list[str]:
-    """The inputs one by one; empty lines of standard input are left out.
+    """The inputs one by one; empty lines at the end of standard input are left out.
 
     Args:
         inputs: As given; ``-`` stands for the lines of standard input.
         modality: ``image`` or ``text``.
 
     Raises:
-        InjertoError: Where a path holds no image, or an input is empty, or none is given.
+        InjertoError: Where a path holds no image, or an input is empty or not UTF-8, or none is given.
     """
     lines: list[str] = []
     for place, item in enumerate(inputs, 1):
         if not item.strip():
             raise InjertoError(f"input {place} is empty; leave it out")
-        lines += [line.rstrip("\r\n") for line in sys.stdin] if item == "-" else [item]
-    lines = [line for line in lines if line.strip()]
+        lines += _standard_input() if item == "-" else [item]
     if modality == "image":
         lines = [path for line in lines for path in _images(line)]
     else:
         _refuse_files(inputs)
     if not lines:
         raise InjertoError("nothing to predict on: no input given")
+    return lines
+
+
+def _standard_input() -> list[str]:
+    """Its lines; as many answers as lines, so one that is empty is told, not left out."""
+    lines: list[str] = []
+    for number, line in enumerate(sys.stdin.buffer.read().splitlines(), 1):
+        try:
+            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise InjertoError(
+                f"line {number} of standard input is not UTF-8 (byte 0x{line[error.start]:02x}); save it as UTF-8"
+            ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            raise InjertoError(f"line {number} of standard input is empty; leave it out")
     return lines
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import PIL
 from PIL import Image
@@ -10,12 +11,22 @@ from PIL import Image
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import cache_root, sha256, write_text
 from injerto.basics.progress import note, progress, warn
-from injerto.domains.domain import Domain, Domains, Problem
+from injerto.domains.domain import Domain, Domains, ImageInput, Problem
 from injerto.domains.images import decode, reason
 from injerto.domains.rows import threads
 
 LISTED = 20
 CHUNK = 64
+
+
+def are_numbers(classes: int, labelled: int) -> bool:
+    """Whether labels are hardly classes: many, and most there once.
+
+    Args:
+        classes: How many different ones.
+        labelled: Examples that have one.
+    """
+    return classes > 20 and 2 * classes > labelled
 
 
 def check_domains(domains: Domains, skip_bad: bool) -> Domains:
@@ -56,6 +67,35 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     return Domains(domains, domains.modality, domains.name, problems)
 
 
+def readable(paths: Sequence[str]) -> list[str]:
+    """Those of some pictures that can be decoded; of the others it is told why not.
+
+    Args:
+        paths: Files of pictures.
+
+    Raises:
+        InjertoError: Where none can.
+    """
+    with ThreadPoolExecutor(threads()) as pool:
+        why = list(pool.map(_why_bad, map(Path, paths)))
+    bad = [f"{path}: {words}" for path, words in zip(paths, why, strict=True) if words]
+    for line in bad[:LISTED]:
+        warn(line)
+    if len(bad) == len(paths):
+        raise InjertoError(f"none of {len(paths)} images can be read, first: {bad[0]}")
+    if bad:
+        note(f"{len(bad)} of {len(paths)} images cannot be read and are left out (--skip-bad)")
+    return [path for path, words in zip(paths, why, strict=True) if not words]
+
+
+def _why_bad(item: ImageInput) -> str | None:
+    try:
+        decode(item, (8, 8))
+    except Exception as error:  # a picture's decoder may raise anything
+        return reason(error)
+    return None
+
+
 def _undecodable(domains: Domains) -> dict[str, dict[int, str]]:
     """Position and reason of every picture that cannot be decoded, per domain."""
 
@@ -64,10 +104,8 @@ def _undecodable(domains: Domains) -> dict[str, dict[int, str]]:
         for index in task[1]:
             item = task[0].inputs[index]
             assert not isinstance(item, str)  # the modality is image
-            try:
-                decode(item, (8, 8))
-            except Exception as error:  # a picture's decoder may raise anything
-                bad[index] = reason(error)
+            if why := _why_bad(item):
+                bad[index] = why
         return bad
 
     result: dict[str, dict[int, str]] = {name: {} for name in domains}

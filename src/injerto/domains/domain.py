@@ -136,6 +136,10 @@ class Domains(Mapping[str, Domain]):
             InjertoError: Where there is none; it names those that are there.
         """
         if name not in self._domains:
+            if list(self._domains) == [self.name]:
+                raise InjertoError(
+                    f"{self.name} has no domain '{name}': all of it is one; --domain names a table's column of them"
+                )
             raise InjertoError(f"{self.name} has no domain '{name}'; {suggest(name, list(self._domains))}")
         return self._domains[name]
 

@@ -8,6 +8,7 @@ from typing import Any
 from injerto.basics.errors import InjertoError, first_line
 from injerto.domains.columns import SIDES, ColumnNames, rows_from_columns
 from injerto.domains.rows import Rows
+from injerto.domains.tables import refuse_twice
 
 _MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
 _SPLIT = "__given_split__"
@@ -96,6 +97,7 @@ def read_frame(frame: Any, names: ColumnNames) -> Rows:
     Raises:
         InjertoError: As :func:`injerto.domains.columns.rows_from_columns`.
     """
+    refuse_twice(frame.columns, "the table")
     columns = {str(column): frame[column].tolist() for column in frame.columns}
     return rows_from_columns(columns, "table", names, base=Path.cwd())
 

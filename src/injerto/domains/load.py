@@ -93,6 +93,21 @@ def load_domains(
     return build_domains(rows)
 
 
+def check_reading(reading: Mapping[str, Any]) -> None:
+    """Refuse keywords that :func:`load_domains` does not know, in words.
+
+    Args:
+        reading: What was given beside the caller's own arguments.
+
+    Raises:
+        InjertoError: For a name that is none of them.
+    """
+    known = ("input", "label", "domain", "group", "split_column", "split_file")
+    for name in reading:
+        if name not in known:
+            raise InjertoError(f"unknown setting '{name}'; {suggest(name, list(known))}")
+
+
 def _read(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
     """Read whatever ``data`` is; with ``optional`` only the input column must be there."""
     if not isinstance(data, (str, PathLike)):

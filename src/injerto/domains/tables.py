@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,23 @@ def read_table(path: Path) -> tuple[dict[str, list[Any]], int]:
     return columns, first
 
 
+def refuse_twice(headings: Iterable[Any], where: str) -> None:
+    """Two columns of one name: which is meant cannot be told.
+
+    Args:
+        headings: Of all columns; empty ones may be many.
+        where: What the message calls the table.
+
+    Raises:
+        InjertoError: Where a name comes again.
+    """
+    seen: set[str] = set()
+    for name in (str(heading).strip() for heading in headings):
+        if name and name in seen:
+            raise InjertoError(f"{where} has two columns '{name}'; rename one")
+        seen.add(name)
+
+
 def _parts(path: Path) -> tuple[str, str]:
     """Stem and kind, with the compression taken off."""
     inner = Path(path.stem) if path.suffix.lower() in COMPRESSIONS else Path(path.name)
@@ -85,17 +103,20 @@ def _text(path: Path, data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InjertoError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
+            f"{path}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8 "
+            "(a spreadsheet calls it 'CSV UTF-8')"
         ) from error
 
 
 def _separator(text: str) -> str:
-    """What stands between cells: a semicolon (as Spanish or German spreadsheets save) or a comma.
+    """What stands between cells: a semicolon (as Spanish or German spreadsheets save), a tab or a comma.
 
     A heading may hold both (``Preis, EUR``): then the one counts of which every line of the first has as many as it.
     """
     lines = [line for line in text.split("\n", 21)[:20] if line.strip()]
     heading = lines[0] if lines else ""
+    if "\t" in heading and not set(",;") & set(heading):
+        return "\t"
     if ";" not in heading or "," not in heading:
         return ";" if ";" in heading else ","
     fits = {mark: sum(line.count(mark) == heading.count(mark) for line in lines) for mark in ",;"}
@@ -105,13 +126,17 @@ def _separator(text: str) -> str:
 def _separated(path: Path, text: str, separator: str) -> dict[str, list[Any]]:
     import pandas as pd
 
+    if not text.strip():
+        return {}
     try:
+        refuse_twice(next(csv.reader(io.StringIO(text), delimiter=separator)), str(path))
         frame = pd.read_csv(
             io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, na_filter=False, index_col=False
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ").splitlines()[0]
-        raise InjertoError(f"{path} cannot be read as a table ({reason}); mend that line or its quotes") from error
+        mend = "mend that line or its quotes; cells are parted by commas, semicolons or tabs"
+        raise InjertoError(f"{path} cannot be read as a table ({reason}); {mend}") from error
     return {str(column): frame[column].tolist() for column in frame.columns}
 
 

@@ -1,7 +1,7 @@
 """How far apart domains are, before anything is trained: a number with its uncertainty, plain causes, a verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from os import PathLike
 from typing import Any
@@ -12,12 +12,13 @@ from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
-from injerto.basics.progress import note, progress
+from injerto.basics.progress import note, progress, warn
 from injerto.compute.embedding import embed_parts, open_backbone
 from injerto.compute.plan import make_plan
+from injerto.domains.check import are_numbers
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in, paths_elsewhere
-from injerto.domains.load import load_domains
+from injerto.domains.load import check_reading, load_domains
 from injerto.evaluation.causes import Vocabulary, differences, look_at
 from injerto.evaluation.metrics import mean_recall
 from injerto.evaluation.verdict import judge_all, judge_pair
@@ -97,6 +98,7 @@ def measure_gap(
         >>> gap = injerto.measure_gap("emoji-styles")  # doctest: +SKIP
         >>> print(gap.content["verdict"])  # doctest: +SKIP
     """
+    check_reading(reading)
     items = [on] if isinstance(on, str) else list(on)
     elsewhere = paths_elsewhere(items, "--on")
     domains = load_domains(data, **reading, extra=elsewhere)
@@ -110,6 +112,11 @@ def measure_gap(
             "pictures is read as DOMAIN/CLASS/PICTURE, a table by --domain; --on NAME=PATH adds a domain from elsewhere"
         )
     domains = Domains(chosen, domains.modality, domains.name, domains.problems).check(skip_bad)
+    labels = [label for domain in domains.values() for label in domain.labels if label is not None]
+    if are_numbers(len(set(labels)), len(labels)):
+        warn(f"{len(set(labels))} classes for {len(labels)} labelled examples: these are no classes; they are left out")
+        blank = {name: replace(domain, labels=(None,) * len(domain)) for name, domain in domains.items()}
+        domains = Domains(blank, domains.modality, domains.name, domains.problems)
     if backbone is None or isinstance(backbone, str | PathLike):
         network = open_backbone(str(backbone or BACKBONES[domains.modality]), data, image_size, max_length)
     else:
@@ -168,7 +175,13 @@ def _content(domains: Domains, embeddings: Mapping[str, np.ndarray], seed: int, 
 
 def _distances(a: Domain, b: Domain, x: np.ndarray, y: np.ndarray, seed: int, draws: int) -> dict[str, Any]:
     groups = (np.asarray(a.groups), np.asarray(b.groups))
-    test = two_sample_test(x, y, groups=groups, draws=draws, seed=seed)
+    test = tested = two_sample_test(x, y, groups=groups, draws=draws, seed=seed)
+    both = set(a.contents) & set(b.contents)
+    if both:  # what both hold says nothing of a difference, and may hide it: the hypothesis is tested on the rest
+        note(f"{a.name} and {b.name}: {len(both)} examples are in both")
+        keep, other = _without(a, both), _without(b, both)
+        rest = (groups[0][keep], groups[1][other])
+        tested = two_sample_test(x[keep], y[other], groups=rest, draws=draws, seed=seed)
     apart, frechet = a_distance(x, y, groups=groups, seed=seed), frechet_distance(x, y)
     return {
         "n": [len(a), len(b)],
@@ -177,8 +190,9 @@ def _distances(a: Domain, b: Domain, x: np.ndarray, y: np.ndarray, seed: int, dr
         "mmd2_high": test.high,
         "mmd2_estimator": test.estimator,
         "mmd2_error": test.error,
-        "p_value": test.p_value,
-        "paired": test.paired,
+        "p_value": tested.p_value,
+        "paired": tested.paired,
+        "in_both": len(both),
         "effect": float(np.clip(test.effect, -LARGEST, LARGEST)),
         "a_distance": apart.value,
         "a_distance_low": apart.low,
@@ -186,6 +200,12 @@ def _distances(a: Domain, b: Domain, x: np.ndarray, y: np.ndarray, seed: int, dr
         "frechet": frechet.distance,
         "frechet_relative": frechet.relative,
     }
+
+
+def _without(domain: Domain, both: set[str]) -> np.ndarray:
+    """Rows that another domain does not hold; all where too few would be left."""
+    rows = np.asarray([row for row, content in enumerate(domain.contents) if content not in both], dtype=np.int64)
+    return rows if len({domain.groups[row] for row in rows}) >= LEAST else np.arange(len(domain))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,15 @@ from typing import Any
 
 from injerto.adapters.card import load_card
 from injerto.adapters.load import adapter_folder
+from injerto.alignment.base import alignments
+from injerto.backbones.load import GROUP as BACKBONES
 from injerto.backbones.load import load_backbone
 from injerto.backbones.packaged import PACKAGED
+from injerto.basics.plugins import plugins
 from injerto.compute.machine import machine
 from injerto.compute.plan import make_plan
+from injerto.evaluation.run import Run
+from injerto.recipe.grammar import GROUP, TUNINGS
 from injerto.recipe.recipe import load_recipe
 
 
@@ -19,14 +24,25 @@ def describe(subject: str | None) -> dict[str, Any]:
         subject: A backbone's name or folder, a run's folder, or None for this machine.
     """
     if subject is None:
-        return {"machine": str(machine()), "packaged_backbones": [f"packaged:{name}" for name in PACKAGED]}
+        return {
+            "machine": str(machine()),
+            "packaged_backbones": [f"packaged:{name}" for name in PACKAGED],
+            "other_backbones": ["timm:NAME", "hf:NAME", *(f"{kind}:NAME" for kind in plugins(BACKBONES))],
+            "tunings": [*TUNINGS, *plugins(GROUP)],
+            "alignments": alignments(),
+        }
     path = Path(subject)
+    unfinished = {"state": "not finished; go on with --resume"}
     if path.is_dir() and any((folder / "adapter_card.json").exists() for folder in (path, path / "adapter")):
-        return {"run": str(path), **load_card(adapter_folder(path)), "machine": str(machine())}
+        card = load_card(adapter_folder(path))
+        state = {}
+        if (path / "recipe.yaml").exists():
+            state = {} if (path / "metrics.json").exists() else unfinished
+            _ = Run(path).metrics if not state else None  # told where it is damaged
+        return {"run": str(path), **state, **card, "machine": str(machine())}
     if (path / "recipe.yaml").exists():
         recipe = load_recipe(path / "recipe.yaml")
-        state = "not finished; go on with --resume"
-        return {"run": str(path), "state": state, **{k: v for k, v in recipe.items() if v not in (None, [], "")}}
+        return {"run": str(path), **unfinished, **{k: v for k, v in recipe.items() if v not in (None, [], "")}}
     backbone = load_backbone(subject)
     plan = make_plan(backbone)
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}

@@ -90,14 +90,14 @@ def perplexity(nats: np.ndarray, tokens: np.ndarray, groups: Sequence[str]) -> d
     Args:
         nats: Summed negative log-likelihood of each example (N,).
         tokens: Learned tokens of each example (N,).
-        groups: What is resampled together (N,).
+        groups: What is resampled together (N,); the interval is None where that is one.
     """
     if not tokens.sum():
         return {"perplexity": None, "perplexity_interval": None, "nll": None, "tokens": 0, "n": len(nats)}
     mean, low, high = ratio_interval(nats, tokens, groups)
     return {
         "perplexity": float(np.exp(mean)),
-        "perplexity_interval": [float(np.exp(low)), float(np.exp(high))],
+        "perplexity_interval": [float(np.exp(low)), float(np.exp(high))] if len(set(groups)) > 1 else None,
         "nll": mean,
         "tokens": int(tokens.sum()),
         "n": len(nats),

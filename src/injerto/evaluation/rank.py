@@ -16,7 +16,7 @@ from injerto.basics.progress import note
 from injerto.compute.embedding import embed_parts, open_backbone
 from injerto.compute.plan import make_plan
 from injerto.domains.domain import Domain, Domains
-from injerto.domains.load import load_domains
+from injerto.domains.load import check_reading, load_domains
 from injerto.evaluation.run import Run
 from injerto.evaluation.transferability import score_all
 from injerto.tasks.classification import encode
@@ -75,6 +75,7 @@ def rank_backbones(
     names = [str(name) for name in ([backbones] if isinstance(backbones, str | PathLike) else backbones)]
     if len(set(names)) < len(names):
         raise InjertoError("--backbones names a model twice; name each once")
+    check_reading(reading)
     domains = load_domains(data, **reading)
     for name in filter(_is_run, names):
         domains = _unlearned(domains, Run(name))

@@ -111,9 +111,12 @@ def judge_all(
         listed = ", ".join(f"'{pair['a']}' and '{pair['b']}'" for pair in far[:MOST])
         listed += f" and {len(far) - MOST} pairs more" if len(far) > MOST else ""
         verdict = f"'{odd}' is far from all others, which are closer to each other" if odd else f"far apart: {listed}"
+    advice = _advice(pairs, domains, data, given, modality)
+    if not advice:
+        verdict += "; nothing can be trained on them yet: none has labels of two classes"
     if few:
         verdict += f" ({', '.join(few)} not measured: too few examples)"
-    return {"verdict": verdict, "advice": _advice(pairs, domains, data, given, modality)}
+    return {"verdict": verdict, "advice": advice}
 
 
 def _odd_one_out(pairs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -137,8 +140,11 @@ def _advice(
     worst = max(pairs, key=lambda pair: pair["mmd2"])
     source, target = worst["a"], worst["b"]
     learnable = [name for name, about in domains.items() if about["classes"] > 1 and not about.get("path")]
+    lost = _lost(worst)
     more = domains[target]["labelled"] > domains[source]["labelled"]
-    if (target in learnable and more) or source not in learnable:
+    if lost and {source, target} <= set(learnable):
+        source, target = lost["from"], lost["to"]  # the way of which the verdict speaks
+    elif (target in learnable and more) or source not in learnable:
         source, target = target, source
     if source not in learnable:
         return []
@@ -155,16 +161,18 @@ def _advice(
     lora = {**pair, "tuning": "lora:last:2"}
     alignment, reason = choose_alignment(worst, modality)
     found = []
-    lost = _lost(worst)
-    if worst["level"] == "far" or (lost and lost["home"] - lost["away"] > LOST):
+    pull = worst["level"] == "far" or bool(lost and lost["home"] - lost["away"] > LOST)
+    if pull:
         found.append(entry(f"{reason} (the farthest pair)", **lora, alignment=alignment))
         found.append(entry("plain training: what any alignment must beat", **lora, alignment="none"))
     else:
         found.append(entry("close domains: plain training usually carries over; measure it first", **pair))
+        found.append(entry(f"{reason}, where plain training does not carry over", **lora, alignment=alignment))
     looks = {cause["what"] for cause in worst["causes"] if cause["large"]}
     if looks & {"brightness", "contrast", "colour"}:
         why = "brightness, contrast or colour differ: train on pictures in which they vary"
-        found.append(entry(why, **lora, alignment=alignment, augment="standard"))
+        aligned = {**lora, "alignment": alignment} if pull else pair
+        found.append(entry(why, **aligned, augment="standard"))
     if others := [name for name in learnable if name not in (source, target)]:
         why = "more labelled domains make a model that depends less on one"
         found.append(entry(why, **{**pair, "source": [source, *others]}))

@@ -120,7 +120,7 @@ def check_name(name: str, what: str, taken: Collection[str]) -> None:
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise InjertoError(
-            f"'{name}' cannot be the name of a {what}: use small letters, digits and '-', a letter first"
+            f"'{name}' cannot be the name of your {what}: use small letters, digits and '-', a letter first"
         )
     if name in taken:
         raise InjertoError(f"{what} '{name}' comes with Injerto; choose another name for yours")

@@ -24,7 +24,7 @@ def check_page(path: Path, flag: str = "--report") -> None:
         raise InjertoError(f"{flag} {path} is a folder; name a file, such as {path / 'report.html'}")
     if path.suffix.lower() not in (".html", ".htm"):
         raise InjertoError(f"{flag} {path} is to be a page for a browser; give it a name that ends in .html")
-    check_writable(path.parent)
+    check_writable(path.parent, flag)
 
 
 def write_page(template: str, content: Mapping[str, Any], path: Path) -> Path:

@@ -140,7 +140,10 @@ def _item(one: Any) -> dict[str, str]:
     if isinstance(one, str):
         return {"text": one}
     if isinstance(one, Path):
-        one = one.read_bytes()
+        try:
+            one = one.read_bytes()
+        except OSError as error:
+            raise InjertoError(f"cannot read {one}: {error.strerror or error}") from error
     if isinstance(one, Image.Image):
         stream = io.BytesIO()
         one.save(stream, "PNG")

@@ -185,6 +185,8 @@ def questions_of(ask: Ask, uploaded: Sequence[bytes], desk: Desk, limits: Limits
             raise Bad(422, f"items.{place}: '{names[0]}' takes {takes}")
         content = item.text if kind == "text" else picture if picture is not None else _decoded(item.image, place)
         if isinstance(content, str):
+            if not content.strip():
+                raise Bad(422, f"items.{place}: the text is empty")
             if len(content) > limits.characters:
                 raise Bad(413, f"items.{place}: {len(content)} characters; up to {limits.characters} are read")
             found.append([Question(content, name, item.strength) for name in names])

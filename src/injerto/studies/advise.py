@@ -20,7 +20,7 @@ from injerto.basics.progress import quiet
 from injerto.compute.embedding import open_backbone
 from injerto.domains.domain import Domains
 from injerto.domains.elsewhere import paths_elsewhere
-from injerto.domains.load import load_domains
+from injerto.domains.load import check_reading, load_domains
 from injerto.evaluation.gap import measure_gap
 from injerto.evaluation.verdict import choose_alignment
 from injerto.recipe.command import fit_command
@@ -83,6 +83,7 @@ def advise(
         >>> print(found["recipes"][0]["command"])  # doctest: +SKIP
     """
     shown = str(data) if isinstance(data, str | PathLike) else "DATA"
+    check_reading(reading)
     recipe = make_recipe(data=shown, source=source, target=target)
     roles = {"source": list(recipe.source), "target": list(recipe.target)}
     if minutes <= 0:

@@ -163,7 +163,7 @@ def warn_about(
             )
     unlearned = seen.get("loss/labelled", 0.0) > HALF * math.log(classes)
     if unlearned or best - last > FALL:
-        _warn_of_drowning(seen, terms, watch)
+        _warn_of_drowning(seen, terms, watch, "they are not learned" if unlearned else "accuracy on source val fell")
     if best - last > FALL:
         watch.say(
             "negative transfer",
@@ -195,16 +195,17 @@ def warn_of_frequencies(block: dict[str, Any], matching: Sequence[str], watch: W
             )
 
 
-def _warn_of_drowning(seen: Mapping[str, float], terms: Mapping[str, float], watch: Watch) -> None:
+def _warn_of_drowning(seen: Mapping[str, float], terms: Mapping[str, float], watch: Watch, trouble: str) -> None:
     """Name the terms whose gradient at the embedding leaves the labelled loss no say."""
     own = seen.get("gradient/labelled", 0.0)
     for name, weight in terms.items():
         pull = seen.get(f"gradient/{name}", 0.0)
         if pull > DROWNED * own > 0:
+            less = weight / 10 ** math.floor(math.log10(pull / own))
             watch.say(
                 f"drowned by {name}",
-                f"{name} pulls {pull / own:.0f} times as hard at the embedding as the labels do, and they are not "
-                f"learned: lower its weight ({name}:{weight / 10:g})",
+                f"{name} pulls {pull / own:.0f} times as hard at the embedding as the labels do, and {trouble}: lower "
+                f"its weight ({name}:{less:g})",
             )
 
 

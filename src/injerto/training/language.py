@@ -317,7 +317,8 @@ class LanguageFit:
         change = None
         if after[1].sum():
             mean, low, high = ratio_interval(after[0] - before[0], after[1], part.groups)
-            change = {"ratio": float(np.exp(mean)), "interval": [float(np.exp(low)), float(np.exp(high))]}
+            interval = [float(np.exp(low)), float(np.exp(high))] if len(set(part.groups)) > 1 else None
+            change = {"ratio": float(np.exp(mean)), "interval": interval}
         return {"role": role, "splits": {"test": found["after"] | {"before": found["before"], "change": change}}}
 
     def _samples(self) -> list[tuple[str, str, list[int]]]:

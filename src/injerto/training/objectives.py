@@ -153,8 +153,9 @@ class Classification(Objective):
         for name, value in {"labelled": loss, **values}.items():
             if name in given:
                 self.seen[f"loss/{name}"] = float(value.detach())
-                for what, number in self._terms()[name].health(given[name]).items():
-                    self.seen[f"{name}/{what}"] = number
+                with torch.no_grad():
+                    health = self._terms()[name].health(given[name])
+                self.seen |= {f"{name}/{what}": number for what, number in health.items()}
             if at and value.requires_grad:
                 gradients = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
                 square = sum(float(g.square().sum()) for g in gradients if g is not None)

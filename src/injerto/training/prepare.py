@@ -3,7 +3,7 @@
 import copy
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
 from injerto.compute.features import cache_limit
 from injerto.compute.plan import ComputePlan, make_plan
+from injerto.domains.check import are_numbers
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
 from injerto.domains.load import load_domains
@@ -251,7 +252,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
 def _check_measurable(prepared: Prepared, labelled: int) -> None:
     """Refuse labels that are no classes, and say where nothing will be measured."""
     count = len(prepared.classes)
-    if count > 20 and 2 * count > labelled:
+    if are_numbers(count, labelled):
         raise InjertoError(
             f"{count} classes for {labelled} labelled examples: most are there once; is this the right --label, and a "
             "class, not a number?"
@@ -363,11 +364,16 @@ def _announce(prepared: Prepared) -> None:
         role = role_of(name, prepared.sources, prepared.targets)
         unmeasured = "" if sides["test"] or role != "unseen" else ": nothing of it will be measured"
         note(f"data: {name} ({role}): {counts}{extra}{unmeasured}")
-    names = ", ".join(prepared.classes[:SHOWN]) + (", ..." if len(prepared.classes) > SHOWN else "")
+    names = ", ".join(f"'{name}'" if "," in name else name for name in prepared.classes[:SHOWN])
+    names += ", ..." if len(prepared.classes) > SHOWN else ""
     note(f"data: {len(prepared.classes)} classes: {names}")
     for called in prepared.classes:
         if called.strip("_").lower() in NO_LABEL:
             warn(f"'{called}' is taken for a class; where there is none leave it empty (pictures: a folder _unlabeled)")
+    for what, names_of in (("classes", prepared.classes), ("domains", prepared.domains)):
+        alike = [sorted(same) for same in _alike(names_of) if len(same) > 1]
+        if alike:
+            warn(f"{what} that differ only in capitals are taken for different ones: {' and '.join(alike[0])}")
     given: dict[str, set[str]] = {}
     for name in prepared.sources:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):
@@ -379,13 +385,21 @@ def _announce(prepared: Prepared) -> None:
             note(f"data: {same} inputs of target '{name}' are in a source too; its numbers say little about transfer")
     torn = [sorted(labels) for labels in given.values() if len(labels) > 1]
     if torn:
-        warn(f"{len(torn)} inputs are there several times with different labels (one as {' and '.join(torn[0])})")
+        warn(f"inputs that are there with different labels: {len(torn)} (the first as {' and '.join(torn[0])})")
     for side in ("val", "test"):
         present = {label for part in prepared.parts(side).values() for label in part.labels}
         absent = [label for label in prepared.classes if label not in present]
         if present and absent:
             shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             note(f"data: no source has a {side} example of {len(absent)} of {len(prepared.classes)} classes ({shown})")
+
+
+def _alike(names: Iterable[str]) -> Iterable[set[str]]:
+    """Names that differ only in capitals, together."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        found.setdefault(name.casefold(), set()).add(name)
+    return found.values()
 
 
 def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> str:
