@@ -26,6 +26,7 @@ from measure import QUICK, interleave, row, save
 from safetensors.torch import load_file, save_file
 
 import injerto
+from injerto.adapters.card import load_card, save_card
 from injerto.bank.bank import AdapterBank
 from injerto.bank.trunk import Row
 from injerto.compute.machine import machine
@@ -55,6 +56,7 @@ def adapters(folder: Path, count: int) -> list[Path]:
         path = place / "adapter_model.safetensors"
         tensors = {name: 0.05 * torch.randn(t.shape, generator=generator) for name, t in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
+        save_card(place, load_card(place))  # with the new file's checksum
         found.append(place)
     return found
 

@@ -113,19 +113,19 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Lowered(nn.Module):
-    """Convolutions, a bare parameter, a norm, and a layer called with a keyword."""
+    """Convolutions over pixels, a linear layer, and perhaps a weight outside of all layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, loose: bool = False) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 6, 3, padding=1)
         self.second = nn.Conv2d(6, 6, 3, padding=1, groups=6)
         self.third = nn.Conv2d(6, 8, 3, padding=1)
-        self.shift = nn.Parameter(torch.zeros(8, 1, 1))
+        self.shift = nn.Parameter(torch.zeros(8, 8)) if loose else None
         self.last = nn.Linear(8, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.third(self.second(self.first(x)).relu()) + self.shift
-        return self.last(nn.functional.layer_norm(x.mean((2, 3)), (8,)))
+        x = self.third(self.second(self.first(x)).relu()).mean((2, 3))
+        return self.last(x if self.shift is None else x @ self.shift)
 
 
 def test_the_first_convolutions_are_not_rounded() -> None:
@@ -139,9 +139,9 @@ def test_the_first_convolutions_are_not_rounded() -> None:
     assert torch.equal(network.second.weight, plain.second.weight)  # type: ignore[union-attr]
     assert network(x).dtype == torch.bfloat16
     np.testing.assert_allclose(network(x).detach().float(), plain(x).detach(), atol=0.05)
-    everything = lower(copy.deepcopy(plain), None)
-    assert {value.dtype for value in everything.parameters()} == {torch.bfloat16}
-    assert everything(x).dtype == torch.bfloat16
+    for everything in (lower(copy.deepcopy(plain), None), lower(Lowered(loose=True), x)):
+        assert {value.dtype for value in everything.parameters()} == {torch.bfloat16}
+        assert everything(x).dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(not machine().bf16, reason="no bfloat16 in hardware")

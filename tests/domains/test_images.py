@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from injerto.basics.errors import InjertoError
-from injerto.domains.images import _warn_dark, augment_image, prepare_image, read_image
+from injerto.domains.images import _told, augment_image, prepare_image, read_image
 from injerto.domains.preprocessing import ImagePreprocessing
 
 
@@ -124,7 +124,7 @@ def test_odd_modes_become_rgb(tmp_path: Path) -> None:
 
 
 def test_few_of_sixteen_bits_are_warned_of_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    _warn_dark.cache_clear()
+    _told.clear()
     for name, top in (("full.tif", 60_000), ("small.tif", 200)):
         Image.fromarray(np.full((10, 20), top, dtype=np.uint16)).save(tmp_path / name)
         read_image(tmp_path / name)
@@ -133,7 +133,7 @@ def test_few_of_sixteen_bits_are_warned_of_once(tmp_path: Path, capfd: pytest.Ca
         Image.fromarray(np.full((10, 20), 4095, dtype=np.uint16)).save(tmp_path / "camera.tif")
         read_image(tmp_path / "camera.tif")
     said = capfd.readouterr().err
-    assert said.count("becomes nearly black; rescale it to 8 bits first") == 1
+    assert said.count("becomes nearly black; rescale it to 8 bits first") == 1 and "camera.tif of 16 bits" in said
 
 
 def test_pictures_stand_upright(tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def warn_if_changed(folder: Path, card: dict[str, Any]) -> None:
         card: Its card.
     """
     files = card.get("files")
-    for name in TENSORS if isinstance(files, dict) else ():
+    if not isinstance(files, dict):
+        return
+    for name in TENSORS:
         if name in files and (folder / name).exists() and _digest(folder / name) != files[name]:
             warn(f"{folder / name} is not what was written with {CARD}: it is damaged, or was changed by hand")
 

@@ -195,11 +195,8 @@ class Continuer:
         """
         for positions, length in self._chunks(features):
             batch = self.cut.batch(features, positions, self.plan.device, length)
-            if self._suffix is not None:
-                if isinstance(batch, dict):
-                    batch[HIDDEN] = batch[HIDDEN].to(self.plan.dtype)
-                else:
-                    batch = batch.to(self.plan.dtype)
+            if self._suffix is not None and isinstance(batch, dict):
+                batch[HIDDEN] = batch[HIDDEN].to(self.plan.dtype)
             with torch.inference_mode():
                 yield positions, run_suffix(self._suffix, batch).float().cpu().numpy()
 
@@ -243,7 +240,8 @@ def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None, pixe
         The copy; the network itself where there is nothing to change.
     """
     plain = settled(network.eval())
-    copied = plain if probe is None else fold_batch_norm(plain, probe.to(next(network.parameters()).device))
+    probe = probe if probe is None else probe.to(next(network.parameters()).device)
+    copied = plain if probe is None else fold_batch_norm(plain, probe)
     if plan.precision == "bf16" or plan.channels_last:
         copied = copy.deepcopy(network) if copied is network else copied
     if plan.channels_last:

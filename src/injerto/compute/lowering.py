@@ -21,23 +21,33 @@ def lower(network: nn.Module, probe: torch.Tensor | None) -> nn.Module:
     Args:
         network: In float32, for inference; changed in place. Its modules cast what they are given to the type of
             their own weights from here on.
-        probe: Pixels, (B, 3, H, W); None for what takes no pixels: all of it is cast.
+        probe: Pixels, (B, 3, H, W); None for what takes no pixels: all of it is cast. So it is where weights lie
+            outside of layers, for what meets them cannot be cast on its way.
 
     Returns:
         The network.
     """
-    fine = [] if probe is None else _over_pixels(network, probe)
+    fine = [] if probe is None or _has_loose_weights(network) else _over_pixels(network, probe)
     kept = [copy.deepcopy(module.state_dict()) for module in fine]
     network.to(torch.bfloat16)
     for module, state in zip(fine, kept, strict=True):
-        module.float().load_state_dict(state)  # as it was: what was rounded stays rounded
+        module.float().load_state_dict(state)  # what was rounded would stay so
     for module in network.modules():
-        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if fine and any(tensor.is_floating_point() for tensor in tensors):
+        if fine and _holds_weights(module):
             module.register_forward_pre_hook(_cast(torch.float32 if module in fine else torch.bfloat16))
     if not fine:
         network.register_forward_pre_hook(_cast(torch.bfloat16))
     return network
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    """Whether it has any of its own, not of its parts."""
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(tensor.is_floating_point() for tensor in tensors)
+
+
+def _has_loose_weights(network: nn.Module) -> bool:
+    return any(_holds_weights(module) and any(module.children()) for module in network.modules())
 
 
 def _over_pixels(network: nn.Module, probe: torch.Tensor) -> list[nn.Module]:

@@ -2,7 +2,6 @@
 
 import io
 import math
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,16 +82,23 @@ DARK = 1 << 13
 """A picture of 16 bits that is everywhere below an eighth of their range was taken with fewer, or is nearly black."""
 
 
-@cache
-def _warn_dark() -> None:
+_told: list[str] = []
+"""The dark picture that was named, if one was."""
+
+
+def _warn_dark(name: str) -> None:
     """Once a process: every picture of a camera would say the same."""
-    warn(
-        "a picture of 16 bits uses under an eighth of their range and becomes nearly black; rescale it to 8 bits first"
-    )
+    if not _told:
+        _told.append(name)
+        warn(
+            f"{name or 'a picture'} of 16 bits uses under an eighth of their range and becomes nearly black; rescale "
+            "it to 8 bits first (others like it are not named)"
+        )
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Upright RGB; the picture itself where it is that already."""
+    name = str(getattr(image, "filename", ""))
     try:
         if image.getexif().get(_ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
@@ -103,7 +109,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bit: keep the high byte instead of clipping
         values = np.asarray(image).astype(np.int64)
         if 255 < values.max(initial=0) < DARK:
-            _warn_dark()
+            _warn_dark(name)
         image = Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
