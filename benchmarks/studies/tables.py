@@ -24,7 +24,8 @@ from pages.guides import (
 from pages.lesson import LESSON
 from pages.methods import method_blocks
 from pages.parts import DOCS
-from pages.readme import demo, speed, strategies
+from pages.readme import demo, strategies
+from pages.speed import of_lora, of_tunings, speed
 
 from injerto.basics.files import write_text
 
@@ -58,6 +59,8 @@ def blocks() -> dict[tuple[str, str], str]:
         ("../README.md", "demo"): demo(),
         **method_blocks(),
         ("../README.es.md", "demo"): demo("es"),
+        ("tuning.md", "speed"): of_tunings(),
+        ("lora.md", "lora-speed"): of_lora(),
         ("../README.md", "speed"): speed(),
         ("../README.es.md", "speed"): speed("es"),
         **{("../README.md", name): strategies(name) for name in ("emoji", "sentiment")},
