@@ -438,7 +438,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(refused: Any,
         assert f"cannot listen at 127.0.0.1:{port}" in refused("serve", runs["texts"], "--port", port)
     assert "--threads is 1 or more" in refused("serve", runs["texts"], "--threads", 0)
     assert "--memory is a number of megabytes" in refused("serve", runs["texts"], "--memory", -1)
-    assert "--drifted /proc/x cannot be made" in refused("serve", runs["texts"], "--drifted", "/proc/x")
+    assert "--drifted /proc/x: /proc cannot be written" in refused("serve", runs["texts"], "--drifted", "/proc/x")
 
 
 @pytest.mark.parametrize("shape", [(3, 20_000), (20_000, 3)])
