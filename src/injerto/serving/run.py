@@ -73,10 +73,7 @@ def serve(
         raise InjertoError(f"--memory is a number of megabytes above 0, not {memory:g}")
     if drifted is not None:
         check_writable(Path(drifted), "--drifted")
-        try:
-            Path(drifted).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InjertoError(f"--drifted {drifted} cannot be made: {error.strerror}; name another folder") from None
+        Path(drifted).mkdir(parents=True, exist_ok=True)
     door = _bind(host, port)
     drifts = Drifts(None if drifted is None else Path(drifted), window)
     note(f"loading {len(runs)} adapter{'' if len(runs) == 1 else 's'}")
