@@ -6,12 +6,12 @@ python benchmarks/foundation.py
 import copy
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -199,23 +199,30 @@ def head_row() -> dict[str, Any]:
     return rows
 
 
-def help_row() -> dict[str, Any]:
-    """`injerto --help` against a bare interpreter."""
+def start_rows() -> list[dict[str, Any]]:
+    """`injerto --help` and `import injerto` against a bare interpreter, and the import against PEFT's."""
     tool = Path(sys.executable).with_name("injerto")
-    command = [str(tool)] if tool.exists() else [sys.executable, "-c", "from injerto.cli import main; main()"]
+    command = [str(tool)] if tool.exists() else [sys.executable, "-c", "from injerto.cli.main import main; main()"]
 
     def time_of(arguments: list[str]) -> float:
         start = time.perf_counter()
         subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - start
 
-    pairs = [(time_of([*command, "--help"]), time_of([sys.executable, "-c", "pass"])) for _ in range(12)][1:]
-    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
-    entry = row(
-        "injerto --help", "python -c pass", sys.version.split()[0], ours, theirs, 1.0, "starts/s", True, limit=True
-    )
-    entry["seconds_more"] = round(statistics.median(a - b for a, b in pairs), 3)
-    return entry
+    def python(words: str) -> list[str]:
+        return [sys.executable, "-c", words]
+
+    rows = []
+    for name, ours, peer, theirs in (
+        ("injerto --help", [*command, "--help"], "python -c pass", python("pass")),
+        ("import injerto", python("import injerto"), "python -c pass", python("pass")),
+        ("import injerto", python("import injerto"), "import peft", python("import peft")),
+    ):
+        pairs = [(time_of(ours), time_of(theirs)) for _ in range(12)][1:]
+        number = version("peft") if "peft" in peer else sys.version.split()[0]
+        took = [a for a, _ in pairs], [b for _, b in pairs]
+        rows.append(row(name, peer, number, *took, 1.0, "starts/s", True, limit="pass" in peer))
+    return rows
 
 
 def memory_rows() -> list[dict[str, Any]]:
@@ -253,6 +260,8 @@ if __name__ == "__main__":
         save("foundation.json", [*embedding_rows(), *text_rows()], whole=False)
     elif sys.argv[1:] == ["memory"]:
         save("foundation.json", memory_rows(), whole=False)
+    elif sys.argv[1:] == ["start"]:
+        save("foundation.json", start_rows(), whole=False)
     else:
-        save("foundation.json", [*embedding_rows(), *text_rows(), *head_row(), help_row(), *memory_rows()])
+        save("foundation.json", [*embedding_rows(), *text_rows(), *head_row(), *start_rows(), *memory_rows()])
     print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
