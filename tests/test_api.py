@@ -361,3 +361,20 @@ def test_public_names() -> None:
     assert set(dir(injerto)) >= {"fit", "load", "predict", "evaluate", "load_domains", "info", "InjertoError"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = injerto.nothing
+
+
+def test_wrong_types_are_told_in_words(tmp_path: Path, image_run: Path, pictures: Path) -> None:
+    for call in (
+        lambda: injerto.load(None),  # type: ignore[arg-type]
+        lambda: injerto.report(None),  # type: ignore[arg-type]
+        lambda: injerto.load_peft(None, "packaged:minilm-l6"),  # type: ignore[arg-type]
+        lambda: injerto.fit(pictures, source="day", out=["x"]),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InjertoError, match="a path, not"):
+            call()
+    with pytest.raises(InjertoError, match="a list of two runs or more"):
+        injerto.combine(str(image_run), tmp_path / "sum")
+    with pytest.raises(InjertoError, match="weights: a list of numbers"):
+        injerto.combine([image_run, image_run], tmp_path / "sum", weights="11")  # type: ignore[arg-type]
+    with pytest.raises(InjertoError, match="trials: a whole number, not '2'"):
+        injerto.search(pictures, source="day", trials="2", out=tmp_path / "search")  # type: ignore[arg-type]

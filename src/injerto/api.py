@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_new, check_writable, remove_tree
+from injerto.basics.files import as_path, check_new, check_writable, remove_tree
 from injerto.basics.launcher import started
-from injerto.basics.progress import note
+from injerto.basics.progress import note, warn
 from injerto.domains.load import load_domains
 from injerto.recipe.recipe import Recipe, load_recipe, make_recipe, merge_settings
 
@@ -72,7 +72,7 @@ def fit(
         fields["backbone"] = str(named)
     fields["data"] = str(data) if isinstance(data, str | PathLike) else type(data).__name__
     recipe = make_recipe(**fields)
-    folder = Path(out) if out is not None else _default_folder(recipe)
+    folder = as_path(out, "out") if out is not None else _default_folder(recipe)
     given = str(data) if isinstance(data, PathLike) else data, None if named is not None else backbone
     if started() > 1:
         from injerto.training.together import fit_together
@@ -85,18 +85,27 @@ def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, ove
     _check_folder(folder, resume, overwrite)
     prepared, run_kind, fit_kind = _kinds(recipe, *given)
     from injerto.training.clock import Clock
+    from injerto.training.recorded import changes, save_splits
 
     clock = Clock(prepared.seconds)
     run: Run = run_kind(folder, backbone=given[1])
     if (folder / "recipe.yaml").exists() and not overwrite:
         _check_recipe(folder, prepared.recipe)
+        changed = changes(folder, prepared.domains, prepared.sides)
         if (folder / "metrics.json").exists():
             note(f"{folder} is finished already; nothing to do")
+            if changed:
+                warn(f"its figures are of other data than these: {changed}; --overwrite makes it anew")
             return run
+        if changed:
+            raise InjertoError(
+                f"--resume: {folder} was started on other data: {changed}; bring them back, or use --overwrite"
+            )
     for line in prepared.plan.lines():
         note(line)
     before = _set_aside(folder) if overwrite else None
     prepared.recipe.save(folder / "recipe.yaml")
+    save_splits(folder, prepared.domains, prepared.sides)
     try:
         fit_kind(prepared, folder, clock).run(resume)
     except BaseException:
@@ -132,7 +141,7 @@ def load(
     from injerto.adapters.load import adapter_folder
 
     kind: Any
-    if load_card(adapter_folder(Path(path)))["task"] == "causal-lm":
+    if load_card(adapter_folder(as_path(path)))["task"] == "causal-lm":
         from injerto.evaluation.language import LanguageRun as kind
     else:
         from injerto.evaluation.run import Run as kind

@@ -266,6 +266,13 @@ def test_every_line_of_stdin_gets_an_answer_or_none_does(
     assert said in refused("predict", text_run, "-")
 
 
+def test_empty_lines_can_be_left_out(cli: Cli, text_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", piped("fine\n\ngood\n"))
+    found = cli("predict", text_run, "-", "--skip-bad", "--json", "--threads", 1)
+    assert [one["input"] for one in only_json(found)["predictions"]] == ["fine", "good"]
+    assert "left out: 1, the first is line 2" in found.err
+
+
 @pytest.mark.parametrize("flags", [[], *(pytest.param([flag], marks=pytest.mark.slow) for flag in ("--csv", "--json"))])
 def test_a_reader_that_goes_away(image_run: Path, pictures: Path, flags: list[str]) -> None:
     """As in ``injerto predict ... | head -0``: no error, no traceback."""
@@ -352,6 +359,7 @@ def test_info_on_a_run_that_is_not_finished(cli: Cli, image_run: Path, tmp_path:
     assert "--resume" in only_json(cli("info", tmp_path / "half", "--json"))["state"]
     (tmp_path / "half" / "metrics.json").write_text("{")
     assert "is damaged" in cli("info", tmp_path / "half").err
+    assert only_json(cli("info", image_run, "--json"))["state"] == "finished"
 
 
 def test_info_names_what_there_is(cli: Cli) -> None:

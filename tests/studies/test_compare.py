@@ -56,6 +56,26 @@ def again(pictures: Path, settings: dict[str, Any]) -> Call:
     return call
 
 
+def test_runs_on_other_data_are_not_put_beside_those_that_are_there(
+    pictures: Path, copy: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    data = shutil.copytree(pictures, tmp_path / "other")
+    for file in sorted((data / "day" / "red").iterdir())[:3]:
+        file.unlink()
+    for record in (copy / "runs").glob("*.json"):  # the same name, other content
+        record.write_text(record.read_text().replace(str(pictures), str(data)))
+    for recipe in (copy / "runs").glob("*/recipe.yaml"):
+        recipe.write_text(recipe.read_text().replace(str(pictures), str(data)))
+    grid = {"tuning": ["head", "last:1"], "lr": [1e-2]}
+    with pytest.raises(InjertoError, match="has runs on other data: of .* examples 3 are gone; bring the data back"):
+        injerto.compare(data, grid=grid, seeds=3, out=copy, **settings)
+
+
+def test_what_is_no_number_of_seeds_is_told(pictures: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InjertoError, match="a number or a list of numbers, not 'two'"):
+        injerto.compare(pictures, grid={"lr": [1e-2]}, seeds="two", out=tmp_path, **settings)
+
+
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that fit is asked for."""

@@ -162,6 +162,35 @@ def test_resume_refuses_another_recipe(go: Callable[..., Any], tmp_path: Path) -
         go("cached head", tmp_path / "run", resume=True, seed=1)
 
 
+def test_resume_refuses_other_data(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data = shutil.copytree(pictures, tmp_path / "data")
+    settings = {"source": "day", "backbone": tiny_timm, "tuning": "last:1", "epochs": 2, "augment": "none"} | quick
+
+    def go(**more: Any) -> Any:
+        return injerto.fit(data, out=tmp_path / "run", **settings, **more)
+
+    context = interrupted_after(monkeypatch, 3, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        go()
+    context.__exit__(None, None, None)
+    moved = sorted((data / "day" / "red").iterdir())[:2]
+    for file in moved:
+        file.rename(tmp_path / file.name)
+    with pytest.raises(InjertoError, match="was started on other data: of .* examples 2 are gone; bring them back"):
+        go(resume=True)
+    for file in moved:
+        (tmp_path / file.name).rename(file)
+    go(resume=True)
+    (data / "day" / "red" / "new.png").write_bytes(moved[0].read_bytes() + b" ")
+    capsys.readouterr()
+    go(resume=True)
+    said = capsys.readouterr().err
+    assert "finished already" in said and "its figures are of other data than these" in said and "1 are new" in said
+
+
 def test_resume_refuses_another_plan(go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # as many threads as the machine has cores
     context = interrupted_after(monkeypatch, 5, KeyboardInterrupt)
@@ -471,6 +500,15 @@ def test_recalibrating_a_remainder_of_one_and_pictures_twice(
             **settings,
         )
         assert any("18 examples make rough statistics" in text for text in run.metrics["warnings"])
+
+
+def test_the_targets_statistics_in_frozen_stages_are_warned_of(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = quick | {"steps": 2, "augment": "none", "norm": "recalibrate:target", "target": "night", "source": "day"}
+    for tuning, told in (("head", True), ("last:1", False)):
+        run = injerto.fit(pictures, backbone=tiny_timm, tuning=tuning, out=tmp_path / tuning, **settings)
+        assert any("with a frozen backbone" in text for text in run.metrics["warnings"]) == told
 
 
 def test_equal_pictures_as_objects_can_be_recalibrated_on(

@@ -20,6 +20,7 @@ from injerto.backbones.language import load_language
 from injerto.backbones.load import load_backbone
 from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
+from injerto.basics.files import as_path
 from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.recipe.recipe import load_recipe
@@ -114,7 +115,7 @@ def load_peft(path: str | PathLike[str], backbone: Any) -> Backbone:
     Raises:
         InjertoError: Where a file is missing, damaged or does not fit the backbone.
     """
-    folder = Path(path)
+    folder = as_path(path)
     if not isinstance(backbone, str | PathLike | nn.Module):
         raise InjertoError(f"backbone: a name, folder, network or backbone, not {type(backbone).__name__}")
     if not (folder / CONFIG).exists():
@@ -183,6 +184,11 @@ def _spec(path: Path, card: dict[str, Any], backbone: Any) -> Any:
     spec = copy.deepcopy(backbone) if backbone is not None else spec  # the user's own stays as it is
     if not spec or (isinstance(spec, str) and spec.startswith("module:")):
         raise InjertoError(f"{path} needs its base model {card['base']['name']}; pass it with --backbone (backbone=)")
+    if isinstance(spec, str) and spec.startswith("peft:"):
+        raise InjertoError(
+            f"{path} was made on a base with an adapter of PEFT's, {spec}: open it in Python, injerto.load(RUN, "
+            "backbone=injerto.load_peft(FOLDER, BASE))"
+        )
     if backbone is None and isinstance(spec, str) and ":" not in spec and not Path(spec).exists():
         raise InjertoError(f"{path}: its base model was at {spec}, where nothing is now; say where with --backbone")
     return spec

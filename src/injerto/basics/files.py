@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from injerto.basics.errors import InjertoError
 
@@ -95,6 +96,21 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
     writer.writerows(rows)
     write_text(path, text.getvalue())
     return text.getvalue()
+
+
+def as_path(value: Any, name: str = "path") -> Path:
+    """A path as a user gave it in Python.
+
+    Args:
+        value: A text or a path.
+        name: Of the argument, for the message.
+
+    Raises:
+        InjertoError: Where it is something else.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InjertoError(f"{name}: a path, not {type(value).__name__}")
+    return Path(value)
 
 
 def cache_root() -> Path:

@@ -238,7 +238,7 @@ def predict(
     tokens: Annotated[int | None, _option("A language model's new tokens, at most; 64 where not given.")] = None,
     temperature: Annotated[float | None, _option("0 for a language model's likeliest words; higher is freer.")] = None,
     seed: Annotated[int | None, _option("Seed of what is drawn at a temperature.")] = None,
-    skip_bad: Annotated[bool, _option("Leave out pictures that cannot be read.", "--skip-bad")] = False,
+    skip_bad: Annotated[bool, _option("Leave out empty lines and unreadable pictures.", "--skip-bad")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -253,7 +253,7 @@ def predict(
     speaks = opened.card["task"] == "causal-lm"
     if drawing and not speaks:
         raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
-    items = expand(inputs, opened.model.backbone.modality)
+    items = expand(inputs, opened.model.backbone.modality, skip_bad)
     if skip_bad and opened.model.backbone.modality == "image":
         items = readable(items)
     if speaks:

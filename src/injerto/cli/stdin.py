@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.progress import note
 from injerto.domains.folders import is_image_name
 
 
-def expand(inputs: Sequence[str], modality: str) -> list[str]:
+def expand(inputs: Sequence[str], modality: str, skip_bad: bool = False) -> list[str]:
     """The inputs one by one; empty lines at the end of standard input are left out.
 
     Args:
         inputs: As given; ``-`` stands for the lines of standard input.
         modality: ``image`` or ``text``.
+        skip_bad: Leave out empty lines of standard input, with a note.
 
     Raises:
         InjertoError: Where a path holds no image, or an input is empty or not UTF-8, or none is given.
@@ -23,7 +25,7 @@ def expand(inputs: Sequence[str], modality: str) -> list[str]:
     for place, item in enumerate(inputs, 1):
         if not item.strip():
             raise InjertoError(f"input {place} is empty; leave it out")
-        lines += _standard_input() if item == "-" else [item]
+        lines += _standard_input(skip_bad) if item == "-" else [item]
     if modality == "image":
         lines = [path for line in lines for path in _images(line)]
     else:
@@ -33,7 +35,7 @@ def expand(inputs: Sequence[str], modality: str) -> list[str]:
     return lines
 
 
-def _standard_input() -> list[str]:
+def _standard_input(skip_bad: bool) -> list[str]:
     """Its lines; as many answers as lines, so one that is empty is told, not left out."""
     lines: list[str] = []
     for number, line in enumerate(sys.stdin.buffer.read().splitlines(), 1):
@@ -45,10 +47,12 @@ def _standard_input() -> list[str]:
             ) from error
     while lines and not lines[-1].strip():
         lines.pop()
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            raise InjertoError(f"line {number} of standard input is empty; leave it out")
-    return lines
+    empty = [number for number, text in enumerate(lines, 1) if not text.strip()]
+    if empty and not skip_bad:
+        raise InjertoError(f"line {empty[0]} of standard input is empty; leave it out, or add --skip-bad")
+    if empty:
+        note(f"empty lines of standard input are left out: {len(empty)}, the first is line {empty[0]} (--skip-bad)")
+    return [text for text in lines if text.strip()]
 
 
 def _refuse_files(items: Sequence[str]) -> None:

@@ -35,10 +35,12 @@ def describe(subject: str | None) -> dict[str, Any]:
     unfinished = {"state": "not finished; go on with --resume"}
     if path.is_dir() and any((folder / "adapter_card.json").exists() for folder in (path, path / "adapter")):
         card = load_card(adapter_folder(path))
-        state = {}
+        state: dict[str, str] = {}
         if (path / "recipe.yaml").exists():
-            state = {} if (path / "metrics.json").exists() else unfinished
-            _ = Run(path).metrics if not state else None  # told where it is damaged
+            state = unfinished
+            if (path / "metrics.json").exists():
+                _ = Run(path).metrics  # told where it is damaged
+                state = {"state": "finished"}
         return {"run": str(path), **state, **card, "machine": str(machine())}
     if (path / "recipe.yaml").exists():
         recipe = load_recipe(path / "recipe.yaml")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.files import as_path
 from injerto.basics.progress import note, quiet, warn
 from injerto.domains.domain import Domain, Domains
 from injerto.recipe.command import fit_command
@@ -49,7 +50,7 @@ def report(
     """
     if seed < 0:
         raise InjertoError("--seed must be 0 or more")
-    folder = Path(path)
+    folder = as_path(path)
     content = _content(folder)
     page = Path(out) if out is not None else folder / NAME
     check_page(page, "--out")

@@ -16,7 +16,7 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_new, remove_tree, write_text
 from injerto.basics.progress import note
 from injerto.evaluation.run import Run
-from injerto.training.prepare import save_rows
+from injerto.training.recorded import save_rows
 
 SAME = ("task", "labels", "base", "preprocessing", "head", "neck", "responses")
 """What the cards of combined adapters must agree in."""
@@ -46,8 +46,10 @@ def combine(
     """
     folder = Path(out)
     check_new(folder)
-    if len(runs) < 2:
-        raise InjertoError("a sum needs two runs or more")
+    if isinstance(runs, str | PathLike) or len(runs) < 2:
+        raise InjertoError("a sum needs a list of two runs or more")
+    if isinstance(weights, str):
+        raise InjertoError(f"weights: a list of numbers, one for each run, not the text '{weights}'")
     shares = [1 / len(runs)] * len(runs) if weights is None else [float(weight) for weight in weights]
     if len(shares) != len(runs):
         raise InjertoError(f"{len(runs)} runs need as many weights, not {len(shares)}")

@@ -131,7 +131,7 @@ def _compare(
     from injerto.compute.machine import installed_versions, machine
 
     if missing:
-        _check_needs(missing)
+        _check_needs(missing, [one for one in order if one not in missing], folder)
     plan = plan_halving(folder, planned, numbers, limit)
     axes, beside = describe(planned, len(beside), earlier)
     given.pop("source", None)
@@ -208,13 +208,17 @@ def _work(
     return content
 
 
-def _check_needs(planned: Sequence[Planned]) -> None:
-    """Refuse domains, alignments and objectives that the data cannot give, before the first run starts."""
+def _check_needs(planned: Sequence[Planned], done: Sequence[Planned], folder: Path) -> None:
+    """Refuse domains, alignments and objectives that the data cannot give, and other data than a finished run's."""
     from injerto.training.prepare import settle_roles
     from injerto.training.reading import read_domains
+    from injerto.training.recorded import check_sibling
     from injerto.training.settings import check_terms
 
-    domains = read_domains(planned[0].recipe, planned[0].recipe.data)
+    first = planned[0].recipe
+    domains = read_domains(first, first.data)
+    if alike := [one.name for one in done if one.recipe.target == first.target]:
+        check_sibling(folder / "runs" / alike[0], domains, folder, first.skip_bad)
     with quiet():  # a row without alignment is what its target is for
         for recipe in {one.label: one.recipe for one in planned}.values():
             check_terms(recipe)

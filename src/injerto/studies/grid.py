@@ -172,7 +172,7 @@ def parse_seeds(text: str) -> int | list[int]:
     return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
-def list_seeds(seeds: int | Sequence[int]) -> list[int]:
+def list_seeds(seeds: int | str | Sequence[int]) -> list[int]:
     """The seeds of a comparison.
 
     Args:
@@ -181,6 +181,10 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
     Raises:
         InjertoError: Where there is none, or one is there twice.
     """
+    if isinstance(seeds, str):
+        if not seeds.isdecimal():
+            raise InjertoError(f"--seeds is a number or a list of numbers, not '{seeds}'")
+        seeds = int(seeds)
     if isinstance(seeds, int) and seeds > MOST_SEEDS:
         raise InjertoError(f"--seeds {seeds} is no number of seeds; up to {MOST_SEEDS} are done")
     found = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]

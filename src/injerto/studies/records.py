@@ -100,9 +100,11 @@ def check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:
             words = ", ".join(
                 f"{field} (was {text_of(before.get(field))}, now {text_of(now[field])})" for field in different[:3]
             )
+            fair = set(different) <= {"neck", "select"} and not {"neck", "select"} & set(axes)
+            why = " (rows beside an aligned one have a neck where they must, and keep their last step)" if fair else ""
             raise InjertoError(
-                f"--out {runs.parent}: {path.stem} was done with other settings: {words}; repeat them, or name "
-                "another folder"
+                f"--out {runs.parent}: {path.stem} was done with other settings: {words}{why}; repeat them (results.md "
+                "has the command), or name another folder"
             )
         if name not in wanted and (runs / name / "metrics.json").exists():
             one = Planned({axis: before[axis] for axis in axes}, make_recipe(**before), name)

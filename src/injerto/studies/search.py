@@ -89,7 +89,7 @@ def search(
     said = fixed_settings(None, given, ())
     fixed = fixed_settings(config, given, [name.replace("-", "_") for name in space or ()])
     folder = Path(out)
-    plan = _plan(str(data), fixed, said, space, select_by)
+    plan = _plan(str(data), fixed, said, space, select_by, folder)
     names = {"sampler": sampler, "pruner": pruner, "seeds": list(range(seed, seed + seeds))}
     about: dict[str, Any] = {
         "data": str(data),
@@ -131,7 +131,12 @@ def search(
 
 
 def _plan(
-    data: str, fixed: Mapping[str, Any], said: Mapping[str, Any], given: Mapping[str, Any] | None, select_by: str | None
+    data: str,
+    fixed: Mapping[str, Any],
+    said: Mapping[str, Any],
+    given: Mapping[str, Any] | None,
+    select_by: str | None,
+    folder: Path,
 ) -> Plan:
     base = make_recipe(data=data, **fixed)
     if base.task != "classification":
@@ -153,7 +158,10 @@ def _plan(
         space = default_space(base, domains.modality)
         recipes = check_space(data, space, fixed)
     from injerto.training.prepare import settle_roles
+    from injerto.training.recorded import check_sibling
 
+    for earlier in sorted(folder.glob("trials/*/*/"))[:1]:
+        check_sibling(earlier, domains, folder, base.skip_bad)
     with quiet():
         for recipe in {recipe.model_dump_json(): recipe for recipe in recipes}.values():
             sources, _ = settle_roles(recipe, domains)
@@ -165,6 +173,9 @@ def _plan(
 
 
 def _check_numbers(trials: int | None, minutes: float | None, seeds: int, seed: int) -> None:
+    for name, value in (("trials", trials), ("seeds", seeds), ("seed", seed)):
+        if value is not None and not isinstance(value, int):
+            raise InjertoError(f"{name}: a whole number, not {value!r}")
     if trials is not None and trials < 1:
         raise InjertoError("--trials must be 1 or more")
     if minutes is not None and not minutes > 0:

@@ -46,8 +46,8 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
     """
     folder = Path(out)
     check_new(folder)
-    if len(runs) < 2:
-        raise InjertoError("a soup needs two runs or more")
+    if isinstance(runs, str | PathLike) or len(runs) < 2:
+        raise InjertoError("a soup needs a list of two runs or more")
     for run in runs:
         if not (Path(run) / "recipe.yaml").exists():
             raise InjertoError(f"{run} is no run's folder (no recipe.yaml); a soup needs runs, not bare adapters")

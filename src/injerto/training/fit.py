@@ -29,8 +29,9 @@ from injerto.training.examples import Examples, Kept
 from injerto.training.health import HELD_OUT, Health, label_shift, report, warn_about, warn_of_frequencies
 from injerto.training.memory import Memory, snapshot
 from injerto.training.objectives import Classification
-from injerto.training.prepare import Prepared, save_splits
+from injerto.training.prepare import Prepared
 from injerto.training.recalibration import recalibrate_norms
+from injerto.training.recorded import save_splits
 from injerto.training.robust import make_objective
 from injerto.training.selection import PLAIN, Selection
 from injerto.training.sketching import save_sketch

@@ -32,7 +32,8 @@ from injerto.tasks.probe import Score
 from injerto.training.clock import Clock
 from injerto.training.objectives import LanguageModelling
 from injerto.training.packed import Packed
-from injerto.training.prepare import import_libraries, only_domain, save_splits
+from injerto.training.prepare import import_libraries, only_domain
+from injerto.training.recorded import save_splits
 from injerto.training.stepplan import count_steps
 from injerto.training.tracking import check_trackers
 from injerto.training.trainer import Trainer

@@ -14,7 +14,6 @@ from injerto.alignment.base import check_stages
 from injerto.backbones.backbone import Backbone, fingerprint
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import sha256, write_csv
 from injerto.basics.progress import note, warn
 from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
@@ -400,35 +399,3 @@ def _alike(names: Iterable[str]) -> Iterable[set[str]]:
     for name in names:
         found.setdefault(name.casefold(), set()).add(name)
     return found.values()
-
-
-def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> str:
-    """Write ``splits.csv``: which content was in which split.
-
-    Args:
-        folder: The run's folder.
-        domains: What was read.
-        sides: ``train``, ``val``, ``test`` or ``""`` (written as ``unused``) for every example of every domain.
-
-    Returns:
-        The SHA-256 of what was written.
-    """
-    rows = [
-        (name, content, side or "unused")
-        for name, domain in domains.items()
-        for content, side in zip(domain.contents, sides[name], strict=True)
-    ]
-    return save_rows(folder, rows)
-
-
-def save_rows(folder: Path, rows: Sequence[tuple[str, str, str]]) -> str:
-    """Write ``splits.csv`` from its rows.
-
-    Args:
-        folder: The run's folder.
-        rows: Domain, content hash and split.
-
-    Returns:
-        The SHA-256 of what was written.
-    """
-    return sha256(write_csv(folder / "splits.csv", ("domain", "content", "split"), rows))

@@ -42,6 +42,12 @@ def recalibrate_norms(prepared: Prepared, watch: Watch, trained: bool) -> bool:
     if count < ROUGH:
         watch.say("recalibrate", f"--norm {norm}: {count} examples make rough statistics; compare without it")
     first = prepared.tuned.frozen_stages
+    if norm.endswith(":target") and first == len(backbone.stages):
+        watch.say(
+            "recalibrate frozen",
+            f"--norm {norm} with a frozen backbone: the sources go through the target's statistics too, and no weight "
+            "follows; it can lose much: compare without it, or let stages move (--tuning last:2)",
+        )
     only = {name for name in norm_layers(backbone) if (backbone.stage_of(f"{name}.running_mean") >= first) == trained}
     if only:
         recalibrate(backbone, _plain_batches(prepared, parts), only)
