@@ -102,11 +102,11 @@ def lesson_gap(language: str) -> str:
         "MMD² [95 %]",
         "p",
         in_words(language, "told apart", "se distinguen"),
-        in_words(language, "probe: at home -> in the other", "sonda: en casa -> en el otro"),
+        in_words(language, "probe: at home → in the other", "sonda: en casa → en el otro"),
     ]
     cells = []
     for pair in sorted(found["pairs"], key=lambda pair: pair["mmd2"]):
-        ways = [f"{one['from']}: {percent(one['home'])} -> {percent(one['away'])}" for one in pair["transfer"]]
+        ways = [f"{one['from']}: {percent(one['home'])} → {percent(one['away'])}" for one in pair["transfer"]]
         cells.append(
             [
                 f"{pair['a']}, {pair['b']}",
@@ -127,7 +127,7 @@ def lesson_comparison(language: str, name: str, domains: list[str], distance: bo
     roles = {key: role_name(language, one["role"]) for key, one in found["rows"][0]["domains"].items()}
     headings = [in_words(language, "alignment", "alineación"), *(f"{key} ({roles[key]})" for key in domains)]
     chance = next(row["probe"]["chance"] for row in found["rows"] if "probe" in row)
-    said = in_words(language, "told apart, before -> after", "se distinguen, antes -> después")
+    said = in_words(language, "told apart, before → after", "se distinguen, antes → después")
     headings.append(f"{'MMD²; ' if distance else ''}{said} ({in_words(language, 'chance', 'azar')}: {percent(chance)})")
     cells = []
     for row in found["rows"]:
@@ -136,10 +136,10 @@ def lesson_comparison(language: str, name: str, domains: list[str], distance: bo
             figures = row["domains"][key]
             text = "" if figures["gain"] is None else f" {gain_text(figures)}"
             line.append(percent(figures["accuracy"]) + text)
-        apart = f"{percent(row['probe']['before'])} -> {percent(row['probe']['after'])}" if "probe" in row else ""
+        apart = f"{percent(row['probe']['before'])} → {percent(row['probe']['after'])}" if "probe" in row else ""
         if distance and apart:
             before, after = (f"{row['mmd2'][side]:.3f}" for side in ("before", "after"))
-            apart = f"{before} -> {after}; {apart}"
+            apart = f"{before} → {after}; {apart}"
         cells.append([*line, apart])
     seeds = len(found["seeds"])
     english = f"\nMean over {seeds} seeds; test split; gain in points [95 %].\n"
@@ -163,7 +163,7 @@ def lesson_brightness(language: str) -> str:
     light = next(one for one in pair["causes"] if one["what"] == "brightness")
     numbers = f"MMD² {pair['mmd2']:.3f} [{pair['mmd2_low']:.3f}, {pair['mmd2_high']:.3f}], p {pair['p_value']:.3f}"
     home, away = percent(way["home"]), percent(way["away"])
-    mean_light = f"{light['a']:.2f} -> {light['b']:.2f}"
+    mean_light = f"{light['a']:.2f} → {light['b']:.2f}"
     english = f"`injerto gap`: {numbers}; mean brightness {mean_light}; a probe of day's drawings: {home} at home, "
     english += f"{away} by night (balanced over the classes).\n"
     spanish = f"`injerto gap`: {numbers}; brillo medio {mean_light}; una sonda de los dibujos de día: {home} en casa, "
