@@ -464,3 +464,7 @@ def test_evaluate_on_what_is_not_there(refused: Refused, image_run: Path, pictur
 
 def test_info_on_what_is_not_there(refused: Refused) -> None:
     assert "unknown backbone" in refused("info", "no-such-thing")
+
+
+def test_quiet_after_the_command_is_told_where_it_stands(refused: Refused, image_run: Path) -> None:
+    assert "it stands before the command: injerto -q predict" in refused("predict", "-q", image_run, "x.png")

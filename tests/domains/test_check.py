@@ -63,3 +63,12 @@ def test_a_single_bad_picture_is_said_once(folder: Path, capsys: pytest.CaptureF
     with pytest.raises(InjertoError, match=r"1 of 11 images cannot be read, first: a/x/text.jpg \(not a picture\)"):
         load_domains(folder).check()
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_domain_whose_name_begins_with_an_equals_sign(tmp_path: Path) -> None:
+    from injerto.domains.elsewhere import named_in, paths_elsewhere
+    from injerto.domains.load import load_domains
+
+    (tmp_path / "t.csv").write_text("text,label,domain\na,x,=odd\nb,y,a=b\n")
+    domains = load_domains(tmp_path / "t.csv")
+    assert paths_elsewhere(["=odd", "a=b"]) == {} and named_in(domains, ["=odd", "a=b"]) == ("=odd", "a=b")

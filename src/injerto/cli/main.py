@@ -46,7 +46,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except _CLICK_ERROR as error:
         place = getattr(getattr(error, "ctx", None), "command_path", "injerto")
-        return _fail(f"{getattr(error, 'format_message')()} (see '{place} --help')")  # noqa: B009
+        said = getattr(error, "format_message")()  # noqa: B009
+        if said.rstrip(".").endswith((": -q", ": --quiet")):
+            return _fail(f"{said}; it stands before the command: injerto -q {place.partition(' ')[2]} ...")
+        return _fail(f"{said} (see '{place} --help')")
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -20,7 +20,7 @@ def split_name(item: str, flag: str = "--target") -> tuple[str, str | None]:
         InjertoError: Where the name or the path is empty.
     """
     name, equals, path = item.partition("=")
-    if equals and not (name and path):
+    if equals and not (path and (name or not Path(path).exists())):
         raise InjertoError(f"{flag} {item}: the {'path' if name else 'name'} is missing; write NAME=PATH")
     return (name, path) if equals and Path(path).exists() else (item, None)
 
@@ -53,8 +53,7 @@ def named_in(domains: Domains, items: Iterable[str], flag: str = "--target") -> 
     for item in items:
         name, path = split_name(item, flag)
         if path is None and "=" in name and name not in domains:
-            raise InjertoError(
-                f"{flag} {item}: nothing at '{name.partition('=')[2]}'; write NAME=PATH with an existing path"
-            )
+            wrong = "the name is missing" if name.startswith("=") else f"nothing at '{name.partition('=')[2]}'"
+            raise InjertoError(f"{flag} {item}: {wrong}; write NAME=PATH with an existing path")
         names.append(domains.named(name).name)
     return tuple(names)

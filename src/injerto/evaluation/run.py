@@ -189,9 +189,9 @@ class Run:
             results[name] = measure(part, logits, model.labels)
             warn_of_unknown([part], model.labels)
         if results and not any(values["accuracy"] is not None for values in results.values()):
+            how = "name the column with --label" if domains.modality == "text" else "put them in folders of its classes"
             raise InjertoError(
-                f"no example of {', '.join(results)} has a label that {self.path} knows; name the column with --label, "
-                "or predict instead"
+                f"no example of {', '.join(results)} has a label that {self.path} knows; {how}, or predict instead"
             )
         return results
 
