@@ -230,9 +230,8 @@ def memory_rows() -> list[dict[str, Any]]:
     script = (
         "import injerto, sys; data, out, tuning, steps = sys.argv[1:];"
         "injerto.fit(data, out=out, tuning=tuning, steps=int(steps), image_size=128);"
-        "from pathlib import Path; lines = Path('/proc/self/status').read_text().splitlines();"
-        "print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith('VmHWM')))"
-    )  # not ru_maxrss: a child inherits its parent's
+        "from measure import peak; print(peak() / 2**20)"
+    )
     rows = []
     for tuning, steps in (("head", "200"), ("full", "12")):
         peaks = []
@@ -246,6 +245,7 @@ def memory_rows() -> list[dict[str, Any]]:
                     capture_output=True,
                     text=True,
                     env={**os.environ, "INJERTO_CACHE": str(root / "cache")},
+                    cwd=Path(__file__).parent,  # where `measure` is
                 )
                 peaks.append(float(found.stdout.split()[-1]))
         name = f"peak memory, {tuning}, 3,200 images"

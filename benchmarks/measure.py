@@ -49,12 +49,13 @@ def peak_of(run: Callable[[], Any]) -> float:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back: the call must ask for its own
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before = _peak()
+    before = peak()
     run()
-    return (_peak() - before) / 2**20
+    return (peak() - before) / 2**20
 
 
-def _peak() -> int:
+def peak() -> int:
+    """Most bytes that this process has held; not ``ru_maxrss``, which a child inherits from its parent."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

@@ -84,8 +84,8 @@ def fit(
 def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, overwrite: bool) -> "Run":
     _check_folder(folder, resume, overwrite)
     prepared, run_kind, fit_kind = _kinds(recipe, *given)
+    from injerto.evaluation.recorded import changes, save_splits
     from injerto.training.clock import Clock
-    from injerto.training.recorded import changes, save_splits
 
     clock = Clock(prepared.seconds)
     run: Run = run_kind(folder, backbone=given[1])

@@ -1,6 +1,5 @@
 """The adapter card: everything a stranger needs to use the adapter, and nothing about who made it when or where."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import write_text
+from injerto.basics.files import file_sha256, write_text
 from injerto.basics.progress import warn
 from injerto.compute.machine import installed_versions
 from injerto.recipe.recipe import WIDEST_NECK, Recipe
@@ -87,7 +86,7 @@ def save_card(folder: Path, card: dict[str, Any]) -> None:
         folder: The adapter's folder.
         card: From :func:`make_card`; the SHA-256 of every file of tensors is added.
     """
-    card = card | {"files": {name: _digest(folder / name) for name in TENSORS if (folder / name).exists()}}
+    card = card | {"files": {name: file_sha256(folder / name) for name in TENSORS if (folder / name).exists()}}
     write_text(folder / CARD, json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -104,13 +103,8 @@ def warn_if_changed(folder: Path, card: dict[str, Any]) -> None:
     if not isinstance(files, dict):
         return
     for name in TENSORS:
-        if name in files and (folder / name).exists() and _digest(folder / name) != files[name]:
+        if name in files and (folder / name).exists() and file_sha256(folder / name) != files[name]:
             warn(f"{folder / name} is not what was written with {CARD}: it is damaged, or was changed by hand")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_card(folder: Path) -> dict[str, Any]:

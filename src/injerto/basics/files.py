@@ -32,6 +32,22 @@ def sha256(*parts: str | bytes | int) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hex digits.
+
+    Raises:
+        OSError: Where it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on any failure it is removed.

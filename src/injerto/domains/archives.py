@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import hashlib
 import lzma
 import re
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from injerto.basics.errors import InjertoError, first_line
-from injerto.basics.files import cache_root, remove_tree
+from injerto.basics.files import cache_root, file_sha256, remove_tree
 from injerto.basics.progress import progress
 from injerto.domains.folders import is_hidden, is_image_name, read_folder
 from injerto.domains.rows import Rows
@@ -89,8 +88,7 @@ def unpack(path: Path) -> Path:
         InjertoError: As :func:`read_archive`.
     """
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_sha256(path)
     except OSError as error:
         raise InjertoError(
             f"cannot read {path}: {error.strerror or error}; check the file and its permissions"

@@ -11,7 +11,7 @@ from PIL import Image
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import cache_root, sha256, write_text
 from injerto.basics.progress import note, progress, warn
-from injerto.domains.domain import Domain, Domains, ImageInput, Problem
+from injerto.domains.domain import Domains, Input, Problem
 from injerto.domains.images import decode, reason
 from injerto.domains.rows import threads
 
@@ -40,13 +40,15 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
         / sha256(PIL.__version__, *(key for domain in domains.values() for key in domain.contents))
     )
     if domains.modality == "image" and not marker.exists():
-        bad = _undecodable(domains)
-        kept = {}
+        bad = _undecodable([item for domain in domains.values() for item in domain.inputs])
+        kept, first = {}, 0
         for name, domain in domains.items():
-            found += [Problem(domain.sources[index], why) for index, why in bad[name].items()]
-            keep = [index for index in range(len(domain)) if index not in bad[name]]
+            own = {index: bad[first + index] for index in range(len(domain)) if first + index in bad}
+            found += [Problem(domain.sources[index], why) for index, why in own.items()]
+            keep = [index for index in range(len(domain)) if index not in own]
             if keep:
-                kept[name] = domain.subset(keep) if bad[name] else domain
+                kept[name] = domain.subset(keep) if own else domain
+            first += len(domain)
         if not found:
             write_text(marker, "")
         domains = Domains(kept, domains.modality, domains.name, domains.problems)
@@ -56,13 +58,13 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     if skip_bad or len(problems) > 1:  # the error names a single one by itself
         for problem in problems[:LISTED]:
             warn(f"{problem.source}: {problem.reason}")
-    first = f"first: {problems[0].source} ({problems[0].reason})"
+    example = f"first: {problems[0].source} ({problems[0].reason})"
     if not skip_bad:
         raise InjertoError(
-            f"{len(problems)} of {total} {noun} cannot be read, {first}; mend or remove them, or add --skip-bad"
+            f"{len(problems)} of {total} {noun} cannot be read, {example}; mend or remove them, or add --skip-bad"
         )
     if not domains:
-        raise InjertoError(f"none of {total} {noun} can be read, {first}; mend them or name other data")
+        raise InjertoError(f"none of {total} {noun} can be read, {example}; mend them or name other data")
     note(f"{len(problems)} of {total} {noun} cannot be read and are left out (--skip-bad)")
     return Domains(domains, domains.modality, domains.name, problems)
 
@@ -76,49 +78,38 @@ def readable(paths: Sequence[str]) -> list[str]:
     Raises:
         InjertoError: Where none can.
     """
-    with ThreadPoolExecutor(threads()) as pool:
-        why = list(pool.map(_why_bad, map(Path, paths)))
-    bad = [f"{path}: {words}" for path, words in zip(paths, why, strict=True) if words]
-    for line in bad[:LISTED]:
+    bad = _undecodable([Path(path) for path in paths])
+    told = [f"{paths[index]}: {why}" for index, why in bad.items()]
+    for line in told[:LISTED]:
         warn(line)
     if len(bad) == len(paths):
-        raise InjertoError(f"none of {len(paths)} images can be read, first: {bad[0]}")
+        raise InjertoError(f"none of {len(paths)} images can be read, first: {told[0]}")
     if bad:
         note(f"{len(bad)} of {len(paths)} images cannot be read and are left out (--skip-bad)")
-    return [path for path, words in zip(paths, why, strict=True) if not words]
+    return [path for index, path in enumerate(paths) if index not in bad]
 
 
-def _why_bad(item: ImageInput) -> str | None:
-    try:
-        decode(item, (8, 8))
-    except Exception as error:  # a picture's decoder may raise anything
-        return reason(error)
-    return None
+def _undecodable(items: Sequence[Input]) -> dict[int, str]:
+    """Position and reason of every picture that cannot be decoded, in order."""
 
-
-def _undecodable(domains: Domains) -> dict[str, dict[int, str]]:
-    """Position and reason of every picture that cannot be decoded, per domain."""
-
-    def chunk(task: tuple[Domain, Sequence[int]]) -> dict[int, str]:
+    def chunk(indices: range) -> dict[int, str]:
         bad = {}
-        for index in task[1]:
-            item = task[0].inputs[index]
+        for index in indices:
+            item = items[index]
             assert not isinstance(item, str)  # the modality is image
-            if why := _why_bad(item):
-                bad[index] = why
+            try:
+                decode(item, (8, 8))
+            except Exception as error:  # a picture's decoder may raise anything
+                bad[index] = reason(error)
         return bad
 
-    result: dict[str, dict[int, str]] = {name: {} for name in domains}
-    tasks = [
-        (domain, range(start, min(start + CHUNK, len(domain))))
-        for domain in domains.values()
-        for start in range(0, len(domain), CHUNK)
-    ]
-    with warnings.catch_warnings(), progress("checking", sum(map(len, domains.values())), "images") as bar:
+    found: dict[int, str] = {}
+    chunks = [range(start, min(start + CHUNK, len(items))) for start in range(0, len(items), CHUNK)]
+    with warnings.catch_warnings(), progress("checking", len(items), "images") as bar:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode() raises instead
         warnings.simplefilter("ignore", UserWarning)  # broken EXIF and the like: the pixels decide
         with ThreadPoolExecutor(threads()) as pool:
-            for task, bad in zip(tasks, pool.map(chunk, tasks), strict=True):
-                result[task[0].name].update(bad)
-                bar.advance(len(task[1]))
-    return result
+            for indices, bad in zip(chunks, pool.map(chunk, chunks), strict=True):
+                found |= bad
+                bar.advance(len(indices))
+    return found

@@ -17,7 +17,7 @@ def split_name(item: str, flag: str = "--target") -> tuple[str, str | None]:
         flag: For messages.
 
     Raises:
-        InjertoError: Where the name or the path is empty.
+        InjertoError: Where the path is empty, or the name before one that exists.
     """
     name, equals, path = item.partition("=")
     if equals and not (path and (name or not Path(path).exists())):

@@ -16,6 +16,8 @@ from injerto.domains.rows import Rows, build_domains
 from injerto.domains.samples import SAMPLES
 from injerto.domains.tables import is_table, read_table, table_stem
 
+READING = ("input", "label", "domain", "group", "split_column", "split_file")
+"""Settings by which data are read."""
 FORMS = (
     "a folder of pictures, a .zip or .tar of one, a .csv .tsv .jsonl .parquet table (also .gz .xz) or a saved data set"
 )
@@ -102,10 +104,9 @@ def check_reading(reading: Mapping[str, Any]) -> None:
     Raises:
         InjertoError: For a name that is none of them.
     """
-    known = ("input", "label", "domain", "group", "split_column", "split_file")
     for name in reading:
-        if name not in known:
-            raise InjertoError(f"unknown setting '{name}'; {suggest(name, list(known))}")
+        if name not in READING:
+            raise InjertoError(f"unknown setting '{name}'; {suggest(name, list(READING))}")
 
 
 def _read(data: Any, names: ColumnNames, optional: bool = False) -> Rows:

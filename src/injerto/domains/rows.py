@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import sha256
+from injerto.basics.files import file_sha256, sha256
 from injerto.basics.progress import progress, warn
 from injerto.domains.domain import Domain, Domains, Input, Modality, Problem
 
@@ -88,8 +88,7 @@ def content_of(item: Input) -> str:
     if isinstance(item, str):
         return hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()
     if isinstance(item, Path):
-        with open(item, "rb") as stream:
-            return hashlib.sha256(stream.read()).hexdigest()
+        return file_sha256(item)
     if isinstance(item, Image.Image):
         return sha256(item.mode, item.width, item.height, item.tobytes())
     return hashlib.sha256(item).hexdigest()

@@ -35,12 +35,10 @@ def describe(subject: str | None) -> dict[str, Any]:
     unfinished = {"state": "not finished; go on with --resume"}
     if path.is_dir() and any((folder / "adapter_card.json").exists() for folder in (path, path / "adapter")):
         card = load_card(adapter_folder(path))
-        state: dict[str, str] = {}
+        state = {}
         if (path / "recipe.yaml").exists():
-            state = unfinished
-            if (path / "metrics.json").exists():
-                _ = Run(path).metrics  # told where it is damaged
-                state = {"state": "finished"}
+            finished = (path / "metrics.json").exists() and Run(path).metrics  # told where it is damaged
+            state = {"state": "finished"} if finished else unfinished
         return {"run": str(path), **state, **card, "machine": str(machine())}
     if (path / "recipe.yaml").exists():
         recipe = load_recipe(path / "recipe.yaml")

@@ -1,7 +1,5 @@
 """A finished run, opened again: predict and evaluate."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +21,7 @@ from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.domains import measure, warn_of_unknown
 from injerto.evaluation.inputs import as_inputs
 from injerto.evaluation.predictor import predict_logits, probabilities
+from injerto.evaluation.recorded import FILE, read_rows
 from injerto.recipe.recipe import load_recipe
 from injerto.tasks.model import Model
 
@@ -226,17 +225,16 @@ class Run:
             InjertoError: Where the record was lost or changed, so that learned examples could pass for new ones.
         """
         run = self.path.parent if self.path.name == "adapter" else self.path
-        path = run / "splits.csv"
+        path = run / FILE
         if not path.exists():
             if (run / "metrics.json").exists():
                 raise InjertoError(f"{path} is missing: what the run learned from cannot be told from new examples")
             return []
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        rows, found = read_rows(path)
         noted = Run(run).metrics.get("splits") if (run / "metrics.json").exists() else None
-        rows = list(csv.reader(io.StringIO(text, newline="")))
-        if noted not in (None, sha256(text)) or not rows or rows[0] != ["domain", "content", "split"]:
+        if noted not in (None, found) or rows is None:
             raise InjertoError(f"{path} is damaged: what the run learned from cannot be told from new examples")
-        return [(row[0], row[1], row[2]) for row in rows[1:] if len(row) == 3]
+        return rows
 
     def unseen_part(self, domain: Domain) -> Domain:
         """What of a domain the run may be tested on: its test split, and what it has never seen.

@@ -332,12 +332,14 @@ def _strength(source: np.ndarray, target: np.ndarray) -> float:
 def _domain_logits(a: np.ndarray, b: np.ndarray, rows: np.ndarray, strength: float, tolerance: float) -> np.ndarray:
     """Log odds of b's domain against a's for ``rows``, of a classifier fitted on ``a`` and ``b``."""
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     both = np.concatenate([a, b])
     mean, scale = both.mean(axis=0), both.std(axis=0)
     scale[scale <= 1e-12 * np.abs(both).max(axis=0)] = 1.0  # constant, up to rounding
     model = LogisticRegression(C=strength, tol=tolerance, max_iter=10_000)
-    model.fit((both - mean) / scale, np.arange(len(both)) >= len(a))
+    with threadpool_limits(1, "blas"):  # as in solve_probe
+        model.fit((both - mean) / scale, np.arange(len(both)) >= len(a))
     return model.decision_function((rows - mean) / scale)
 
 

@@ -15,8 +15,8 @@ from injerto.adapters.load import load_base
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_new, remove_tree, write_text
 from injerto.basics.progress import note
+from injerto.evaluation.recorded import save_rows
 from injerto.evaluation.run import Run
-from injerto.training.recorded import save_rows
 
 SAME = ("task", "labels", "base", "preprocessing", "head", "neck", "responses")
 """What the cards of combined adapters must agree in."""

@@ -210,9 +210,9 @@ def _work(
 
 def _check_needs(planned: Sequence[Planned], done: Sequence[Planned], folder: Path) -> None:
     """Refuse domains, alignments and objectives that the data cannot give, and other data than a finished run's."""
+    from injerto.evaluation.recorded import check_sibling
     from injerto.training.prepare import settle_roles
     from injerto.training.reading import read_domains
-    from injerto.training.recorded import check_sibling
     from injerto.training.settings import check_terms
 
     first = planned[0].recipe

@@ -49,7 +49,8 @@ def rotate(
 
 def _labelled(data: str, given: Mapping[str, Any]) -> list[str]:
     """The domains with labels."""
-    from injerto.training.reading import READING, read_domains
+    from injerto.domains.load import READING
+    from injerto.training.reading import read_domains
 
     recipe = make_recipe(data=data, **{name: given[name] for name in READING if name in given})
     domains = read_domains(recipe, data)

@@ -157,8 +157,8 @@ def _plan(
         domains = read_domains(base, data)
         space = default_space(base, domains.modality)
         recipes = check_space(data, space, fixed)
+    from injerto.evaluation.recorded import check_sibling
     from injerto.training.prepare import settle_roles
-    from injerto.training.recorded import check_sibling
 
     for earlier in sorted(folder.glob("trials/*/*/"))[:1]:
         check_sibling(earlier, domains, folder, base.skip_bad)

@@ -19,6 +19,7 @@ from injerto.compute.crew import crew
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions, warn_of_unknown
 from injerto.evaluation.predictor import classify_kept, head_logits, predict_logits
+from injerto.evaluation.recorded import FILE, read_rows
 from injerto.evaluation.validators import Verdict, judge
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.model import Model
@@ -31,7 +32,6 @@ from injerto.training.memory import Memory, snapshot
 from injerto.training.objectives import Classification
 from injerto.training.prepare import Prepared
 from injerto.training.recalibration import recalibrate_norms
-from injerto.training.recorded import save_splits
 from injerto.training.robust import make_objective
 from injerto.training.selection import PLAIN, Selection
 from injerto.training.sketching import save_sketch
@@ -389,7 +389,7 @@ class Fit:
         aligned: dict[str, Any] | None,
         judged: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        splits = save_splits(self.folder, self.prepared.domains, self.prepared.sides)
+        splits = read_rows(self.folder / FILE)[1]
         parameters = list(self.model.parameters())
         metrics = {
             "domains": domains,

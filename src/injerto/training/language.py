@@ -25,6 +25,7 @@ from injerto.domains.preprocessing import TextPreprocessing
 from injerto.domains.splits import split_domains
 from injerto.evaluation.domains import role_of
 from injerto.evaluation.language import encode_domain, merged, perplexity, token_losses
+from injerto.evaluation.recorded import FILE, read_rows
 from injerto.recipe.recipe import Recipe
 from injerto.statistics.bootstrap import ratio_interval
 from injerto.tasks.language import Encoded, LanguageModel, generate
@@ -33,7 +34,6 @@ from injerto.training.clock import Clock
 from injerto.training.objectives import LanguageModelling
 from injerto.training.packed import Packed
 from injerto.training.prepare import import_libraries, only_domain
-from injerto.training.recorded import save_splits
 from injerto.training.stepplan import count_steps
 from injerto.training.tracking import check_trackers
 from injerto.training.trainer import Trainer
@@ -242,7 +242,7 @@ class LanguageFit:
             now = self._say(samples)
         domains = {name: self._compare(name, before[name], after[name]) for name in prepared.domains}
         size = self._ship(domains)
-        splits = save_splits(self.folder, prepared.domains, prepared.sides)
+        splits = read_rows(self.folder / FILE)[1]
         parameters = list(self.model.parameters())
         metrics = {
             "task": "causal-lm",

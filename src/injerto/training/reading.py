@@ -4,12 +4,9 @@ from typing import Any
 
 from injerto.domains.domain import Domains
 from injerto.domains.elsewhere import paths_elsewhere
-from injerto.domains.load import load_domains
+from injerto.domains.load import READING, load_domains
 from injerto.recipe.recipe import Recipe
 from injerto.training.shared import load_once
-
-READING = ("input", "label", "domain", "group", "split_column", "split_file")
-"""Settings by which data are read."""
 
 
 def read_domains(recipe: Recipe, data: Any) -> Domains:

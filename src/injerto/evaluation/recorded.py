@@ -12,6 +12,7 @@ from injerto.basics.files import sha256, write_csv
 from injerto.domains.domain import Domain
 
 FILE = "splits.csv"
+HEADER = ("domain", "content", "split")
 Row = tuple[str, str, str]
 """Domain, content hash and split."""
 
@@ -40,7 +41,22 @@ def save_rows(folder: Path, rows: Sequence[Row]) -> str:
     Returns:
         The SHA-256 of what was written.
     """
-    return sha256(write_csv(folder / FILE, ("domain", "content", "split"), rows))
+    return sha256(write_csv(folder / FILE, HEADER, rows))
+
+
+def read_rows(path: Path) -> tuple[list[Row] | None, str]:
+    """What stands in a ``splits.csv``.
+
+    Args:
+        path: The file; it is there.
+
+    Returns:
+        Its rows, None where it is damaged; and the SHA-256 of its text, as :func:`save_rows` returned it.
+    """
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    sound = bool(rows) and tuple(rows[0]) == HEADER
+    return [(row[0], row[1], row[2]) for row in rows[1:] if len(row) == 3] if sound else None, sha256(text)
 
 
 def changes(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> str | None:
@@ -85,10 +101,7 @@ def _rows(domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> lis
 
 def _recorded(folder: Path) -> list[Row] | None:
     path = folder / FILE
-    if not path.exists():
-        return None
-    rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace"), newline=""))
-    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3][1:]
+    return (read_rows(path)[0] or []) if path.exists() else None
 
 
 def _difference(before: Sequence[Row], domains: Mapping[str, Domain]) -> str | None:
