@@ -51,7 +51,7 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
             first += len(domain)
         if not found:
             write_text(marker, "")
-        domains = Domains(kept, domains.modality, domains.name, domains.problems)
+        domains = Domains(kept, domains.modality, domains.name, domains.problems, domains.used)
     problems = (*domains.problems, *found)
     if not problems:
         return domains
@@ -66,7 +66,7 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     if not domains:
         raise InjertoError(f"none of {total} {noun} can be read, {example}; mend them or name other data")
     note(f"{len(problems)} of {total} {noun} cannot be read and are left out (--skip-bad)")
-    return Domains(domains, domains.modality, domains.name, problems)
+    return Domains(domains, domains.modality, domains.name, problems, domains.used)
 
 
 def readable(paths: Sequence[str]) -> list[str]:

@@ -96,7 +96,9 @@ def rows_from_columns(
     split_name = _column(columns, "split-column", names.split_column, (), file)
     items = table[item_name]
     count = len(items)
-    rows = Rows(_modality(items), name, columns=columns)
+    roles = {"input": item_name, "label": label_name, "domain": domain_name}
+    used = {role: column for role, column in roles.items() if column is not None}
+    rows = Rows(_modality(items), name, columns=columns, used=used)
     labels = _labels(table[label_name], file, label_name) if label_name else [None] * count
     domains = [word(cell) for cell in table[domain_name]] if domain_name else [name] * count
     sides = [word(cell).lower() for cell in table[split_name]] if split_name else None

@@ -91,10 +91,16 @@ class Domains(Mapping[str, Domain]):
         modality: ``image`` or ``text``.
         name: The data set's name.
         problems: Examples left out because they cannot be used.
+        used: The column of the table that was read in each role (``input``, ``label``, ``domain``); empty for folders.
     """
 
     def __init__(
-        self, domains: Mapping[str, Domain], modality: Modality, name: str, problems: Sequence[Problem] = ()
+        self,
+        domains: Mapping[str, Domain],
+        modality: Modality,
+        name: str,
+        problems: Sequence[Problem] = (),
+        used: Mapping[str, str] | None = None,
     ) -> None:
         """Keep the domains.
 
@@ -103,11 +109,13 @@ class Domains(Mapping[str, Domain]):
             modality: ``image`` or ``text``.
             name: The data set's name.
             problems: Examples left out because they cannot be used.
+            used: The column of the table that was read in each role.
         """
         self._domains = {key: domains[key] for key in sorted(domains)}
         self.modality = modality
         self.name = name
         self.problems = tuple(problems)
+        self.used = dict(used or {})
 
     def __getitem__(self, key: str) -> Domain:
         """The domain of that name; KeyError where there is none."""

@@ -66,10 +66,10 @@ def load_domains(
     names = ColumnNames(input, label, domain, group, split_column, responses)
     sample = SAMPLES.get(data) if isinstance(data, str) and not Path(data).exists() else None
     if sample is not None:
-        rows = replace(_read(sample.path, names), name=data)
+        rows = replace(read_rows(sample.path, names), name=data)
         group = group or sample.group
     else:
-        rows = _read(data, names)
+        rows = read_rows(data, names)
     named = {"input": input, "label": label, "domain": domain}
     unused = next((name for name, column in named.items() if column is not None), None)
     if unused is not None and not rows.columns:
@@ -82,7 +82,7 @@ def load_domains(
     for name, path in (extra or {}).items():
         if name in rows.domains:
             raise InjertoError(f"the domain '{name}' is in {rows.name} already; give the one from {path} another name")
-        other = _read(path, names, optional=True)
+        other = read_rows(path, names, optional=True)
         if other.modality != rows.modality:
             raise InjertoError(
                 f"{path} holds {other.modality}s and {rows.name} {rows.modality}s; domains must be of one kind"
@@ -109,8 +109,20 @@ def check_reading(reading: Mapping[str, Any]) -> None:
             raise InjertoError(f"unknown setting '{name}'; {suggest(name, list(READING))}")
 
 
-def _read(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
-    """Read whatever ``data`` is; with ``optional`` only the input column must be there."""
+def read_rows(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
+    """Read the examples of any supported data in their own order, without hashing or splitting them.
+
+    Args:
+        data: As :func:`load_domains` takes it, except ``Domains`` and names of samples.
+        names: Which column of a table is what.
+        optional: Whether only the input column must exist.
+
+    Returns:
+        The examples in the order of the table, or of the sorted file names of a folder.
+
+    Raises:
+        InjertoError: Where the data cannot be read.
+    """
     if not isinstance(data, (str, PathLike)):
         from injerto.domains.huggingface import read_dataset, read_frame
 

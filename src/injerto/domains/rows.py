@@ -35,6 +35,7 @@ class Rows:
         sources: Where each example came from.
         problems: Examples that were not taken in.
         columns: Names of a table's columns; empty for folders.
+        used: The column that was read in each role (``input``, ``label``, ``domain``); empty for folders.
     """
 
     modality: Modality
@@ -47,6 +48,7 @@ class Rows:
     sources: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
+    used: dict[str, str] = field(default_factory=dict)
 
     def add(self, domain: str, item: Input, label: str | None, source: str, given: str | None = None) -> None:
         """Append one example without a group key."""
@@ -146,7 +148,7 @@ def build_domains(rows: Rows) -> Domains:
             given=tuple(given[index] for index in picked),
             sources=tuple(rows.sources[index] for index in picked),
         )
-    return Domains(domains, rows.modality, rows.name, problems)
+    return Domains(domains, rows.modality, rows.name, problems, rows.used)
 
 
 def threads() -> int:
