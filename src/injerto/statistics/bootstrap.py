@@ -43,7 +43,7 @@ def bootstrap_interval(
         ValueError: Where there are no examples, or the lengths differ.
     """
     columns = _group_columns(scores, groups, labels)
-    return percentiles(_resample(columns, draws, np.random.default_rng(seed)), level)
+    return percentiles(_statistic(_resample(columns, draws, np.random.default_rng(seed))), level)
 
 
 def ratio_interval(
@@ -76,7 +76,7 @@ def ratio_interval(
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     columns = np.stack([np.bincount(group, weights=np.asarray(values, np.float64)) for values in (sizes, sums)], axis=1)
     columns = columns[columns[:, 0] > 0]
-    values = _resample(columns, draws, np.random.default_rng(seed))
+    values = _statistic(_resample(columns, draws, np.random.default_rng(seed)))
     return float(np.sum(sums) / np.sum(sizes)), *percentiles(values, level)
 
 
@@ -96,7 +96,7 @@ def nested_interval(
 
     Args:
         scores: Per seed, (N,) score per example; N may differ between seeds.
-        groups: Per seed, (N,) group per example.
+        groups: Per seed, (N,) name of each example's group, the same in every seed.
         other: Per seed, (N,) score per example of the row to compare with, on the same examples in the same order; the
             result is then ``scores - other``. None for one row alone.
         labels: Per seed, (N,) class per example for balanced means, as in :func:`bootstrap_interval`.
@@ -125,14 +125,18 @@ def nested_draws(
 ) -> tuple[float, np.ndarray]:
     """Mean over seeds of a row of a comparison, or of the difference of two rows, and its bootstrap distribution.
 
-    Every draw picks as many seeds as there are, with replacement, and for every pick resamples that seed's test groups;
-    both rows of a comparison see the same picks, so what they share cancels. Resampling S seeds shows only (S - 1) / S
-    of the variance between them: with one seed none at all, with three the interval is narrow where seeds differ much
-    (:mod:`injerto.statistics.significance` has the figures).
+    Every draw resamples the test groups of all seeds at once, so that a group counts as often in one seed as in any
+    other, and picks as many seeds as there are, with replacement; both rows of a comparison see the same picks, so what
+    they share cancels. Seeds that were tested on the same examples (a target's, or a given split) share the luck of
+    that choice: resampled seed by seed it would average out, and the interval would be too narrow by up to the root of
+    their number. Seeds whose tests have no group in common are resampled independently.
+
+    Resampling S seeds shows only (S - 1) / S of the variance between them: with one seed none at all, with three the
+    interval is narrow where seeds differ much (:mod:`injerto.statistics.significance` has the figures).
 
     Args:
         scores: Per seed, (N,) score per example; N may differ between seeds.
-        groups: Per seed, (N,) group per example.
+        groups: Per seed, (N,) name of each example's group, the same in every seed.
         other: Per seed, (N,) score per example of the row to compare with; None for one row alone.
         labels: Per seed, (N,) class per example for balanced means, as in :func:`bootstrap_interval`.
         draws: How many resamples.
@@ -152,19 +156,24 @@ def nested_draws(
             raise ValueError(f"scores of {count} seeds, {name} of {len(given)}")
     rng = np.random.default_rng(seed)
     picks = rng.integers(count, size=(draws, count))
-    values = np.empty((draws, count))
-    means = np.empty(count)
+    names, joined = np.unique(np.concatenate([np.asarray(own) for own in groups]), return_inverse=True)
+    places = np.split(joined, np.cumsum([len(own) for own in groups])[:-1])
+    blocks = list[np.ndarray]()
     for index in range(count):
         row = np.asarray(scores[index], dtype=np.float64)
         if other is not None:
             if len(other[index]) != len(row):
                 raise ValueError(f"rows of {len(row)} and {len(other[index])} examples can't be paired (seed {index})")
             row = row - np.asarray(other[index], dtype=np.float64)
-        columns = _group_columns(row, groups[index], None if labels is None else labels[index])
-        means[index] = _statistic(columns.sum(axis=0, keepdims=True))[0]
-        picked = picks == index
-        values[picked] = _resample(columns, int(picked.sum()), rng)
-    return float(means.mean()), values.mean(axis=1)
+        own = _group_columns(row, places[index], None if labels is None else labels[index])
+        blocks.append(np.zeros((len(names), own.shape[1])))
+        blocks[-1][np.unique(places[index])] = own
+    means = np.array([_statistic(block.sum(axis=0, keepdims=True))[0] for block in blocks])
+    sums = _resample(np.concatenate(blocks, axis=1), draws, rng)
+    parts = np.split(sums, np.cumsum([block.shape[1] for block in blocks])[:-1], axis=1)
+    values = np.stack([_statistic(part) for part in parts], axis=1)
+    values = np.where(np.isnan(values), means, values)  # a draw without any group of a seed says nothing of it
+    return float(means.mean()), np.take_along_axis(values, picks, axis=1).mean(axis=1)
 
 
 def _group_columns(scores: np.ndarray, groups: Sequence | np.ndarray, labels: np.ndarray | None) -> np.ndarray:
@@ -184,27 +193,28 @@ def _group_columns(scores: np.ndarray, groups: Sequence | np.ndarray, labels: np
 
 
 def _statistic(sums: np.ndarray) -> np.ndarray:
-    """Mean over the classes present of their mean score, per draw: (draws, 2 x classes) -> (draws,)."""
+    """Mean over the classes present of their mean score, per draw: (draws, 2 x classes) -> (draws,); NaN without any."""
     sizes, totals = np.split(sums, 2, axis=1)
     present = sizes > 0
-    return (np.divide(totals, sizes, out=np.zeros_like(totals), where=present)).sum(axis=1) / present.sum(axis=1)
+    each, known = np.divide(totals, sizes, out=np.zeros_like(totals), where=present), present.sum(axis=1)
+    return np.divide(each.sum(axis=1), known, out=np.full(len(sums), np.nan), where=known > 0)
 
 
 def _resample(columns: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """The statistic of ``draws`` resamples of the groups (rows of ``columns``), a few draws at a time."""
+    """Sums of ``columns`` over ``draws`` resamples of the groups (its rows), (draws, columns), a few draws at a time."""
     count = len(columns)
-    values = np.empty(draws)
     kinds, alike = np.unique(columns, axis=0, return_counts=True)
     if len(kinds) * 20 <= count:  # right-or-wrong scores: groups of one kind are interchangeable, so draw kinds instead
-        return _statistic(rng.multinomial(count, alike / count, size=draws).astype(np.float64) @ kinds)
+        return rng.multinomial(count, alike / count, size=draws).astype(np.float64) @ kinds
+    sums = np.empty((draws, columns.shape[1]))
     chunk = max(1, _CELLS // count)
     for start in range(0, draws, chunk):
         size = min(chunk, draws - start)
         picks = rng.integers(count, size=(size, count), dtype=np.int32)
         picks += np.arange(size, dtype=np.int32)[:, None] * count
         weights = np.bincount(picks.ravel(), minlength=size * count).reshape(size, count)
-        values[start : start + size] = _statistic(weights.astype(np.float64) @ columns)
-    return values
+        sums[start : start + size] = weights.astype(np.float64) @ columns
+    return sums
 
 
 def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

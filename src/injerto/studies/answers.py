@@ -45,6 +45,10 @@ class Answers:
             return float(self.right.mean())
         return float(np.mean([self.right[self.strata == one].mean() for one in np.unique(self.strata)]))
 
+    def named(self) -> np.ndarray:
+        """What each example's group is called, (N,): the same group has the same name in every run."""
+        return np.asarray(self.names)[self.groups] if self.names else self.groups
+
 
 def read_predictions(run: Path) -> list[dict[str, str]]:
     """The lines of ``predictions.csv``.

@@ -86,7 +86,7 @@ class Figures:
             strata = [part.strata for part in mine if part.strata is not None] or None
 
             def draw(draws: int) -> tuple[float, np.ndarray]:
-                right, groups = [part.right for part in mine], [part.groups for part in mine]
+                right, groups = [part.right for part in mine], [part.named() for part in mine]
                 return nested_draws(right, groups, others, labels=strata, draws=draws)
 
             mean, values = draw(DRAWS)
