@@ -12,7 +12,7 @@ from injerto.basics.errors import InjertoError
 from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
 from injerto.tuning.lora.attach import attach, tie
-from injerto.tuning.lora.base import LowRank, Tied, Variant
+from injerto.tuning.lora.base import LowRank, Tied, Variant, widened
 from injerto.tuning.lora.settings import LARGEST_RANK
 from injerto.tuning.lora.tuning import low_rank_layers
 
@@ -50,7 +50,7 @@ def combine(models: Sequence[M], weights: Sequence[float], base: Backbone) -> M:
         pair.strip()
     states = [_plain_state(model.backbone.model) for model in models]
     start = base.model.state_dict()
-    dense: list[tuple[str, Tensor]] = []
+    dense: dict[str, Tensor] = {}
     for path in dict.fromkeys(path for found in pairs for path in found):
         parts = [(weight, found[path]) for weight, found in zip(weights, pairs, strict=True) if path in found]
         name = f"{path}.{parts[0][1].WEIGHT}"
@@ -58,7 +58,7 @@ def combine(models: Sequence[M], weights: Sequence[float], base: Backbone) -> M:
         if all(torch.equal(state[key], start[key]) for key in whole for state in states):
             _attach(network, path, parts)
         else:  # another adapter changes the layer itself
-            dense.append((name, _delta(path, parts)))
+            dense[name] = _delta(path, parts)
     if any(isinstance(module, Tied) for model in models for module in model.modules()):
         for layer in network.modules():
             if isinstance(layer, LowRank) and isinstance(layer, nn.Embedding):
@@ -66,10 +66,9 @@ def combine(models: Sequence[M], weights: Sequence[float], base: Backbone) -> M:
     own = network.state_dict()
     for name, origin in start.items():
         if origin.is_floating_point():
-            change = sum((w * (state[name] - origin) for w, state in zip(weights, states, strict=True)), origin * 0)
-            own[name].copy_(origin + change)
-    for name, change in dense:
-        own[name].add_(change)
+            wide = widened(origin)  # of half precision, the sum is rounded once, at the end
+            change = sum((w * (state[name] - wide) for w, state in zip(weights, states, strict=True)), wide * 0)
+            own[name].copy_(wide + change + dense.get(name, 0))
     new = [dict(_new_state(model)) for model in models]
     for name, tensor in _new_state(result):
         if tensor.is_floating_point():

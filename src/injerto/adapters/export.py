@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from injerto.adapters.artifact import native_names, new_tensors, save_tensors
 from injerto.adapters.card import ADAPTER, HEAD, INT8, base_name, save_card
+from injerto.adapters.likeness import unlike_peft
 from injerto.adapters.load import adapter_folder
 from injerto.adapters.peft import CONFIG
 from injerto.adapters.quantized import quantize_file
@@ -39,7 +40,18 @@ def export_peft(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
         model: With low-rank layers.
         card: The adapter's.
         changed: Names of the network's other tensors that differ from the base.
+
+    Raises:
+        InjertoError: Where PEFT would compute something else with the same tensors.
     """
+    unlike = unlike_peft(model.backbone.model)
+    if unlike:
+        more = f" and {len(unlike) - 1} more" if len(unlike) > 1 else ""
+        raise InjertoError(
+            f"PEFT computes something else with the pair of {unlike[0]}{more} (it knows no dilation, padding mode or "
+            "standardized weights, and adds an nn.MultiheadAttention's output projection twice): use --format merged, "
+            "or fit with targets= that leave it out"
+        )
     _save_anew(folder, model, card, changed)
     backbone, name = model.backbone, base_name(model.backbone)
     local = None if backbone.hub_id else "FOLDER_OF_THE_BASE"

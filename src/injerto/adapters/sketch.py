@@ -4,6 +4,7 @@ A server keeps it beside the adapter and tests every window of live inputs again
 Fourier features, which stands for the distribution as a Gaussian kernel sees it, and how far chance takes a window.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -75,7 +76,7 @@ class Sketch:
         eigenvalues: Of their covariance, float32 (M,), ascending, a little shrunk towards their mean.
         bandwidth: sigma^2, in squared units of the embeddings.
         seed: Of the frequencies.
-        count: Embeddings it was made of, N.
+        count: Embeddings it was made of, N; of grouped ones, how many independent ones say as much of the mean.
         dimension: Width of an embedding, D.
     """
 
@@ -87,20 +88,30 @@ class Sketch:
     dimension: int
 
     @classmethod
-    def of(cls, embeddings: np.ndarray, features: int | None = None, seed: int = 0) -> "Sketch":
+    def of(
+        cls,
+        embeddings: np.ndarray,
+        features: int | None = None,
+        seed: int = 0,
+        groups: Sequence[str] | np.ndarray | None = None,
+    ) -> "Sketch":
         """Sketch embeddings, of examples that the adapter was not trained on: its own look different to it.
 
         sigma is the median distance within 1,000 rows (Gretton et al., JMLR 13, 2012, section 8); where all are alike,
         the root of their mean squared length, or 1 for 0.
 
         Args:
-            embeddings: (N, D) independent rows, N from 20 up, any scale; of more than 5,000 so many are drawn.
+            embeddings: (N, D) rows, N from 20 up, any scale; of more than 5,000 so many are drawn.
             features: M, even, 2 to 4096; 256 where not given, 1,024 for D above 512. The file has 8 M bytes and some
                 430 more.
             seed: Of frequencies and rows, from 0 up; the global random state is left alone.
+            groups: Group of each row (N,), None for independent ones. Rows of one group resemble each other, so they
+                tell less of the mean than as many others: :attr:`count` is lowered by their design effect (Kish,
+                Survey Sampling, 1965, section 5.4).
 
         Raises:
-            InjertoError: Where there are too few embeddings, numbers that are not finite, or an argument is off.
+            InjertoError: Where there are too few embeddings (counted so), numbers that are not finite, or an argument
+                is off.
         """
         count, dimension = _check(embeddings)
         if features is None:
@@ -109,11 +120,16 @@ class Sketch:
             raise InjertoError(f"features are even, 2 to {MOST_FEATURES}, a seed is 0 or more: not {features}, {seed}")
         if count < FEWEST:
             raise InjertoError(f"a drift sketch needs {FEWEST} embeddings or more, not {count}: add examples")
+        names = np.arange(count) if groups is None else np.asarray(groups)
         if count > MOST_ROWS:
-            embeddings, count = embeddings[np.sort(_order(count, seed)[:MOST_ROWS])], MOST_ROWS
+            chosen = np.sort(_order(count, seed)[:MOST_ROWS])
+            embeddings, names, count = embeddings[chosen], names[chosen], MOST_ROWS
         bandwidth = _bandwidth(embeddings, seed)
         rows = _features(embeddings, _normals(seed, dimension, features // 2), bandwidth)
         mean, eigenvalues = rows.mean(0).astype(np.float32), _null_eigenvalues(rows).astype(np.float32)
+        count = _independent(rows, names)
+        if count < FEWEST:
+            raise InjertoError(f"a drift sketch needs {FEWEST} independent embeddings, not {count}: add groups")
         return cls(mean, eigenvalues, bandwidth, seed, count, dimension)
 
     @property
@@ -247,6 +263,20 @@ def _null_eigenvalues(rows: np.ndarray) -> np.ndarray:
         return eigenvalues
     share = float(np.sqrt(np.clip((wanted - least) / (squares - least), 0, 1)))
     return share * eigenvalues + (1 - share) * mean
+
+
+def _independent(rows: np.ndarray, groups: np.ndarray) -> int:
+    """How many independent rows have a mean as uncertain as that of these, at most as many as there are."""
+    _, place = np.unique(groups, return_inverse=True)
+    count, units = len(rows), int(place.max()) + 1
+    if units == count:
+        return count
+    centred = rows - rows.mean(0)
+    sums = np.zeros((units, rows.shape[1]))
+    np.add.at(sums, place, centred)
+    of_mean = float(np.square(sums).sum()) / count**2 * units / max(units - 1, 1)
+    of_row = float(np.square(centred).sum()) / count + of_mean
+    return count if of_mean == 0 and units > 1 else 1 if units == 1 else min(count, int(of_row / of_mean))
 
 
 def _check(embeddings: np.ndarray) -> tuple[int, int]:

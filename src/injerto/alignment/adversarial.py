@@ -72,12 +72,11 @@ class Adversary(Alignment):
         """
         return reverse_gradient(outputs.embedding, strength)
 
-    def importance(self, outputs: StepOutputs, strength: float) -> Tensor | None:
-        """Positive weight of each example (n,) among those of its domain; None for equal ones.
+    def importance(self, outputs: StepOutputs) -> Tensor | None:
+        """Positive weight of each example (n,) among those of its domain, without gradient; None for equal ones.
 
         Args:
             outputs: The step's.
-            strength: Of the reversal.
         """
         return None
 
@@ -89,7 +88,7 @@ class Adversary(Alignment):
             p: Share of the run that is done.
         """
         strength = self.weight * ramp(p)
-        weights = self.importance(outputs, strength)
+        weights = self.importance(outputs)
         return self._game(outputs, strength, by_group(outputs.domain, len(outputs.roles), weights))
 
     def _game(self, outputs: StepOutputs, strength: float, weights: Tensor) -> Tensor:
@@ -153,8 +152,13 @@ class Dann(Adversary):
 
 
 class _Conditional(Adversary):
-    """The discriminator sees the embedding together with the model's own guess of the class."""
+    """The discriminator sees the embedding together with the model's own guess of the class.
 
+    The frequencies of the guesses are part of what it sees, so where the classes' frequencies differ between the
+    domains, hiding the domain means making the guesses equally frequent.
+    """
+
+    matches_frequencies = True
     left: Tensor
     right: Tensor
 
@@ -211,23 +215,22 @@ class Cdan(_Conditional):
 class CdanE(_Conditional):
     """CDAN whose adversary listens to confident guesses (Long et al., NeurIPS 2018, eq. 9): weight 1 + exp(-entropy).
 
-    The entropy takes part in the game with a reversed gradient; weights are normalized in each domain.
+    The weights are constants, normalized in each domain: no gradient goes through the entropy, as in TLlib. (The
+    authors' code lets it through, reversed, which makes every guess more confident.)
 
     Use it: as ``cdan``. Not: where the model is confidently wrong on the target.
     """
 
     needs = frozenset({"target", "gradient"})
 
-    def importance(self, outputs: StepOutputs, strength: float) -> Tensor:
+    def importance(self, outputs: StepOutputs) -> Tensor:
         """One plus e to the minus entropy of the guess, (n,).
 
         Args:
             outputs: The step's.
-            strength: Of the reversal.
         """
-        logs = outputs.logits.log_softmax(1)
-        entropy = -(logs.exp() * logs).sum(1)
-        return 1 + torch.exp(-reverse_gradient(entropy, strength))
+        logs = outputs.logits.detach().log_softmax(1)
+        return 1 + torch.exp((logs.exp() * logs).sum(1))
 
 
 @register_alignment("cdann")

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 
 DEFAULTS_VERSION = 3
+RSLORA_ALPHA = 16
+"""LoRA's alpha with ``variant=rslora`` where none is given: a constant, for alpha / sqrt(r) to suit every rank."""
 
 
 @dataclass(frozen=True)

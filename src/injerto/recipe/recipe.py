@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from injerto.basics.errors import InjertoError, first_line, suggest
 from injerto.basics.files import write_text
-from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, augmentation_for, defaults_for
+from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, RSLORA_ALPHA, augmentation_for, defaults_for
 from injerto.recipe.grammar import TUNINGS, AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
 from injerto.recipe.shipped import ABOUT, shipped_recipes
 
@@ -334,12 +334,21 @@ class Recipe(BaseModel):
             "split_seed": self.seed,
             "neck": str(NECK) if frozen and self.alignment != "none" else "none",
         }
-        filled = {key: value for key, value in fill.items() if getattr(self, key) is None}
+        filled = {key: value for key, value in fill.items() if getattr(self, key) is None} | self._alpha()
         if self.task == "causal-lm":
             return self.model_copy(update={k: v for k, v in filled.items() if k not in UNUSED_BY_LANGUAGE})
         if augment == "none" and self.views and not self.alignment_terms:
             filled["views"] = 1  # all versions are the same
         return self.model_copy(update=filled | {"augment": "+".join([augment, *mixing])})
+
+    def _alpha(self) -> dict[str, str]:
+        """The tuning with rslora's alpha written out: it was 2 r once, and a resumed run keeps what it began with."""
+        spec = self.tuning_spec
+        variants = spec.options.get("variant", ())
+        asked = "rslora" in ((variants,) if isinstance(variants, str) else variants)
+        if spec.kind != "lora" or not asked or "alpha" in spec.options:
+            return {}
+        return {"tuning": str(TuningSpec(spec.kind, spec.last, {**spec.options, "alpha": str(RSLORA_ALPHA)}))}
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML.

@@ -193,7 +193,7 @@ def _group_columns(scores: np.ndarray, groups: Sequence | np.ndarray, labels: np
 
 
 def _statistic(sums: np.ndarray) -> np.ndarray:
-    """Mean over the classes present of their mean score, per draw: (draws, 2 x classes) -> (draws,); NaN without any."""
+    """Mean over the classes present of their mean score, NaN without any: (draws, 2 x classes) -> (draws,)."""
     sizes, totals = np.split(sums, 2, axis=1)
     present = sizes > 0
     each, known = np.divide(totals, sizes, out=np.zeros_like(totals), where=present), present.sum(axis=1)
@@ -201,7 +201,7 @@ def _statistic(sums: np.ndarray) -> np.ndarray:
 
 
 def _resample(columns: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Sums of ``columns`` over ``draws`` resamples of the groups (its rows), (draws, columns), a few draws at a time."""
+    """Sums over ``draws`` resamples of the groups (rows of ``columns``), (draws, columns), a few draws at a time."""
     count = len(columns)
     kinds, alike = np.unique(columns, axis=0, return_counts=True)
     if len(kinds) * 20 <= count:  # right-or-wrong scores: groups of one kind are interchangeable, so draw kinds instead

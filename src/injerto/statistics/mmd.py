@@ -5,6 +5,7 @@ mean of several Gaussian kernels (see :mod:`injerto.statistics.kernels`). It is 
 whatever the width of the features, their scale and the number of kernels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -50,9 +51,9 @@ def mmd2(
         bandwidth: sigma^2 of k = exp(-d^2 / (2 sigma^2)); None for the median of the pooled sample, see
             :func:`injerto.statistics.kernels.median_bandwidth`.
         multipliers: Of sigma^2, one kernel each; the kernels are averaged.
-        weights: (n,) how much each row of ``x`` counts, non-negative, in any unit (weighted MMD, Yan et al., CVPR 2017,
-            equation 5): the share of its class in ``y``'s distribution over that in ``x``'s undoes a known label shift.
-            Not for ``linear``.
+        weights: (n,) how much each row of ``x`` counts, not negative, not all 0, in any unit (weighted MMD, Yan et al.,
+            CVPR 2017, equation 5): the share of its class in ``y``'s distribution over that in ``x``'s undoes a known
+            label shift. Where one row has all the weight, no pair within ``x`` counts. Not for ``linear``.
         chunk: Rows at a time, for memory of O(chunk (n + m)) instead of O((n + m)^2), also in the backward pass, which
             computes them again. The result is the same. No use to ``linear``.
 
@@ -60,7 +61,8 @@ def mmd2(
         A scalar, float64 for float64, else float32. Differentiable once.
 
     Raises:
-        InjertoError: Where a side has too few examples for the estimator, or the estimator is unknown.
+        InjertoError: Where a side has too few examples for the estimator, a weight is negative or no finite number, all
+            are 0, or the estimator is unknown.
         ValueError: Where the shapes do not fit, or ``linear`` gets weights.
     """
     _check(x, y, estimator)
@@ -68,17 +70,18 @@ def mmd2(
         raise ValueError(f"need weights ({len(x)},) and an estimator other than linear, not {tuple(weights.shape)}")
     with no_autocast(x):
         x, y = cast_up(x, y)
+        shares = None if weights is None else _shares(weights.to(x))
         n, m = len(x), len(y)
         pooled = torch.cat([x, y])
         if estimator == "linear":
             return _linear(x, y, resolve_bandwidth(pooled, bandwidth, multipliers), multipliers)
         unbiased = estimator == "unbiased"
         signed = pooled.new_full((n + m,), -1 / m)
-        signed[:n] = 1 / n if weights is None else weights.to(pooled) / weights.sum()
+        signed[:n] = 1 / n if shares is None else shares
         offset = 0.0 if unbiased else signed.square().sum()  # the diagonals, k(x, x) = 1
         off: tuple[Tensor | float, float] = (1.0, 1.0)
-        if unbiased:  # what the pairs off the diagonal count in all; next to 0 where one example has all the weight
-            off = (1 - 1 / n if weights is None else (1 - signed[:n].square().sum()).clamp_min(1e-6), 1 - 1 / m)
+        if unbiased:  # what the pairs off the diagonal count in all
+            off = (1 - 1 / n if shares is None else _off_diagonal(shares), 1 - 1 / m)
         if chunk is None:
             distances = squared_distances(pooled)
             kernel = gaussian(distances, resolve_bandwidth(pooled, bandwidth, multipliers, distances), multipliers)
@@ -128,7 +131,7 @@ def class_mmd2(
         A scalar, 0 (with its graph) where no class has weight on both sides. Differentiable once.
 
     Raises:
-        InjertoError: Where a side is empty.
+        InjertoError: Where a side is empty, or a weight is negative.
         ValueError: Where the shapes do not fit.
     """
     _check(x, y, "biased")
@@ -136,6 +139,8 @@ def class_mmd2(
         raise ValueError(
             f"need class weights ({len(x)}, C) and ({len(y)}, C), not {tuple(wx.shape)} and {tuple(wy.shape)}"
         )
+    if bool((wx < 0).any()) or bool((wy < 0).any()):  # NaN goes on, for the trainer to see
+        raise InjertoError("class weights below 0: give one-hot labels or probabilities")
     with no_autocast(x):
         x, y = cast_up(x, y)
         pooled = torch.cat([x, y])
@@ -286,6 +291,32 @@ def _check(x: Tensor, y: Tensor, estimator: str, known: Sequence[str] = get_args
             f"the {estimator} MMD needs two examples or more on each side, not {len(x)} and {len(y)}:"
             " take a larger batch, or estimator='biased'"
         )
+
+
+def _shares(weights: Tensor) -> Tensor:
+    """Weights that sum to 1."""
+    wrong = int((~((weights >= 0) & (weights < math.inf))).sum())
+    if wrong:
+        raise InjertoError(
+            f"MMD's weights must be finite numbers from 0 up; {wrong} of {weights.numel()} are not:"
+            " look for a model whose outputs are not finite"
+        )
+    if not bool((weights > 0).any()):
+        raise InjertoError("MMD's weights are all 0: no example of the first sample counts")
+    scaled = weights / weights.max()  # so that the sum of huge weights is finite, and of tiny ones not 0
+    return scaled / scaled.sum()
+
+
+def _off_diagonal(shares: Tensor) -> Tensor:
+    """``1 - sum of squares`` of shares that sum to 1, without cancellation where one has nearly all.
+
+    It is 1 where one has all: then no pair has a weight, and what they are divided by does not matter.
+    """
+    largest = shares.argmax()
+    rest = torch.cat([shares[:largest], shares[largest + 1 :]])
+    others = rest.sum()
+    found = others * (2 - others) - rest.square().sum()
+    return torch.where(found > 0, found, 1)
 
 
 def _weights(

@@ -310,7 +310,8 @@ class Fit:
         labels = np.concatenate(list(prepared.labels(sources).values()))
         values = np.concatenate([seen[name] for name in sources])
         targets = {name: seen[name] for name in prepared.targets}
-        self.shift = label_shift(values, labels, targets, len(prepared.classes)) if targets else {}
+        groups = [group for part in sources.values() for group in part.groups]
+        self.shift = label_shift(values, labels, targets, len(prepared.classes), groups) if targets else {}
         return self.health.measure(seen)
 
     def _embed_after(self, parts: Mapping[str, Domain]) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 
 from injerto.basics.files import sha256
 from injerto.basics.progress import note
@@ -14,14 +13,14 @@ from injerto.domains.domain import Domain
 from injerto.evaluation.metrics import mean_recall
 from injerto.evaluation.verdict import CLASSES, FAR
 from injerto.statistics.labelshift import estimate_label_shift
-from injerto.statistics.mmd import permutation_test
+from injerto.statistics.twosample import two_sample_test
 from injerto.tasks.probe import fit_probe
 from injerto.training.watch import Watch
 
 HELD_OUT = 300
 """Held-out examples of each domain, at most."""
 LEAST = 10
-"""Held-out examples of each domain below which nothing is measured."""
+"""Held-out examples of each domain below which nothing is measured; they must be of two groups or more."""
 PERMUTATIONS = 200
 
 Embeddings = Mapping[str, np.ndarray]
@@ -46,29 +45,50 @@ class Health:
             embeddings: Of the held-out examples, (n, D) by domain.
 
         Returns:
-            ``mmd``: for each pair the unbiased MMD^2 and its permutation p-value; ``probe``: the balanced accuracy of a
-            probe fitted on one half of the examples and tested on the other; None where there are too few.
+            ``mmd``: for each pair the unbiased MMD^2 and its permutation p-value, both by groups
+            (:func:`injerto.statistics.twosample.two_sample_test`); ``probe``: the balanced accuracy of a probe fitted
+            on one half of the groups and tested on the other; None where there are too few.
         """
-        if len(self.parts) < 2 or min(map(len, self.parts.values())) < LEAST:
+        parts = self.parts
+        if len(parts) < 2 or any(len(part) < LEAST or len(set(part.groups)) < 2 for part in parts.values()):
             return None
         pairs = []
         for one, other in combinations(embeddings, 2):
-            x, y = (torch.from_numpy(np.ascontiguousarray(embeddings[name], np.float32)) for name in (one, other))
-            value, p = permutation_test(x, y, draws=PERMUTATIONS, seed=self.seed)
-            pairs.append({"domains": [one, other], "value": value, "p": p})
+            x, y = (np.ascontiguousarray(embeddings[name], np.float32) for name in (one, other))
+            groups = (np.asarray(parts[one].groups), np.asarray(parts[other].groups))
+            test = two_sample_test(x, y, groups=groups, draws=PERMUTATIONS, seed=self.seed)
+            pairs.append({"domains": [one, other], "value": test.mmd2, "p": test.p_value})
         return {"mmd": pairs, "probe": self._probe(embeddings)}
 
     def _probe(self, embeddings: Embeddings) -> float:
         values = np.concatenate(list(embeddings.values())).astype(np.float32)
         domain = np.concatenate([np.full(len(part), index) for index, part in enumerate(embeddings.values())])
-        groups = [group for name in embeddings for group in self.parts[name].groups]  # a group is on one side
-        fitted = np.asarray([int(sha256(self.seed, "probe", group)[:8], 16) % 2 == 0 for group in groups])
+        groups = [group for name in embeddings for group in self.parts[name].groups]
         count = len(embeddings)
-        if any((fitted & (domain == k)).sum() < 2 or (~fitted & (domain == k)).sum() < 1 for k in range(count)):
-            fitted = np.arange(len(values)) % 2 == 0
+        fitted = _half(groups, domain, count, self.seed)
         found = fit_probe(values[fitted], domain[fitted], [], count, True).logits(values[~fitted]).argmax(1)
         truth = domain[~fitted]
         return mean_recall(found == truth, truth)
+
+
+def _half(groups: Sequence[str], domain: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Which examples a probe is fitted on (N,): whole groups, about half of every domain.
+
+    By the hash of each group; where that leaves a domain without examples on one side, in the order of the hash to the
+    side on which the group's domains have fewer.
+    """
+    hashes = {group: int(sha256(seed, "probe", group)[:8], 16) for group in groups}
+    fitted = np.asarray([hashes[group] % 2 == 0 for group in groups])
+    if all((fitted & (domain == k)).sum() >= 2 and (~fitted & (domain == k)).any() for k in range(count)):
+        return fitted
+    names = np.asarray(groups)
+    sizes = np.zeros((2, count))
+    for group in sorted(hashes, key=lambda name: (hashes[name], name)):
+        own = np.bincount(domain[names == group], minlength=count)
+        side = int(sizes[0][own > 0].sum() > sizes[1][own > 0].sum())
+        sizes[side] += own
+        fitted[names == group] = side == 1
+    return fitted
 
 
 def report(
@@ -102,10 +122,12 @@ def report(
     return result
 
 
-def label_shift(source: np.ndarray, labels: np.ndarray, targets: Embeddings, classes: int) -> dict[str, float]:
+def label_shift(
+    source: np.ndarray, labels: np.ndarray, targets: Embeddings, classes: int, groups: Sequence[str] | None = None
+) -> dict[str, float]:
     """Estimated total variation between the classes' frequencies in the sources and in each target, by target.
 
-    By two probes, each fitted on one half of the source examples and asked about the other half and the targets. Before
+    By two probes, each fitted on one half of the source groups and asked about the other half and the targets. Before
     an alignment: afterwards the frequencies of the guesses have been made equal, and nothing could be seen.
 
     Args:
@@ -113,9 +135,12 @@ def label_shift(source: np.ndarray, labels: np.ndarray, targets: Embeddings, cla
         labels: Their labels (n,), -1 where there is none.
         targets: Embeddings of target examples, (m, D) by target.
         classes: Number of classes.
+        groups: Group of each source example (n,); None where each is its own.
     """
-    source, labels = source[labels >= 0], labels[labels >= 0]
-    halves = np.arange(len(labels)) % 2
+    names = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    source, labels, names = source[labels >= 0], labels[labels >= 0], names[labels >= 0]
+    _, first, place = np.unique(names, return_index=True, return_inverse=True)
+    halves = np.argsort(np.argsort(first))[place] % 2  # groups take turns in the order in which they come
     if len(labels) < LEAST or any(len(np.unique(labels[halves == half])) < 2 for half in (0, 1)):
         return {}
     probes = [fit_probe(source[halves == half], labels[halves == half], [], classes) for half in (0, 1)]
@@ -226,5 +251,6 @@ def describe(block: dict[str, Any]) -> str:
         largest = max(pair["after"]["p"] for pair in block["mmd"])
         words.append(f"MMD^2 {old:.3f} -> {new:.3f} (p {largest:.3f})")
     return "alignment: " + (
-        ", ".join(words) or f"a domain has fewer than {LEAST} held-out examples: their distance is not measured"
+        ", ".join(words)
+        or f"a domain has fewer than {LEAST} held-out examples, or all of one group: their distance is not measured"
     )

@@ -1,11 +1,13 @@
 """The drift sketch that an adapter ships with."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from injerto.adapters.sketch import FEWEST, SKETCH, Sketch
+from injerto.basics.errors import InjertoError
 from injerto.training.prepare import Prepared
 
 
@@ -26,10 +28,17 @@ def save_sketch(
         measured: What the head sees of each measured split, by domain and split.
         held_out: The same of held-out examples, by domain.
     """
-    rows = list[np.ndarray]()
+    rows, groups = list[np.ndarray](), list[str]()
     for name in prepared.targets or prepared.sources:
-        rows += [measured[name, side] for side in ("val", "test") if (name, side) in measured]
-        if (name, "val") not in measured and name in held_out and len(prepared.part(name, "val")):
+        for side in ("val", "test"):
+            if (name, side) in measured:
+                rows.append(measured[name, side])
+                groups += prepared.part(name, side).groups
+        val = prepared.part(name, "val")
+        if (name, "val") not in measured and name in held_out and len(val):
             rows.append(held_out[name])
-    if sum(map(len, rows)) >= FEWEST and all(np.isfinite(part).all() for part in rows):
-        Sketch.of(np.concatenate(rows)).save(folder / SKETCH)
+            groups += val.groups[: len(held_out[name])]
+    if sum(map(len, rows)) < FEWEST or not all(np.isfinite(part).all() for part in rows):
+        return
+    with suppress(InjertoError):  # many rows of a few groups are too few
+        Sketch.of(np.concatenate(rows), groups=groups).save(folder / SKETCH)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ KINDS: tuple[tuple[type[nn.Module], type[LowRank]], ...] = (
     (nn.Conv1d, LowRankConv),
     (nn.Conv2d, LowRankConv),
 )
+
+Rows = tuple[Sequence[int], ...]
+"""The numbers of the rows of each part of a fused matrix."""
 
 
 def pattern_matches(pattern: str, path: str) -> bool:
@@ -51,7 +55,7 @@ def _mix(kind: type, plain: type[nn.Module]) -> type[nn.Module]:
     return _mixed[kind, plain]
 
 
-def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: tuple[slice, ...] = ()) -> LowRank:
+def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: Rows = ()) -> LowRank:
     """Give a layer its low-rank pair, drawn from torch's generator; its outputs stay the same.
 
     Args:
@@ -59,7 +63,7 @@ def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: tuple[
         variant: How the pair is used.
         start: ``zero`` (B zero, A as ``nn.Linear`` is drawn) or ``pissa`` (the pair learns from the weight's own
             principal directions, Meng et al., NeurIPS 2024, eqs. 2 to 5).
-        rows: Slices of a fused matrix's rows that may change; all where empty. Each has r columns of its own.
+        rows: Parts of a fused matrix that may change, the rows of each; all where empty. Each has r columns of its own.
 
     Returns:
         The layer.
@@ -81,7 +85,9 @@ def attach(layer: nn.Module, variant: Variant, start: str = "zero", rows: tuple[
     if variant.dora and not plain or start == "pissa" and not (plain and groups == 1):
         raise InjertoError(f"{title} can have a plain low-rank pair only")
     if variant.dora and rows:
-        raise InjertoError(f"DoRA's magnitudes would change all of {title}, not the chosen slices alone")
+        raise InjertoError(f"DoRA's magnitudes would change all of {title}, not the chosen parts alone")
+    if start == "pissa" and rows:
+        raise InjertoError(f"PiSSA starts from the principal directions of all of {title}, not of the chosen parts")
     if variant.dropout and kind in (LowRankAttention, LowRankEmbedding):
         raise InjertoError(f"{title} can have a low-rank pair without dropout only")
     rank = variant.rank * max(1, len(rows))
@@ -139,17 +145,17 @@ def tie(network: nn.Module, table: LowRank) -> bool:
     return True
 
 
-def row_mask(shape: tuple[int, ...], rows: tuple[slice, ...]) -> Tensor:
-    """What B is multiplied with: each slice's rows see their own columns only.
+def row_mask(shape: tuple[int, ...], rows: Rows) -> Tensor:
+    """What B is multiplied with: each part's rows see their own columns only.
 
     Args:
-        shape: Of B, (out, slices x r).
-        rows: The slices.
+        shape: Of B, (out, parts x r).
+        rows: The rows of each part.
     """
     mask = torch.zeros(shape)
     width = shape[1] // len(rows)
     for i, part in enumerate(rows):
-        mask[part, i * width : (i + 1) * width] = 1
+        mask[list(part), i * width : (i + 1) * width] = 1
     return mask
 
 

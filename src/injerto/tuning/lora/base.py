@@ -42,6 +42,15 @@ class Variant:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it is of half precision, else as it is.
+
+    Args:
+        tensor: Of any dtype.
+    """
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
 class LowRank(Composed):
     """What all low-rank layers share; mixed into the layer's own class.
 
@@ -97,10 +106,11 @@ class LowRank(Composed):
         return [name for name in ("lora_A", "lora_B", "lora_magnitude") if self._parameters.get(name) is not None]
 
     def delta(self) -> Tensor:
-        """What is added to the weight at full strength, in its shape (before DoRA's rescaling)."""
-        delta = self.product(*self.pair())
+        """What is added to the weight at full strength, in its shape (before DoRA's rescaling), float32 or wider."""
+        a, b = self.pair()
+        delta = self.product(widened(a), widened(b))
         if self.lora_start_A is not None and self.lora_start_B is not None:
-            delta = delta - self.product(self.lora_start_A, self.lora_start_B)
+            delta = delta - self.product(widened(self.lora_start_A), widened(self.lora_start_B))
         return delta * self.variant.scaling
 
     def pair(self) -> tuple[Tensor, Tensor]:
@@ -108,16 +118,16 @@ class LowRank(Composed):
         return self.lora_A, self.lora_B if self.lora_mask is None else self.lora_B * self.lora_mask
 
     def effective(self) -> Tensor:
-        """The weight that the layer computes with."""
+        """The weight that the layer computes with: of a base in half precision the sum is rounded once, at the end."""
         base = self.base_weight
         if self.strength == 0:
             return base
-        changed = base + self.delta().to(base.dtype)
+        changed = widened(base) + self.delta()
         if self.lora_magnitude is not None:
             changed = changed * self.rescaling(changed)
-        elif self.strength == 1:
-            return changed
-        return changed if self.strength == 1 else torch.lerp(base, changed, self.strength)
+        if self.strength != 1:
+            changed = torch.lerp(widened(base).to(changed.dtype), changed, self.strength)
+        return changed.to(base.dtype)
 
     def rescaling(self, changed: Tensor) -> Tensor:
         """DoRA's magnitude over the norm of each output's weights, which carries no gradient (section 4.3).

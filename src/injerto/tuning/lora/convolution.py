@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from injerto.tuning.lora.base import Weighted
+from injerto.tuning.lora.base import Weighted, widened
 
 
 class LowRankConv(Weighted):
@@ -82,7 +82,7 @@ class LowRankConv(Weighted):
         return (rows @ own.reshape(groups, rank // groups, -1)).view(out, wide // groups, *kernel)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Convolve with the sum.
+        """Convolve with the sum; under dropout what the pair adds sees the dropped inputs, the weight all of them.
 
         Args:
             inputs: (B, in, ...).
@@ -91,8 +91,19 @@ class LowRankConv(Weighted):
             return super().forward(inputs)  # type: ignore[misc, no-any-return]
         dropped = self._dropped(inputs)
         changed = super().forward(dropped)  # type: ignore[misc]
-        strength, self.strength = self.strength, 0.0
+        self.__dict__["_without_pair"] = True
         try:
             return super().forward(inputs) + changed - super().forward(dropped)  # type: ignore[misc, no-any-return]
         finally:
-            self.strength = strength
+            del self.__dict__["_without_pair"]
+
+    def effective(self) -> Tensor:
+        """The weight that the layer computes with; without the pair's part while dropout takes that off again."""
+        if not self.__dict__.get("_without_pair"):
+            return super().effective()
+        base = self.base_weight
+        if self.lora_magnitude is None:
+            return base
+        wide = widened(base)
+        scaled = wide * self.rescaling(wide + self.delta())
+        return torch.lerp(wide, scaled, self.strength).to(base.dtype)

@@ -56,7 +56,7 @@ class LowRankLinear(Weighted):
         """DoRA: the outputs of W + delta, each rescaled (its strength is a straight line in the weights)."""
         if not self._drops:
             return functional.linear(inputs, self.effective(), self.bias)
-        rescaling = self.rescaling(self.base_weight + self.delta()).view(-1)
+        rescaling = self.rescaling(self.base_weight + self.delta()).view(-1).to(self.base_weight.dtype)
         pair = functional.linear(functional.linear(self._dropped(inputs), a), b) * self.variant.scaling
         found = (functional.linear(inputs, self.base_weight) + pair) * rescaling
         return found if self.bias is None else found + self.bias
@@ -138,12 +138,25 @@ class LowRankConv1D(Weighted):
         Args:
             inputs: (..., in).
         """
-        if not self.low_rank_path or self.lora_magnitude is not None or self.lora_start_A is not None:
+        whole = self.lora_magnitude is not None or self.lora_start_A is not None
+        if not self.low_rank_path or (whole and not self._drops):
             return super().forward(inputs)  # type: ignore[misc, no-any-return]
         a, b = self.pair()
         factor = self.variant.scaling * self.strength
         weight = self.base_weight.T
+        if whole:
+            return self._dropping(inputs, weight)
         if self._drops or torch.is_autocast_enabled(inputs.device.type) or inputs.dtype != weight.dtype:
             found = functional.linear(inputs, weight, self.bias)
             return found + functional.linear(functional.linear(self._dropped(inputs), a), b) * factor
         return LinearPair.apply(inputs, weight, self.bias, a, b, factor)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _dropping(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        """PiSSA or DoRA: what the pair adds sees the dropped inputs, the pretrained weight all of them."""
+        delta = self.delta().T.to(weight.dtype)
+        scale = torch.ones_like(weight[:, :1])
+        if self.lora_magnitude is not None:
+            scale = self.rescaling(self.base_weight + self.delta()).view(-1, 1).to(weight.dtype)
+        base = torch.lerp(weight, weight * scale, self.strength)
+        found = functional.linear(inputs, base, self.bias)
+        return found + functional.linear(self._dropped(inputs), delta * scale) * self.strength

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from injerto.basics.errors import InjertoError, suggest
+from injerto.recipe.defaults import RSLORA_ALPHA
 from injerto.recipe.grammar import TuningSpec
 from injerto.tuning.lora.attach import pattern_matches
 from injerto.tuning.lora.base import Variant
@@ -75,7 +76,8 @@ def read_settings(spec: TuningSpec) -> LoraSettings:
     if "pissa" in variants and "dora" in variants:
         raise InjertoError(f"--tuning {spec}: pissa and dora exclude each other; choose one")
     rank = _number(spec, "r", options.get("r", "8"), int, 1, LARGEST_RANK)
-    alpha = _number(spec, "alpha", options.get("alpha", str(2 * rank)), float, 1e-3, 1e6)
+    usual = RSLORA_ALPHA if "rslora" in variants else 2 * rank
+    alpha = _number(spec, "alpha", options.get("alpha", str(usual)), float, 1e-3, 1e6)
     dropout = _number(spec, "dropout", options.get("dropout", "0"), float, 0, 0.95)
     return LoraSettings(
         variant=Variant(rank, alpha, dropout, "rslora" in variants, "dora" in variants),

@@ -9,10 +9,8 @@ from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.tuning.lora.attach import kind_of, pattern_matches
 from injerto.tuning.lora.convolution import LowRankConv
+from injerto.tuning.lora.fused import SLICES, layout_of
 from injerto.tuning.lora.lookup import LowRankEmbedding
-
-SLICES = ("q", "k", "v")
-"""Thirds of a fused matrix, in the order that timm, torch and GPT-2 stack them."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +19,11 @@ class Target:
 
     Attributes:
         path: Its name in the network.
-        rows: Slices of a fused matrix that may change; all where empty.
+        rows: Parts of a fused matrix that may change, the numbers of the rows of each; all where empty.
     """
 
     path: str
-    rows: tuple[slice, ...] = ()
+    rows: tuple[tuple[int, ...], ...] = ()
 
 
 def find_targets(backbone: Backbone, names: tuple[str, ...], first: int) -> list[Target]:
@@ -36,17 +34,17 @@ def find_targets(backbone: Backbone, names: tuple[str, ...], first: int) -> list
     Args:
         backbone: The pretrained model.
         names: ``all-linear``; or what a layer is called, or its name ends in after a dot (``query``), or a regular
-            expression that matches all of it; ``qkv.q`` is a third of a fused matrix.
+            expression that matches all of it; ``qkv.q`` is the query's part of a fused matrix.
         first: The lowest stage that may change.
 
     Returns:
         The layers in the network's order.
 
     Raises:
-        InjertoError: Where a name matches nothing that may change.
+        InjertoError: Where a name matches nothing that may change, or a part of a matrix whose layout is not known.
     """
     layers = _layers(backbone, first)
-    found: dict[str, tuple[slice, ...]] = {}
+    found: dict[str, tuple[tuple[int, ...], ...]] = {}
     if not names:
         lowest = max(first, min(1, len(backbone.stages) - 1))
         for path, layer in layers.items():
@@ -54,7 +52,7 @@ def find_targets(backbone: Backbone, names: tuple[str, ...], first: int) -> list
             if plain and stage_of(backbone, path) >= lowest:
                 found[path] = ()
     for name in names:
-        hits = _hits(layers, name)
+        hits = _hits(backbone.model, layers, name)
         if not hits:
             known = sorted({path.rpartition(".")[2] for path in layers})
             raise InjertoError(
@@ -62,7 +60,7 @@ def find_targets(backbone: Backbone, names: tuple[str, ...], first: int) -> list
             )
         for path, rows in hits.items():
             whole = () in (rows, found.get(path))
-            found[path] = () if whole else (*found.get(path, ()), *rows)
+            found[path] = () if whole else tuple(dict.fromkeys((*found.get(path, ()), *rows)))
     if not found:
         raise InjertoError(f"--tuning lora: {backbone.spec} has no layer that can have a low-rank pair")
     return [Target(path, found[path]) for path in layers if path in found]
@@ -94,18 +92,18 @@ def _layers(backbone: Backbone, first: int) -> dict[str, nn.Module]:
     return found
 
 
-def _hits(layers: dict[str, nn.Module], name: str) -> dict[str, tuple[slice, ...]]:
+def _hits(network: nn.Module, layers: dict[str, nn.Module], name: str) -> dict[str, tuple[tuple[int, ...], ...]]:
     if name == "all-linear":
         skipped = (LowRankEmbedding, LowRankConv)
         return {path: () for path, layer in layers.items() if kind_of(layer) not in skipped}
-    hits: dict[str, tuple[slice, ...]] = {path: () for path in layers if pattern_matches(re.escape(name), path)}
+    hits: dict[str, tuple[tuple[int, ...], ...]] = {
+        path: () for path in layers if pattern_matches(re.escape(name), path)
+    }
     fused, _, part = name.rpartition(".")
     if not hits and part in SLICES and fused:
-        for path, layer in layers.items():
-            third = _third(layer)
-            if third and pattern_matches(re.escape(fused), path):
-                start = SLICES.index(part) * third
-                hits[path] = (slice(start, start + third),)
+        for path in layers:
+            if pattern_matches(re.escape(fused), path):
+                hits[path] = (_part(network, path, name, part),)
     if not hits:
         try:
             hits = {path: () for path in layers if re.fullmatch(name, path)}
@@ -114,13 +112,12 @@ def _hits(layers: dict[str, nn.Module], name: str) -> dict[str, tuple[slice, ...
     return hits
 
 
-def _third(layer: nn.Module) -> int:
-    """Rows of a third of a fused q, k and v matrix; 0 where the layer is none."""
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.embed_dim if layer.in_proj_weight is not None else 0
-    if isinstance(layer, nn.Linear):
-        return layer.in_features if layer.out_features == 3 * layer.in_features else 0
-    weight = getattr(layer, "weight", None)
-    if type(layer).__name__ == "Conv1D" and weight is not None and weight.shape[1] == 3 * weight.shape[0]:
-        return int(weight.shape[0])
-    return 0
+def _part(network: nn.Module, path: str, name: str, part: str) -> tuple[int, ...]:
+    layout = layout_of(network, path)
+    if layout is None:
+        above = type(network.get_submodule(path.rpartition(".")[0])).__name__
+        raise InjertoError(
+            f"--tuning lora: '{name}' asks for a part of {path}, and how {above} stacks query, key and value in it is "
+            f"not known here; adapt the whole of it: targets={name.rpartition('.')[0]}"
+        )
+    return layout.rows(part)
