@@ -112,6 +112,45 @@ def test_weights_are_copies_to_the_biased_and_leave_out_rows_to_both(chunk: int 
         mmd2(x, y, estimator="linear", weights=counts)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.one_of(st.just(0.0), st.floats(1e-30, 1e30), st.sampled_from([-1.0, math.nan, math.inf, -0.0])), min_size=2, max_size=7),
+    st.integers(2, 5),
+    st.sampled_from(["unbiased", "biased"]),
+    st.sampled_from([None, 2]),
+)
+def test_any_weights_give_the_double_sum_or_a_refusal(
+    values: list[float], others: int, estimator: Any, chunk: int | None
+) -> None:
+    w = torch.tensor(values, dtype=torch.float64)
+    x, y = sample(len(values), len(values), 3).double(), sample(99, others, 3).double()
+    settings_: dict[str, Any] = {"estimator": estimator, "bandwidth": 2.0, "chunk": chunk}
+    if not bool((w.isfinite() & (w >= 0)).all()) or not bool((w > 0).any()):
+        with pytest.raises(InjertoError, match="MMD's weights"):
+            mmd2(x, y, weights=w, **settings_)
+        return
+    p = [v / max(values) for v in values]
+    p = [v / sum(p) for v in p]
+
+    def k(a: Tensor, b: Tensor) -> float:
+        return float(np.mean([math.exp(-float((a - b).square().sum()) / (2 * 2.0 * m)) for m in MULTIPLIERS]))
+
+    n, m, unbiased = len(values), others, estimator == "unbiased"
+    pairs = [(i, j) for i in range(n) for j in range(n) if not (unbiased and i == j)]
+    over = math.fsum(p[i] * p[j] for i, j in pairs)
+    own = math.fsum(p[i] * p[j] * k(x[i], x[j]) for i, j in pairs) / (over if over > 0 else 1)
+    inner = [(i, j) for i in range(m) for j in range(m) if not (unbiased and i == j)]
+    other = sum(k(y[i], y[j]) for i, j in inner) / len(inner)
+    cross = sum(p[i] * k(x[i], y[j]) for i in range(n) for j in range(m)) / m
+    assert float(mmd2(x, y, weights=w, **settings_)) == pytest.approx(own + other - 2 * cross, abs=1e-9)
+
+
+def test_class_weights_below_zero_are_refused() -> None:
+    x, y = sample(1, 3, 2), sample(2, 3, 2)
+    with pytest.raises(InjertoError, match="class weights below 0"):
+        class_mmd2(x, y, one_hot([0, 1, 0], 2), -one_hot([0, 1, 0], 2))
+
+
 def test_weights_undo_a_known_shift_of_the_classes() -> None:
     """On average nearly zero, as without a shift, where plain MMD reads a distance."""
     generator = torch.Generator().manual_seed(0)

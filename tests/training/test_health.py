@@ -61,9 +61,9 @@ def test_a_shift_of_the_classes_is_named_to_terms_that_match_frequencies() -> No
 
 def test_terms_that_match_frequencies() -> None:
     roles = ("source", "target")
-    texts = ("mmd", "mmd(frequencies=estimated)", "lmmd", "coral", "dann", "cdan", "mcc")
+    texts = ("mmd", "mmd(frequencies=estimated)", "lmmd", "coral", "dann", "cdan", "cdan-e", "mcc")
     terms = {text: make_alignment(parse_alignment(text)[0], Setting(4, 3, roles)) for text in texts}
-    assert [text for text, term in terms.items() if term.matches_frequencies] == ["mmd", "lmmd", "dann"]
+    assert [text for text, term in terms.items() if term.matches_frequencies] == ["mmd", "lmmd", "dann", "cdan", "cdan-e"]
 
 
 def test_skewed_target_classes_are_seen_before_mmd_hides_them(
@@ -133,3 +133,55 @@ def test_the_estimated_shift_of_the_classes() -> None:
     assert found["same"] == pytest.approx(0, abs=1e-3) and found["skewed"] == pytest.approx(0.4, abs=1e-3)
     assert "tiny" not in found
     assert label_shift(drawn(50, 50), np.where(labels == 0, 0, -1), targets, 2) == {}  # one class only
+
+
+def of_groups(name: str, groups: list[str]) -> Domain:
+    ids = tuple(f"{name} {i}" for i in range(len(groups)))
+    return Domain(name, ids, (None,) * len(ids), ids, ids, tuple(groups), (None,) * len(ids), ids)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own groups", "pairs"])
+def test_the_p_value_keeps_its_level_under_groups(shared: bool) -> None:
+    """Equal distributions, groups of four alike rows: row by row 96 % of such p-values are below 0.05."""
+    rng, below = np.random.default_rng(0), 0
+    names = {"a": [f"a{i // 4}" for i in range(48)], "b": [f"{'a' if shared else 'b'}{i // 4}" for i in range(48)]}
+    parts = {name: of_groups(name, groups) for name, groups in names.items()}
+    for repeat in range(120):
+        centres = {name: rng.normal(size=(12, 5)) for name in parts}
+        if shared:
+            centres["b"] = centres["a"]
+        rows = {name: np.repeat(centres[name], 4, axis=0) + 0.3 * rng.normal(size=(48, 5)) for name in parts}
+        found = Health(parts, seed=repeat).measure(rows)
+        assert found is not None
+        below += found["mmd"][0]["p"] <= 0.05
+    assert below / 120 <= 0.11  # 0.05 and three standard errors
+
+
+def test_one_group_on_a_side_is_not_measured_and_that_is_what_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"a": of_groups("a", ["x"] * 30), "b": of_groups("b", [str(i) for i in range(30)])}
+    values = {name: np.random.default_rng(0).normal(size=(30, 4)) for name in parts}
+    assert Health(parts, seed=0).measure(values) is None
+    warn_about({"last_step": {}, "label_shift": {}}, {"mmd": 1.0}, Watch(), 0.9, 0.9, 3)
+    assert "or all of one group" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_probe_never_sees_a_group_on_both_sides(seed: int) -> None:
+    """Of two groups a side that cannot be told apart but by their members, a fresh probe knows nothing."""
+    parts = {name: of_groups(name, [f"{name}{i // 15}" for i in range(30)]) for name in ("a", "b")}
+    rng = np.random.default_rng(seed)
+    values = {name: np.repeat(rng.normal(size=(2, 64)), 15, axis=0) for name in parts}  # rows of a group are one point
+    found = Health(parts, seed=seed).measure(values)
+    assert found is not None and found["probe"] in (0.0, 0.5, 1.0)  # whole groups are right or wrong
+
+
+def test_the_classes_shift_is_estimated_on_groups_that_the_probe_has_not_seen() -> None:
+    """Labels by chance, two copies of everything: a probe that knows the copy would seem perfect, and the shift large."""
+    rng, found = np.random.default_rng(0), []
+    rows = np.repeat(rng.normal(size=(60, 200)), 2, axis=0)
+    labels, groups = np.repeat(rng.integers(0, 2, 60), 2), [str(i // 2) for i in range(120)]
+    target = {"t": rng.normal(size=(200, 200))}
+    for given in (None, groups):
+        found.append(label_shift(rows, labels, target, 2, given)["t"])
+    alone = label_shift(rows[::2], labels[::2], target, 2)["t"]
+    assert found[1] == pytest.approx(alone, abs=0.15)
