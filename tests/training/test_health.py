@@ -63,7 +63,13 @@ def test_terms_that_match_frequencies() -> None:
     roles = ("source", "target")
     texts = ("mmd", "mmd(frequencies=estimated)", "lmmd", "coral", "dann", "cdan", "cdan-e", "mcc")
     terms = {text: make_alignment(parse_alignment(text)[0], Setting(4, 3, roles)) for text in texts}
-    assert [text for text, term in terms.items() if term.matches_frequencies] == ["mmd", "lmmd", "dann", "cdan", "cdan-e"]
+    assert [text for text, term in terms.items() if term.matches_frequencies] == [
+        "mmd",
+        "lmmd",
+        "dann",
+        "cdan",
+        "cdan-e",
+    ]
 
 
 def test_skewed_target_classes_are_seen_before_mmd_hides_them(
