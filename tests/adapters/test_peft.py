@@ -19,11 +19,14 @@ from torch import nn
 import injerto
 from injerto.adapters.artifact import load_low_rank
 from injerto.adapters.card import ADAPTER, CARD, HEAD
+from injerto.adapters.likeness import unlike_peft
 from injerto.adapters.peft import CONFIG, peft_tensors
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker
 from injerto.evaluation.run import Run
+from injerto.tuning.lora.attach import attach
+from injerto.tuning.lora.base import Variant
 from injerto.tuning.lora.tuning import low_rank_layers
 
 Fit = Callable[..., Run]
@@ -394,3 +397,52 @@ def test_a_strangers_tensors_are_asked_for_or_refused(tiny_bert: Path, tmp_path:
             injerto.load_peft(tmp_path, tiny_bert)
     with pytest.raises(InjertoError, match="not NoneType"):
         injerto.load_peft(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("layer", "same"),
+    [
+        (nn.Conv2d(4, 6, 3, padding=1), True),
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2, stride=2), True),
+        (nn.Conv2d(4, 6, 1, dilation=2), True),
+        (nn.Conv2d(4, 6, 3, padding=2, dilation=2), False),
+        (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), False),
+        (nn.Conv1d(4, 6, 3, dilation=3), False),
+        (timm.layers.ScaledStdConv2d(4, 6, 3), False),
+        (timm.layers.create_conv2d(4, 6, 3, stride=2, padding="same"), True),
+    ],
+    ids=lambda value: str(value),
+)
+def test_what_peft_computes_otherwise_is_known(layer: nn.Module, same: bool) -> None:
+    """PEFT itself says whether its forward with our tensors is ours."""
+    import peft
+
+    torch.manual_seed(0)
+    net = nn.Sequential(copy.deepcopy(layer)).eval()
+    ours = copy.deepcopy(net)
+    own = attach(ours[0], Variant(2, 4.0))
+    with torch.no_grad():
+        own.lora_B.normal_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.get_peft_model(net, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["0"])).eval()
+    peft.set_peft_model_state_dict(theirs, peft_tensors(ours))
+    x = torch.randn(2, 4, *[9] * len(layer.kernel_size))
+    try:
+        equal = bool(torch.allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-4))
+    except RuntimeError:
+        equal = False
+    assert equal is same
+    assert unlike_peft(ours) == ([] if same else ["0"])
+
+
+def test_what_peft_computes_otherwise_is_not_exported_for_it(
+    fit: Fit, pictures: Path, tiny_timm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dilated = timm.create_model("resnet18", channels=[8, 8, 16, 16], num_classes=0, output_stride=8)
+    dilated.load_state_dict(load_file(tiny_timm / "model.safetensors"), strict=False)
+    looks = load_backbone(str(tiny_timm)).preprocessing
+    run = fit(backbone=load_backbone(dilated, preprocessing=looks), steps=1)
+    with pytest.raises(InjertoError, match="PEFT computes something else with the pair of layer3.*--format merged"):
+        injerto.export(run.path, tmp_path / "peft", format="peft", backbone=load_backbone(dilated, preprocessing=looks))
+    assert not (tmp_path / "peft" / CONFIG).exists()

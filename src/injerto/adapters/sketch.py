@@ -276,7 +276,7 @@ def _independent(rows: np.ndarray, groups: np.ndarray) -> int:
     np.add.at(sums, place, centred)
     of_mean = float(np.square(sums).sum()) / count**2 * units / max(units - 1, 1)
     of_row = float(np.square(centred).sum()) / count + of_mean
-    return count if of_mean == 0 and units > 1 else 1 if units == 1 else min(count, int(of_row / of_mean))
+    return count if of_mean == 0 and units > 1 else 1 if units == 1 else min(count, round(of_row / of_mean))
 
 
 def _check(embeddings: np.ndarray) -> tuple[int, int]:

@@ -295,6 +295,57 @@ def test_dropout_leaves_the_base_alone_and_is_right_on_average() -> None:
         assert float((mean - exact).abs().max()) < 0.12 * float((exact - base).abs().max())
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("variant", ["plain", "dora", "pissa"])
+@pytest.mark.parametrize("kind", ["linear", "conv1d", "convolution"])
+def test_dropout_takes_from_the_pair_alone(kind: str, variant: str, strength: float) -> None:
+    """``x W m + drop(x) D m + b`` in float64, with m DoRA's magnitude over the norm and D what is added to W."""
+    torch.manual_seed(0)
+    plain: nn.Module = {
+        "linear": nn.Linear(6, 5), "conv1d": Conv1D(5, 6), "convolution": nn.Conv2d(4, 6, 3, stride=2, dilation=2, padding=2)
+    }[kind]  # fmt: skip
+    x = torch.randn(2, 4, 9, 9) if kind == "convolution" else torch.randn(7, 6)
+    plain, x = plain.double(), x.double()
+    layer = attach(copy.deepcopy(plain), Variant(2, 4.0, dropout=0.5, dora=variant == "dora"), "pissa" if variant == "pissa" else "zero")  # fmt: skip
+    if layer.lora_magnitude is not None:
+        with torch.no_grad():
+            layer.lora_magnitude.mul_(1.5)
+        before = layer.train()(x)  # B is 0: nothing that is dropped matters
+        torch.testing.assert_close(before, layer.eval()(x))
+    fill(Net(layer))
+    layer.strength = strength
+    mask = 2.0 * (torch.rand_like(x) < 0.5)
+    layer._dropped = lambda inputs: inputs * mask  # type: ignore[method-assign]
+    weight, delta = layer.base_weight, layer.delta()
+    factor = torch.ones(())
+    if layer.lora_magnitude is not None:
+        norm = (weight + delta).norm(dim=0) if kind == "conv1d" else (weight + delta).flatten(1).norm(dim=1)
+        factor = (layer.lora_magnitude / norm).view(-1, *[1] * (0 if kind == "conv1d" else weight.ndim - 1))
+    fixed, learned = copy.deepcopy(plain), copy.deepcopy(plain)
+    fixed.weight.data = torch.lerp(weight, weight * factor, strength).detach()
+    learned.weight.data = (strength * delta * factor).detach()
+    if variant == "dora" and kind == "linear" and strength != 1:
+        return  # its strength does not act on the training path: a run trains at full strength
+    learned.bias.data.zero_()  # type: ignore[union-attr]
+    torch.testing.assert_close(layer.train()(x), fixed(x) + learned(x * mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_base_in_half_precision_is_rounded_once(dtype: torch.dtype, dora: bool) -> None:
+    """Merged weights are the float64 sum, rounded: not a rounded delta added and rounded again."""
+    torch.manual_seed(0)
+    for plain in (nn.Linear(64, 48), Conv1D(48, 64), nn.Conv2d(8, 12, 3)):
+        layer = attach(plain.to(dtype), Variant(4, 8.0, dora=dora))
+        fill(Net(layer))
+        exact = copy.deepcopy(layer).double()
+        layer.merge()
+        difference = layer.weight.double() - exact.effective().detach().to(dtype).double()
+        share = float((difference != 0).double().mean())
+        assert share < 2e-3  # where the float32 sum lies within its own rounding of a tie
+        assert layer.weight.dtype == dtype
+
+
 def test_a_pair_that_mixes_groups_is_a_convolution_without_groups() -> None:
     torch.manual_seed(0)
     net = Net(nn.Conv2d(4, 6, 3, groups=2, padding=1)).eval()

@@ -15,6 +15,7 @@ from injerto.domains.preprocessing import ImagePreprocessing
 from injerto.recipe.grammar import parse_tuning
 from injerto.tuning.base import Tuned, apply_tuning
 from injerto.tuning.lora.base import LowRank
+from injerto.tuning.lora.settings import read_settings
 from injerto.tuning.lora.tuning import low_rank_layers
 
 LOOKS = ImagePreprocessing(32, 32, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
@@ -104,6 +105,33 @@ def test_patterns_and_variants(bert: Any) -> None:
     assert [by_end[f"{i}.attention.self.key"].variant.alpha for i in (0, 1)] == [4, 8]
     assert {rate for name, rate in tuned.rates.items() if name.endswith("lora_B")} == {16}
     assert {rate for name, rate in tuned.rates.items() if name.endswith("lora_A")} == {1}
+
+
+def test_rsloras_default_alpha_is_a_constant() -> None:
+    """alpha / sqrt(r) (Kalajdzievski 2023, eq. 4) at alpha 16: the factor falls with the root of the rank."""
+    for rank in (1, 4, 16, 64, 256):
+        variant = read_settings(parse_tuning(f"lora(r={rank},variant=rslora)")).variant
+        assert variant.scaling == pytest.approx(16 / rank**0.5)
+        assert read_settings(parse_tuning(f"lora(r={rank})")).variant.scaling == 2
+    given = read_settings(parse_tuning("lora(r=64,alpha=8,variant=rslora)")).variant
+    assert given.scaling == 1
+
+
+def test_rsloras_alpha_stands_in_the_recipe_and_an_earlier_adapter_keeps_its_own(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    """Runs of the time when it was 2 r: finished ones are loaded with their own, unfinished ones do not go on with 16."""
+    settings = {"source": "day", "backbone": tiny_timm, "augment": "none", "steps": 2, **quick}
+    run = injerto.fit(pictures, tuning="lora(r=4,variant=rslora)", out=tmp_path / "new", **settings)
+    assert "tuning: lora(r=4,variant=rslora,alpha=16)" in (run.path / "recipe.yaml").read_text()
+    before = injerto.fit(pictures, tuning="lora(r=4,variant=rslora,alpha=8)", out=tmp_path / "old", **settings)
+    recipe, card = before.path / "recipe.yaml", before.path / "adapter" / "adapter_card.json"
+    for path in (recipe, card):
+        path.write_text(path.read_text().replace(",alpha=8", ""))
+    again = injerto.load(before.path, backbone=tiny_timm)
+    assert {layer.variant.scaling for _, layer in low_rank_layers(again.model.backbone.model)} == {4.0}
+    with pytest.raises(InjertoError, match="started with another recipe: tuning"):
+        injerto.fit(pictures, tuning="lora(r=4,variant=rslora)", out=before.path, resume=True, **settings)
 
 
 def test_the_seed_draws_a(tiny_bert: Path) -> None:
