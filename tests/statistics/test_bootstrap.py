@@ -128,7 +128,7 @@ def test_nested_interval_equals_brute_force() -> None:
 
 
 def crossed_brute_force(scores, groups, draws, seed=5):
-    """Groups are drawn once for all seeds."""
+    """Groups are drawn once for all seeds; which seeds there are is drawn beside."""
     rng, names = np.random.default_rng(seed), np.unique(np.concatenate(groups))
     values = []
     for _ in range(draws):
@@ -137,7 +137,8 @@ def crossed_brute_force(scores, groups, draws, seed=5):
         for own, group in zip(scores, groups, strict=True):
             rows = np.concatenate([np.flatnonzero(group == name) for name in chosen])
             each.append(own[rows].mean())
-        values.append(np.mean([each[pick] for pick in rng.integers(len(scores), size=len(scores))]))
+        means = np.array([own.mean() for own in scores])
+        values.append(np.mean(each) + means[rng.integers(len(scores), size=len(scores))].mean() - means.mean())
     return np.quantile(values, [0.025, 0.975])
 
 

@@ -126,8 +126,8 @@ def nested_draws(
     """Mean over seeds of a row of a comparison, or of the difference of two rows, and its bootstrap distribution.
 
     Every draw resamples the test groups of all seeds at once, so that a group counts as often in one seed as in any
-    other, and picks as many seeds as there are, with replacement; both rows of a comparison see the same picks, so what
-    they share cancels. Seeds that were tested on the same examples (a target's, or a given split) share the luck of
+    other, and adds how the seeds' means come out where as many seeds are picked with replacement; both rows of a
+    comparison see the same draws, so what they share cancels. Seeds that were tested on the same examples (a target's, or a given split) share the luck of
     that choice: resampled seed by seed it would average out, and the interval would be too narrow by up to the root of
     their number. Seeds whose tests have no group in common are resampled independently.
 
@@ -173,7 +173,7 @@ def nested_draws(
     parts = np.split(sums, np.cumsum([block.shape[1] for block in blocks])[:-1], axis=1)
     values = np.stack([_statistic(part) for part in parts], axis=1)
     values = np.where(np.isnan(values), means, values)  # a draw without any group of a seed says nothing of it
-    return float(means.mean()), np.take_along_axis(values, picks, axis=1).mean(axis=1)
+    return float(means.mean()), values.mean(axis=1) + means[picks].mean(axis=1) - means.mean()
 
 
 def _group_columns(scores: np.ndarray, groups: Sequence | np.ndarray, labels: np.ndarray | None) -> np.ndarray:
