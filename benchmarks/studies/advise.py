@@ -55,7 +55,7 @@ def judged(folder: Path, data: str, minutes: float) -> dict[str, Any] | None:
             answers[key, row["seed"]] = read_answers(folder / row["run"])[target, BOTH]
     mine, others = ([answers[key, seed] for seed in content["seeds"]] for key in (own, best))
     difference, low, high = nested_interval(
-        [one.right for one in mine], [one.groups for one in mine], [one.right for one in others]
+        [one.right for one in mine], [one.named() for one in mine], [one.right for one in others]
     )
     return {
         **entry, "accuracy": accuracy[own], "best": dict(zip(("tuning", "alignment"), best, strict=True)),

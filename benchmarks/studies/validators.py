@@ -37,7 +37,8 @@ def on_target(row: dict[str, Any], target: str) -> float:
 
 def over_comparisons(each: list[np.ndarray]) -> tuple[float, float, float]:
     """Mean and 95 % interval of values by comparison and seed: comparisons are resampled, and seeds within."""
-    return nested_interval(each, [np.arange(len(values)) for values in each])
+    groups = [[f"{place} {seed}" for seed in range(len(values))] for place, values in enumerate(each)]
+    return nested_interval(each, groups)
 
 
 def candidates_of(folder: Path) -> list[dict[str, Any]]:

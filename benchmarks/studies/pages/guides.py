@@ -137,6 +137,7 @@ def advise() -> str:
 def interval() -> str:
     """How often a gain is claimed where there is none, from `interval.json`."""
     rows = json.loads((HERE / "interval.json").read_text())["rows"]
+    rows = [row for row in rows if not row["shared"]]
     ratios = list(dict.fromkeys(row["ratio"] for row in rows))
     found = {(row["seeds"], row["ratio"]): f"{100 * row['as it is']:.1f}" for row in rows}
     cells = [[str(s), *(found[s, ratio] for ratio in ratios)] for s in dict.fromkeys(row["seeds"] for row in rows)]
