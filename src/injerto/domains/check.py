@@ -14,8 +14,7 @@ from injerto.basics.files import cache_root, sha256, write_text
 from injerto.basics.progress import note, progress, warn
 from injerto.domains.domain import Domains, Input, Problem
 from injerto.domains.formats import openable
-from injerto.domains.images import decode, reason, warn_dark
-from injerto.domains.pixels import RULES
+from injerto.domains.images import DECODING, decode, reason, warn_dark
 from injerto.domains.rows import threads
 
 LISTED = 20
@@ -69,7 +68,7 @@ def _key(domains: Domains) -> str:
     """Everything that decides whether the pictures can be decoded, and what is remarked about them."""
     return sha256(
         PIL.__version__,
-        RULES,
+        DECODING,
         str(Image.MAX_IMAGE_PIXELS),
         str(ImageFile.LOAD_TRUNCATED_IMAGES),
         " ".join(openable()),
@@ -88,7 +87,7 @@ def _remembered(marker: Path) -> Remarks | None:
 def _without_bad(domains: Domains) -> tuple[Domains, list[Problem], Remarks]:
     """The domains without the pictures that cannot be decoded, those pictures, and remarks about the others."""
     kinds: dict[int, set[str]] = {}
-    bad = _undecodable([item for domain in domains.values() for item in domain.inputs], kinds)
+    bad = undecodable([item for domain in domains.values() for item in domain.inputs], kinds)
     problems: list[Problem] = []
     kept, remarks, first = {}, dict[str, tuple[int, str]](), 0
     for name, domain in domains.items():
@@ -130,7 +129,7 @@ def readable(paths: Sequence[str]) -> list[str]:
     Raises:
         InjertoError: Where none can.
     """
-    bad = _undecodable([Path(path) for path in paths])
+    bad = undecodable([Path(path) for path in paths])
     told = [f"{paths[index]}: {why}" for index, why in bad.items()]
     for line in told[:LISTED]:
         warn(line)
@@ -141,8 +140,13 @@ def readable(paths: Sequence[str]) -> list[str]:
     return [path for index, path in enumerate(paths) if index not in bad]
 
 
-def _undecodable(items: Sequence[Input], kinds: dict[int, set[str]] | None = None) -> dict[int, str]:
-    """Position and reason of every picture that cannot be decoded, in order; ``kinds`` gets what is remarkable."""
+def undecodable(items: Sequence[Input], kinds: dict[int, set[str]] | None = None) -> dict[int, str]:
+    """Position and reason of every picture that cannot be decoded, in order.
+
+    Args:
+        items: Paths, encoded pictures or PIL images.
+        kinds: Gets, by position, what is remarkable about a picture: ``dark`` or ``frames``.
+    """
 
     def chunk(indices: range) -> dict[int, str]:
         bad = {}

@@ -13,13 +13,26 @@ from injerto.basics.progress import note
 from injerto.domains.domain import Input, Modality, Problem
 from injerto.domains.folders import is_image_name
 from injerto.domains.rows import Rows
-from injerto.domains.sides import SIDES, UNLABELLED_SIDES
 
 INPUT_NAMES = ("text", "sentence", "review", "content", "image", "path", "file", "filename", "file_name")
 LABEL_NAMES = ("label", "class", "category")
 PROMPT_NAMES = ("prompt", "instruction", "question")
 RESPONSE_NAMES = ("response", "completion", "output", "answer")
 DOMAIN_NAMES = ("domain",)
+SIDES: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "unlabeled": "train",
+    "unlabelled": "train",
+    "unsupervised": "train",
+}
+UNLABELLED_SIDES = frozenset(("unlabeled", "unlabelled", "unsupervised"))
 
 Columns = Mapping[str, Sequence[Any]]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
+from injerto.domains.columns import SIDES, UNLABELLED_SIDES
 from injerto.domains.rows import Rows
-from injerto.domains.sides import SIDES, UNLABELLED_SIDES
 from injerto.domains.tables import read_table
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError, first_line
-from injerto.domains.columns import ColumnNames, rows_from_columns
+from injerto.domains.columns import SIDES, ColumnNames, rows_from_columns
 from injerto.domains.rows import Rows
-from injerto.domains.sides import SIDES
 from injerto.domains.tables import refuse_twice
 
 _MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")

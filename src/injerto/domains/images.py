@@ -13,6 +13,8 @@ from injerto.domains.formats import open_picture
 from injerto.domains.pixels import to_rgb
 from injerto.domains.preprocessing import ImagePreprocessing
 
+DECODING = 2
+"""Raised whenever a picture becomes other pixels than before, or is refused, so that no cache of the former is read."""
 POLICIES = ("none", "light", "standard")
 _SCALES = {"light": (0.6, 1.0), "standard": (0.35, 1.0)}
 _JITTER = 0.3

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-RULES = 2
-"""Version of the rules in this module; what was verified under other rules is verified again."""
 DARK = 1 << 13
 """A picture of 16 bits that is everywhere below an eighth of their range was taken with fewer, or is nearly black."""
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
