@@ -1,22 +1,27 @@
 """Every picture is decoded once before any compute is spent; a sound data set is remembered."""
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import PIL
-from PIL import Image
+from PIL import Image, ImageFile
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import cache_root, sha256, write_text
 from injerto.basics.progress import note, progress, warn
 from injerto.domains.domain import Domains, Input, Problem
-from injerto.domains.images import decode, reason
+from injerto.domains.formats import openable
+from injerto.domains.images import DECODING, decode, reason, warn_dark
 from injerto.domains.rows import threads
 
 LISTED = 20
 CHUNK = 64
+
+Remarks = Mapping[str, tuple[int, str]]
+"""Kind to how many pictures are of it, and the content hash of the first."""
 
 
 def are_numbers(classes: int, labelled: int) -> bool:
@@ -34,24 +39,14 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     noun = "images" if domains.modality == "image" else "texts"
     total = sum(map(len, domains.values())) + len(domains.problems)
     found: list[Problem] = []
-    marker = (
-        cache_root()
-        / "verified"
-        / sha256(PIL.__version__, *(key for domain in domains.values() for key in domain.contents))
-    )
-    if domains.modality == "image" and not marker.exists():
-        bad = _undecodable([item for domain in domains.values() for item in domain.inputs])
-        kept, first = {}, 0
-        for name, domain in domains.items():
-            own = {index: bad[first + index] for index in range(len(domain)) if first + index in bad}
-            found += [Problem(domain.sources[index], why) for index, why in own.items()]
-            keep = [index for index in range(len(domain)) if index not in own]
-            if keep:
-                kept[name] = domain.subset(keep) if own else domain
-            first += len(domain)
-        if not found:
-            write_text(marker, "")
-        domains = Domains(kept, domains.modality, domains.name, domains.problems, domains.used)
+    if domains.modality == "image":
+        marker = cache_root() / "verified" / _key(domains)
+        remarks = _remembered(marker)
+        if remarks is None:
+            domains, found, remarks = _without_bad(domains)
+            if not found:
+                write_text(marker, json.dumps(remarks))
+        _say(domains, remarks)
     problems = (*domains.problems, *found)
     if not problems:
         return domains
@@ -69,6 +64,62 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     return Domains(domains, domains.modality, domains.name, problems, domains.used)
 
 
+def _key(domains: Domains) -> str:
+    """Everything that decides whether the pictures can be decoded, and what is remarked about them."""
+    return sha256(
+        PIL.__version__,
+        DECODING,
+        str(Image.MAX_IMAGE_PIXELS),
+        str(ImageFile.LOAD_TRUNCATED_IMAGES),
+        " ".join(openable()),
+        *(key for domain in domains.values() for key in domain.contents),
+    )
+
+
+def _remembered(marker: Path) -> Remarks | None:
+    """The remarks of a check that found no fault; None where there was none."""
+    try:
+        return {kind: (count, content) for kind, (count, content) in json.loads(marker.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def _without_bad(domains: Domains) -> tuple[Domains, list[Problem], Remarks]:
+    """The domains without the pictures that cannot be decoded, those pictures, and remarks about the others."""
+    kinds: dict[int, set[str]] = {}
+    bad = undecodable([item for domain in domains.values() for item in domain.inputs], kinds)
+    problems: list[Problem] = []
+    kept, remarks, first = {}, dict[str, tuple[int, str]](), 0
+    for name, domain in domains.items():
+        keep = [index for index in range(len(domain)) if first + index not in bad]
+        for index in range(len(domain)):
+            if first + index in bad:
+                problems.append(Problem(domain.sources[index], bad[first + index]))
+            for kind in kinds.get(first + index, ()):
+                count, content = remarks.get(kind, (0, domain.contents[index]))
+                remarks[kind] = (count + 1, content)
+        if keep:
+            kept[name] = domain.subset(keep) if len(keep) < len(domain) else domain
+        first += len(domain)
+    return Domains(kept, domains.modality, domains.name, domains.problems, domains.used), problems, remarks
+
+
+def _say(domains: Domains, remarks: Remarks) -> None:
+    """One line for each kind of remark."""
+    for kind, (count, content) in sorted(remarks.items()):
+        places = (
+            source
+            for domain in domains.values()
+            for source, key in zip(domain.sources, domain.contents, strict=True)
+            if key == content
+        )
+        place = next(places, "a picture")
+        if kind == "dark":
+            warn_dark(place, count - 1)
+        else:
+            note(f"{count} pictures hold several frames or pages; the first of each is used (first: {place})")
+
+
 def readable(paths: Sequence[str]) -> list[str]:
     """Those of some pictures that can be decoded; of the others it is told why not.
 
@@ -78,7 +129,7 @@ def readable(paths: Sequence[str]) -> list[str]:
     Raises:
         InjertoError: Where none can.
     """
-    bad = _undecodable([Path(path) for path in paths])
+    bad = undecodable([Path(path) for path in paths])
     told = [f"{paths[index]}: {why}" for index, why in bad.items()]
     for line in told[:LISTED]:
         warn(line)
@@ -89,18 +140,27 @@ def readable(paths: Sequence[str]) -> list[str]:
     return [path for index, path in enumerate(paths) if index not in bad]
 
 
-def _undecodable(items: Sequence[Input]) -> dict[int, str]:
-    """Position and reason of every picture that cannot be decoded, in order."""
+def undecodable(items: Sequence[Input], kinds: dict[int, set[str]] | None = None) -> dict[int, str]:
+    """Position and reason of every picture that cannot be decoded, in order.
+
+    Args:
+        items: Paths, encoded pictures or PIL images.
+        kinds: Gets, by position, what is remarkable about a picture: ``dark`` or ``frames``.
+    """
 
     def chunk(indices: range) -> dict[int, str]:
         bad = {}
         for index in indices:
             item = items[index]
             assert not isinstance(item, str)  # the modality is image
+            seen: set[str] = set()
             try:
-                decode(item, (8, 8))
+                decode(item, (8, 8), seen)
             except Exception as error:  # a picture's decoder may raise anything
                 bad[index] = reason(error)
+            else:
+                if seen and kinds is not None:
+                    kinds[index] = seen
         return bad
 
     found: dict[int, str] = {}
