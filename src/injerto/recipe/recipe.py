@@ -337,7 +337,7 @@ class Recipe(BaseModel):
         filled = {key: value for key, value in fill.items() if getattr(self, key) is None}
         if self.task == "causal-lm":
             return self.model_copy(update={k: v for k, v in filled.items() if k not in UNUSED_BY_LANGUAGE})
-        if augment == "none" and self.views and not self.alignment_terms:
+        if augment == "none" and self.views:
             filled["views"] = 1  # all versions are the same
         return self.model_copy(update=filled | {"augment": "+".join([augment, *mixing])})
 

@@ -146,7 +146,9 @@ class Fit:
                 }
                 if last:
                     plain |= {(name, "held out"): part for name, part in self.held_out.items()}
-                drawn = plan.drawn(span.first, span.stop, views)
+                counts = {name: max(1, s.versions(views, span.frozen)) for name, s in prepared.streams.items()}
+                by_count = {count: plan.drawn(span.first, span.stop, count) for count in set(counts.values())}
+                drawn = {name: by_count[counts[name]][s.follows or name] for name, s in prepared.streams.items()}
                 if self.recipe.head == "probe":
                     drawn = {name: [np.arange(size)] * views for name, size in examples.sizes().items()}
                 examples.kept[span.frozen] = self.caches.keep(
