@@ -201,8 +201,7 @@ class Trainer:
             else:
                 torch.manual_seed(number)
             labelled, done = int(batch.labelled.sum()), self.progress.step / self.steps
-            parts = min(self.recipe.accumulate, max(labelled, 1))  # one without a label would count for nothing
-            for index, part in enumerate(batch.parts(parts)):
+            for index, part in enumerate(batch.parts(self.recipe.accumulate)):
                 share = int(part.labelled.sum()) / max(labelled, 1)
                 if part.dealt is not None:
                     self.objective.number = int(sha256(number, index)[:15], 16)
