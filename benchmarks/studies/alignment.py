@@ -2,6 +2,7 @@
 
     python benchmarks/studies/alignment.py emoji WORK
     python benchmarks/studies/alignment.py emoji-weights WORK
+    python benchmarks/studies/alignment.py emoji-self-training WORK
     python benchmarks/studies/alignment.py emoji-full WORK
     python benchmarks/studies/alignment.py emoji-lora WORK
     python benchmarks/studies/alignment.py emoji-last WORK
@@ -86,6 +87,10 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
             "alignment": ["none", "mmd", "mmd:10", "mmd:100", "mmd:1000", "dann", "dann:30", "dann:1000"],
         },
         5, steps=300, image_size=128, neck="256", select="last", **LITE0,
+    ),
+    "emoji-self-training": shifts(  # with a strong view that is strong, and new in every cycle
+        EMOJI, {"tuning": ["head"], "alignment": ["none", "mmd", "self-training", "mmd+self-training"]},
+        3, steps=300, image_size=128, neck="256", select="last", **LITE0,
     ),
     "emoji-full": shifts(
         EMOJI[:1], {"tuning": ["full"], "alignment": ["none", "mmd", "dann", "mmd+mcc"]}, 3,

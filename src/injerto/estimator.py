@@ -227,7 +227,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return fields | {"seed": int(drawn)}
 
     def _solve(self, X: np.ndarray, codes: np.ndarray, keys: list[str] | None, fields: dict[str, Any]) -> None:
-        """Logistic regression on standardized columns; C by accuracy, then NLL, on ``val``."""
+        """Logistic regression on standardized columns; C by (balanced) accuracy, then NLL, on ``val``."""
         recipe = make_recipe(data="X", **fields)
         given = fields | {"out": self.out}
         needless = [
@@ -241,7 +241,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         from injerto.tasks.heads import solve_probe
         from injerto.tasks.probe import quick_score
 
-        balanced = recipe.class_weights == "balanced"
+        balanced = recipe.balanced
         scaler = StandardScaler().fit(X)
         scaled = scaler.transform(X)
         self.C_ = self.C
@@ -252,9 +252,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
             train, val = places[sides == "train"], places[sides == "val"]
             self.C_ = 0.1
             if len(val) and len(np.unique(codes[train])) == codes.max() + 1:
-                _, _, self.C_ = solve_probe(
-                    scaled[train], codes[train], lambda w, b: quick_score(scaled[val] @ w.T + b, codes[val]), balanced
-                )
+
+                def score(w: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+                    return quick_score(scaled[val] @ w.T + b, codes[val], balanced)
+
+                _, _, self.C_ = solve_probe(scaled[train], codes[train], score, balanced)
         weight, bias, _ = solve_probe(scaled, codes, lambda *_: (0.0, 0.0), balanced, (self.C_,))
         self.coef_ = weight / scaler.scale_
         self.intercept_ = bias - self.coef_ @ scaler.mean_

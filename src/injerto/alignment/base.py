@@ -26,8 +26,8 @@ class StepOutputs:
     Attributes:
         embedding: What the classifying layer sees: standardized, after the neck, float32 (B, D).
         logits: (B, C).
-        labels: Class indices (B,), -1 where there is none (always for unlabelled targets); under mixup (B, C), rows
-            summing to 1, or to 0 where there is none.
+        labels: Class indices (B,), -1 where there is none (always for unlabelled targets); or weights of the classes
+            (B, C), rows summing to 1, or to 0 where there is none. Under mixup these are the examples before it.
         domain: Index of each example's domain, (B,).
         roles: ``source`` or ``target`` of every domain.
         view: :data:`PLAIN`, :data:`SECOND` or :data:`LABELLED` of each example, (B,).

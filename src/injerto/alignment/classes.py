@@ -60,6 +60,7 @@ class SelfTraining(Alignment):
     needs = frozenset({"target", "views"})
     options = {"threshold": Option(0.9, 0.0, 1.0)}
     ramped = True
+    matches_frequencies = True  # the rescaling takes the classes to be as frequent in the target as in the source
     threshold: float
 
     def loss(self, outputs: StepOutputs, p: float) -> Tensor:

@@ -12,6 +12,7 @@ from injerto.basics.files import sha256
 from injerto.domains.domain import Domain
 from injerto.domains.images import augment_image, prepare_image, read_image
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
+from injerto.domains.strong_augment import is_strong, strong_image, strong_tokens
 from injerto.domains.texts import augment_tokens, pad, tokenize
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
@@ -55,7 +56,8 @@ class BatchMaker:
         picture = read_image(source, at_least=(size.width, size.height))
         if policy == "none" or rng is None:
             return prepare_image(picture, size)
-        return augment_image(picture, size, policy, rng)
+        augment = strong_image if is_strong(policy) else augment_image
+        return augment(picture, size, policy, rng)
 
     def collate_images(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
         """Stack pictures: float32 (B, 3, H, W), normalized, channels last in memory.
@@ -86,7 +88,8 @@ class BatchMaker:
             rng: Randomness of the augmentation.
         """
         assert isinstance(self.preprocessing, TextPreprocessing)
-        return augment_tokens(ids, frozenset(self.preprocessing.tokenizer.all_special_ids), policy, rng)
+        special = frozenset(self.preprocessing.tokenizer.all_special_ids)
+        return strong_tokens(ids, special, rng) if is_strong(policy) else augment_tokens(ids, special, policy, rng)
 
     def tokens(self, domain: Domain) -> list[np.ndarray]:
         """Token ids of every text of a domain.
@@ -98,15 +101,17 @@ class BatchMaker:
         return tokenize([str(text) for text in domain.inputs], self.preprocessing)
 
 
-def augmentation_rng(seed: int, content: str, view: int) -> np.random.Generator:
+def augmentation_rng(seed: int, content: str, version: int, view: int = 0) -> np.random.Generator:
     """Randomness of one augmented version: a pure function of its arguments.
 
     Args:
         seed: The run's seed.
         content: SHA-256 of the example's content.
-        view: Which version.
+        version: Which version.
+        view: Which view of the example: two views of one version share no randomness.
     """
-    return np.random.Generator(np.random.Philox(key=int(sha256(seed, content, view)[:32], 16)))
+    what = f"{view}/{version}" if view else version
+    return np.random.Generator(np.random.Philox(key=int(sha256(seed, content, what)[:32], 16)))
 
 
 def bucket(length: int) -> int:

@@ -8,19 +8,9 @@ import numpy as np
 from injerto.basics.errors import InjertoError
 from injerto.evaluation.calibration import reliability
 from injerto.statistics.bootstrap import bootstrap_interval
+from injerto.statistics.recall import mean_recall as mean_recall
 
 _SMALLEST = 1e-12  # a probability of 0 for the true class costs -log of this, 27.6, not infinity
-
-
-def mean_recall(right: np.ndarray, labels: np.ndarray) -> float:
-    """Balanced accuracy: the share that is right, averaged over the classes that are there.
-
-    Args:
-        right: Whether each example's prediction is right, (n,), n > 0.
-        labels: True class of each, (n,).
-    """
-    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return float((np.bincount(index, weights=right) / counts).mean())
 
 
 def classification_metrics(

@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from injerto.basics.errors import InjertoError, suggest
+from injerto.statistics.recall import mean_recall
 
 FLOOR = 0.1  # source accuracy that may be lost: alignment costs some points of it, collapse most of it
 MARGIN = 0.1  # of the way from chance agreement to 1: more than chance gives with a hundred examples
@@ -44,6 +45,7 @@ class Evidence:
         train_embeddings: (k, D) of source train examples, for the density ratio; None to cross-fit it on
             ``source_embeddings``. A network may embed what it was trained on differently from what it wasn't; None is
             the safer choice where val has a few hundred examples.
+        balanced: Whether accuracy on the source is balanced accuracy, as in a run with balanced class weights.
 
     Raises:
         InjertoError: Where there are too few examples or classes, or a number is not finite.
@@ -56,6 +58,7 @@ class Evidence:
     target_logits: np.ndarray
     target_embeddings: np.ndarray
     train_embeddings: np.ndarray | None = None
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         """Check shapes, sizes and that all is finite."""
@@ -110,7 +113,11 @@ def source(evidence: Evidence, seed: int = 0) -> float:
     The second term is at most half an example, so it only orders models of equal accuracy; NLL is a mean, at most 27.6
     nats. Knows nothing of the target: for small shifts, or where the others disagree. Blind to what alignment gains.
     """
-    return float(_accuracy(evidence) + 0.5 / (len(evidence.source_labels) * (1 + _losses(evidence).mean())))
+    losses, labels = _losses(evidence), np.asarray(evidence.source_labels)
+    if evidence.balanced:
+        least = len(labels) * evidence.source_logits.shape[1]  # what one example counts, at least, is 1 / least
+        return _accuracy(evidence) + 0.5 / (least * (1 + mean_recall(losses, labels)))
+    return float(_accuracy(evidence) + 0.5 / (len(labels) * (1 + losses.mean())))
 
 
 def infomax(evidence: Evidence, seed: int = 0) -> float:
@@ -354,8 +361,9 @@ def _collapse(evidence: Evidence, reference: float | None, seed: int) -> str | N
     on_source, on_target = _hard(evidence.source_logits), _hard(evidence.target_logits)
     shares = [np.bincount(hard, minlength=classes) / len(hard) for hard in (labels, on_source)]
     chance = float(shares[0] @ shares[1])
-    if accuracy <= chance + MARGIN * (1 - chance):
-        return f"source accuracy {accuracy:.3f} is hardly above chance, {chance:.3f} for the classes it predicts"
+    agreement = float((on_source == labels).mean())
+    if agreement <= chance + MARGIN * (1 - chance):
+        return f"source accuracy {agreement:.3f} is hardly above chance, {chance:.3f} for the classes it predicts"
     rng, size = np.random.default_rng(seed), min(len(on_source), len(on_target))
     draws = [rng.choice(on_source, size, replace=False) for _ in range(20)]
     there, here = _effective(on_target), float(np.mean([_effective(draw) for draw in draws]))
@@ -377,7 +385,9 @@ def _hard(logits: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(evidence: Evidence) -> float:
-    return float((_hard(evidence.source_logits) == np.asarray(evidence.source_labels)).mean())
+    labels = np.asarray(evidence.source_labels)
+    right = _hard(evidence.source_logits) == labels
+    return mean_recall(right, labels) if evidence.balanced else float(right.mean())
 
 
 def _losses(evidence: Evidence) -> np.ndarray:

@@ -82,7 +82,8 @@ class Recipe(BaseModel):
         warmup: Share of the steps in which the rate rises linearly.
         clip: Largest norm of the gradient; 0 switches clipping off.
         accumulate: Parts a step is computed in, to save memory.
-        class_weights: ``none`` or ``balanced`` (inverse frequency in the source's train split).
+        class_weights: ``none`` or ``balanced`` (inverse frequency in the source's train split); then what is chosen on
+            source ``val`` is chosen by balanced accuracy.
         label_smoothing: Share of the target probability spread over all classes.
         image_size: Pixels a side.
         max_length: Longest text in tokens.
@@ -298,6 +299,11 @@ class Recipe(BaseModel):
         return first if first in POLICIES else "none"
 
     @property
+    def balanced(self) -> bool:
+        """Whether classes count equally: in the loss, and where something is chosen on ``val``."""
+        return is_balanced({"class_weights": self.class_weights})
+
+    @property
     def mixing(self) -> tuple[str, ...]:
         """The augmentations that mix examples."""
         return tuple(part for part in (self.augment or "").split("+") if part in MIXING)
@@ -337,7 +343,7 @@ class Recipe(BaseModel):
         filled = {key: value for key, value in fill.items() if getattr(self, key) is None} | self._alpha()
         if self.task == "causal-lm":
             return self.model_copy(update={k: v for k, v in filled.items() if k not in UNUSED_BY_LANGUAGE})
-        if augment == "none" and self.views and not self.alignment_terms:
+        if augment == "none" and self.views:
             filled["views"] = 1  # all versions are the same
         return self.model_copy(update=filled | {"augment": "+".join([augment, *mixing])})
 
@@ -359,6 +365,15 @@ class Recipe(BaseModel):
         import yaml
 
         write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def is_balanced(fields: Mapping[str, Any]) -> bool:
+    """Whether a recipe's fields ask for balanced class weights.
+
+    Args:
+        fields: By name.
+    """
+    return fields.get("class_weights") == "balanced"
 
 
 def make_recipe(**fields: Any) -> Recipe:

@@ -208,7 +208,7 @@ class Halving:
         turned: set[str] = set()
         best, rule = done or alive, ""
         if choice:
-            turned, rule = set(choice["turned_away"]), choice.get("validator") or "accuracy on source val"
+            turned, rule = set(choice["turned_away"]), choice.get("validator") or f"accuracy on {choice['rule']}"
             first = choice["row"]  # also where all are turned away
             best = sorted(scores, key=lambda label: (label != first, label in turned, -scores[label]))[:keeps]
         kept = {*best, *(base for label in best if (base := self._bases[label]))}

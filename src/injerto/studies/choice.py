@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from injerto.evaluation.validators import FLOOR
+from injerto.recipe.recipe import is_balanced
 
 CHOOSER = "infomax"
 """The validator that lost least in benchmarks/studies/validators.md."""
@@ -16,7 +17,8 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
 
     Rows are compared on the same seeds. One is turned away where, in half of the seeds or more, its own guard rejected
     the model (see :func:`injerto.evaluation.validators.judge`) or its accuracy on source ``val`` is more than
-    :data:`injerto.evaluation.validators.FLOOR` below the best of all rows. No label of a target is looked at. Where no
+    :data:`injerto.evaluation.validators.FLOOR` below the best of all rows; it is the balanced one where all rows have
+    balanced class weights (:func:`measure_of`). No label of a target is looked at. Where no
     run has a target, there is nothing to validate: see :func:`choose_by_source`.
 
     Args:
@@ -33,7 +35,10 @@ def choose(rows: Sequence[Mapping[str, Any]], validator: str = CHOOSER) -> dict[
     found, seeds = _alike([row for row in rows if row["status"] == "ok" and row.get("validators")])
     if len(found) < 2 or not seeds:
         return None
-    source = {label: np.asarray([source_val(own[seed]) or 0.0 for seed in seeds]) for label, own in found.items()}
+    measure = measure_of(rows)
+    source = {
+        label: np.asarray([source_val(own[seed], measure) or 0.0 for seed in seeds]) for label, own in found.items()
+    }
     best = np.max(list(source.values()), axis=0)
     scores, turned = {}, []
     for label, own in found.items():
@@ -86,6 +91,8 @@ def in_hindsight(rows: Sequence[Mapping[str, Any]], label: str, name: str) -> tu
 def choose_by_source(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The row with the highest mean accuracy on source ``val`` over the same seeds, the first of equals.
 
+    It is the balanced accuracy where all rows have balanced class weights.
+
     The rule for domains that nobody has seen ("training-domain validation set": Gulrajani and Lopez-Paz, In Search of
     Lost Domain Generalization, 2021, section 3).
 
@@ -104,14 +111,29 @@ def choose_by_source(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
     }
     if len(found) < 2 or not seeds or len(sources) > 1:
         return None
-    scores = {}
+    scores, measure = {}, measure_of(rows)
     for label, own in found.items():
-        values = [value for seed in seeds if (value := source_val(own[seed])) is not None]
+        values = [value for seed in seeds if (value := source_val(own[seed], measure)) is not None]
         if len(values) < len(seeds):
             return None
         scores[label] = float(np.mean(values))
     chosen = max(scores, key=lambda label: scores[label])
-    return {"rule": "source val", "row": chosen, "scores": scores, "turned_away": [], "seeds": seeds}
+    rule = "source val" if measure == "accuracy" else "source val, balanced"
+    return {"rule": rule, "row": chosen, "scores": scores, "turned_away": [], "seeds": seeds}
+
+
+def measure_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The accuracy by which runs are compared: the balanced one where all of them have balanced class weights.
+
+    Where some have and others not, one measure must hold for all: the plain one.
+
+    Args:
+        rows: Of ``results.json``.
+
+    Returns:
+        ``accuracy`` or ``balanced_accuracy``.
+    """
+    return "balanced_accuracy" if rows and all(is_balanced(row.get("recipe") or {}) for row in rows) else "accuracy"
 
 
 def _alike(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[int, Mapping[str, Any]]], list[int]]:
@@ -129,7 +151,7 @@ def source_val(row: Mapping[str, Any], metric: str = "accuracy") -> float | None
 
     Args:
         row: Of one run.
-        metric: ``accuracy`` or ``nll``.
+        metric: ``accuracy``, ``balanced_accuracy`` or ``nll``.
     """
     vals = [entry["splits"].get("val", {}) for entry in row["domains"].values() if entry["role"] == "source"]
     values = [val[metric] for val in vals if val.get(metric) is not None]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from injerto.basics.files import check_new, remove_tree, write_text
 from injerto.basics.progress import note
 from injerto.evaluation.recorded import save_rows
 from injerto.evaluation.run import Run
+from injerto.tasks.model import Model
 
 SAME = ("task", "labels", "base", "preprocessing", "head", "neck", "responses")
 """What the cards of combined adapters must agree in."""
@@ -91,18 +92,23 @@ def check_alike(runs: Sequence[Run], keys: Sequence[str]) -> None:
                 raise InjertoError(f"{run.path} and {first.path} differ in {key}: they can't be added up")
 
 
-def ship(folder: Path, runs: Sequence[Run], weights: Sequence[float]) -> Run:
+def ship(
+    folder: Path, runs: Sequence[Run], weights: Sequence[float], finish: Callable[[Model], None] | None = None
+) -> Run:
     """Write a weighted sum of runs as a run without ``metrics.json``.
 
     Args:
         folder: Where it goes.
         runs: What is added up; the recipe of the first is copied.
         weights: One for each.
+        finish: What is done to the sum before it is written.
     """
     best = runs[0]
     if any((run.path / "metrics.json").exists() and (run.metrics.get("forgetting") or {}).get("path") for run in runs):
         note("the sliders of the runs do not add up; the sum has none")
     model = add_up([run.model for run in runs], weights, load_base(best.path, best.given_backbone))
+    if finish:
+        finish(model)
     changed = sorted({name for run in runs for name in run.changed})
     folder.mkdir(parents=True, exist_ok=True)
     if (best.path / "recipe.yaml").exists():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from injerto.studies.choice import choose, source_val
+from injerto.studies.choice import choose, measure_of, source_val
 from injerto.studies.grid import text_of
 from injerto.studies.space import Dimension, point_at
 from injerto.studies.tables import csv_text
@@ -24,12 +24,13 @@ Rows = Sequence[Mapping[str, Any]]
 """One row for every seed of a trial, see :func:`read_run`."""
 
 
-def read_run(run: Path, seed: int) -> dict[str, Any]:
+def read_run(run: Path, seed: int, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a search keeps of a finished run; all that needed labels of other domains is marked oracle.
 
     Args:
         run: Its folder.
         seed: Its seed.
+        settings: What all trials of the search share; their class weights say by which accuracy trials are judged.
     """
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     domains = {
@@ -37,7 +38,7 @@ def read_run(run: Path, seed: int) -> dict[str, Any]:
             "role": entry["role"],
             "oracle": entry["oracle"],
             "splits": {
-                side: {metric: values.get(metric) for metric in ("accuracy", "nll")}
+                side: {metric: values.get(metric) for metric in ("accuracy", "balanced_accuracy", "nll")}
                 for side, values in entry["splits"].items()
             },
         }
@@ -46,16 +47,18 @@ def read_run(run: Path, seed: int) -> dict[str, Any]:
     judged = metrics.get("validators") or {}
     scores = {f"scores/{name}": score for name, score in judged.get("scores", {}).items()}
     row = {"seed": seed, "domains": domains, "validators": {"rejected": judged.get("rejected"), **scores}}
+    row["recipe"] = {"class_weights": (settings or {}).get("class_weights")}
     return row | {"trainable": metrics["parameters"]["trainable"], "adapter_bytes": metrics["adapter_bytes"]}
 
 
-def mean_val(rows: Rows, metric: str = "accuracy") -> float | None:
+def mean_val(rows: Rows, metric: str | None = None) -> float | None:
     """A metric on source ``val``, the mean over seeds; None where there is none.
 
     Args:
         rows: Of a trial.
-        metric: ``accuracy`` or ``nll``.
+        metric: ``nll``; the accuracy that trials are judged by where not given.
     """
+    metric = metric or measure_of(rows)
     values = [value for row in rows if (value := source_val(row, metric)) is not None]
     return float(np.mean(values)) if values else None
 

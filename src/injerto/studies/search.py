@@ -13,7 +13,7 @@ from injerto.basics.launcher import check_alone
 from injerto.basics.progress import note, quiet
 from injerto.evaluation.validators import VALIDATORS
 from injerto.recipe.command import flags
-from injerto.recipe.recipe import make_recipe
+from injerto.recipe.recipe import is_balanced, make_recipe
 from injerto.studies.choice import CHOOSER
 from injerto.studies.fixed import check_named, fixed_settings
 from injerto.studies.ledger import Ledger, differences, hide_password
@@ -47,8 +47,10 @@ def search(
     """Look for good settings, and keep the best run.
 
     Trials are judged without a label of a target: by the accuracy on source ``val`` (the NLL where it is equal), with a
-    target by a validator behind its guard. The first trial is the table's defaults, where the space holds them. What
-    was begun with the same ``out`` goes on; finished trials are not done again.
+    target by a validator behind its guard. The accuracy is the balanced one where all trials have
+    ``class_weights="balanced"``; where the space holds both kinds it is the plain one. The first trial is the table's
+    defaults, where the space holds them. What was begun with the same ``out`` goes on; finished trials are not done
+    again.
 
     Args:
         data: A path or the name of a sample, as for :func:`injerto.fit`.
@@ -96,7 +98,7 @@ def search(
         "settings": {name: value for name, value in fixed.items() if name != "threads"},
         "space": {one.name: str(one).partition("=")[2] for one in plan.space},
         **names,
-        "objective": plan.validator or "source val accuracy",
+        "objective": plan.validator or f"source val {'balanced ' if is_balanced(fixed) else ''}accuracy",
     }
     _check_same(folder, about)
     most = trials if trials is not None or minutes is not None else TRIALS

@@ -199,7 +199,8 @@ def _chosen(choice: Mapping[str, Any]) -> str:
     count, away = len(choice["scores"]), len(choice["turned_away"])
     rows = f"{count} row{'s' * (count > 1)}"
     if "validator" not in choice:
-        return f"chosen by accuracy on source val, of {rows}: {choice['row']}"
+        kind = "balanced accuracy" if choice["rule"].endswith("balanced") else "accuracy"
+        return f"chosen by {kind} on source val, of {rows}: {choice['row']}"
     if all_turned_away(choice):
         return f"the guard of {choice['validator']} turned all {rows} away; best on source val: {choice['row']}"
     words = f"{rows}{f'; its guard turned {away} away' if away else ''}"

@@ -16,7 +16,7 @@ from injerto import api
 from injerto.basics.errors import InjertoError, why_failed
 from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
-from injerto.recipe.recipe import make_recipe
+from injerto.recipe.recipe import is_balanced, make_recipe
 from injerto.studies.found import (
     csv_of,
     entry_of,
@@ -176,13 +176,14 @@ class Worker:
         if run.exists() and not (run / "recipe.yaml").exists():
             remove_tree(run)  # killed before it began
         known, told = [value_of([row]) for row in before], TENTHS * len(before)
+        measure = "balanced_accuracy" if is_balanced(self.fixed) else "accuracy"
 
-        def hear(done: float, accuracy: float, nll: float) -> None:
+        def hear(done: float, measured: Mapping[str, float]) -> None:
             step = TENTHS * len(before) + int(TENTHS * done)
             nonlocal told
             if self.plan.validator is None and told < step < TENTHS * (len(before) + 1):
                 told = step
-                self._report(trial, step, float(np.mean([*known, with_ties(accuracy, nll)])))
+                self._report(trial, step, float(np.mean([*known, with_ties(measured[measure], measured["nll"])])))
 
         alike = not REDRAWN & {one.name for one in self.plan.space}
         with shared_by((self.about["planned"] or TRIALS) if alike else 1), listening(hear), quiet():
@@ -192,7 +193,7 @@ class Worker:
                 remove_tree(run)
                 raise
         remove_tree(run / "checkpoints")
-        return read_run(run, settings["seed"])
+        return read_run(run, settings["seed"], self.fixed)
 
     @staticmethod
     def _report(trial: Trial, step: int, value: float) -> None:

@@ -52,14 +52,12 @@ def classification_losses(
         smoothing: Share of the probability spread over all classes (Szegedy et al. 2016, section 7).
 
     Returns:
-        Losses (n,) of the labelled examples, each times its class's weight, and which these are, (B,). Their mean does
-        not depend on which classes a batch happens to hold.
+        Losses (n,) of the labelled examples, ``-sum_c w_c y_c log p_c`` for a label y (smoothed, mixed or whole), and
+        which these are, (B,). Their mean over the examples does not depend on which classes a batch happens to hold.
     """
     labelled = labels >= 0 if labels.ndim == 1 else labels.sum(1) > 0
     known = labels[labelled]
-    each = functional.cross_entropy(logits[labelled], known, reduction="none", label_smoothing=smoothing)
-    if weights is not None:
-        each = each * (weights[known] if known.ndim == 1 else known @ weights)
+    each = functional.cross_entropy(logits[labelled], known, weights, reduction="none", label_smoothing=smoothing)
     return each, labelled
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 
 from injerto.basics.errors import InjertoError
+from injerto.statistics.recall import mean_recall
 from injerto.tasks.heads import Head, solve_probe
 
 NEVER = -30.0
 """Bias of a class without train examples: it is never predicted."""
 Score = tuple[float, float]
-"""Accuracy and minus the NLL: larger is better, the second breaks ties."""
+"""Accuracy and minus the NLL: larger is better, the second breaks ties. Where classes count equally, both are means
+over the classes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def fit_probe(
         labels: Their class indices (n,).
         vals: Embeddings and class indices of each ``val`` split; the score is the mean over them.
         classes: Number of classes.
-        balanced: Whether classes count equally.
+        balanced: Whether classes count equally, in the loss and in the score.
 
     Raises:
         InjertoError: Where all train examples are of one class.
@@ -89,7 +91,7 @@ def fit_probe(
 
     def score(weight: np.ndarray, bias: np.ndarray) -> Score:
         weight, bias = whole(weight, bias)
-        found = [quick_score(values @ weight.T + bias, truth) for values, truth in vals]
+        found = [quick_score(values @ weight.T + bias, truth, balanced) for values, truth in vals]
         return float(np.mean([one for one, _ in found])), float(np.mean([other for _, other in found]))
 
     standardized = (embeddings.astype(np.float64) - shift) * scale
@@ -97,14 +99,18 @@ def fit_probe(
     return Probe(*whole(weight, bias), strength, score(weight, bias) if vals else None)
 
 
-def quick_score(logits: np.ndarray, labels: np.ndarray) -> Score:
+def quick_score(logits: np.ndarray, labels: np.ndarray, balanced: bool = False) -> Score:
     """Accuracy and minus NLL, without the rest of a report.
 
     Args:
         logits: (N, C).
         labels: Class indices (N,).
+        balanced: Whether classes count equally: balanced accuracy, and the mean over the classes of their mean NLL.
     """
     from scipy.special import log_softmax
 
     likely = log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
-    return float((logits.argmax(axis=1) == labels).mean()), float(np.maximum(likely, np.log(1e-12)).mean())
+    right, likely = logits.argmax(axis=1) == labels, np.maximum(likely, np.log(1e-12))
+    if balanced:
+        return mean_recall(right, labels), mean_recall(likely, labels)
+    return float(right.mean()), float(likely.mean())

@@ -1,16 +1,45 @@
 """Averages of the weights over training: EMA and SWAD."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from injerto.backbones.backbone import Backbone
+from injerto.compute.plan import ComputePlan
 from injerto.training.checkpoints import Tensors
+from injerto.training.examples import Batch
+from injerto.tuning.norms import norm_layers, recalibrate
 
 HORIZON = 0.1
 """Share of the run that an exponential average looks back on."""
 EVALUATIONS = 25
 """Evaluations in a run with SWAD, at least: it looks for a valley in their losses."""
+
+STATISTICS = 64
+"""Batches from which BatchNorm statistics of averaged weights are estimated, at most."""
+
+
+def estimate_norms(backbone: Backbone, frozen: int, batches: Iterable[Batch], plan: ComputePlan) -> None:
+    """Estimate the BatchNorm statistics of averaged weights on training batches, as SWAD's ``update_bn`` does.
+
+    Each network of an average has statistics of its own; their average belongs to none (Izmailov et al., UAI 2018,
+    section 3.2).
+
+    Args:
+        backbone: With the averaged weights.
+        frozen: How many stages, from the bottom, do not move; their statistics are left alone.
+        batches: Of the run.
+        plan: How to compute.
+    """
+
+    def forward(batch: Batch) -> None:
+        with torch.autocast(plan.device, torch.bfloat16, enabled=plan.precision == "bf16"):
+            (batch.cut.embed if batch.cut else backbone)(batch.inputs)
+
+    only = {name for name in norm_layers(backbone) if backbone.stage_of(f"{name}.running_mean") >= frozen}
+    if only:
+        recalibrate(backbone, batches, only, forward)
 
 
 class Ema:

@@ -50,7 +50,7 @@ def plan_caches(prepared: "Prepared") -> None:
     recipe, backbone = prepared.recipe, prepared.backbone
     assert recipe.batch_size is not None
     train = sum(len(stream.part) for stream in prepared.streams.values() if not stream.target)
-    added = [len(stream.part) for stream in prepared.streams.values() if stream.target]
+    added = [stream for stream in prepared.streams.values() if stream.target]
     vals = sum(len(part) for part in prepared.parts("val").values())
     reported = sum(len(part) for sides in prepared.reported().values() for part in sides.values())
     prepared.spans = prepared.tuned.spans(count_steps(train, recipe.batch_size, recipe.steps, recipe.epochs))
@@ -59,7 +59,9 @@ def plan_caches(prepared: "Prepared") -> None:
     for span in prepared.spans:
         drawn = (span.stop - span.first) * recipe.batch_size
         used = drawn * (1 + len(added))
-        pairs = round(sum(size * min(recipe.views or 1, drawn / max(size, 1)) for size in (train, *added)))
+        sizes = [(train, recipe.views or 1)]
+        sizes += [(len(stream.part), stream.versions(recipe.views or 1, span.frozen) or 1) for stream in added]
+        pairs = round(sum(size * min(versions, drawn / max(size, 1)) for size, versions in sizes))
         epochs = drawn / max(train, 1)
         count = pairs + (reported if span is prepared.spans[-1] else vals)
         cut, text = _plan_cache(prepared, span, _RUNS.get() * used / max(pairs, 1), count)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from injerto.alignment.base import PLAIN, SECOND
 from injerto.basics.files import sha256
 from injerto.compute.batches import augmentation_rng
 from injerto.compute.cuts import Cut
@@ -53,43 +54,53 @@ class Caches:
         Args:
             cut: Where the frozen stages end.
             streams: What the steps draw from.
-            drawn: Positions that will be used, by version, of each stream with draws of its own.
+            drawn: Positions that will be used of each stream, version by version.
             plain: Unaugmented examples that are evaluated.
         """
-        views = max(1, self.prepared.recipe.views or 0)
         stages = cut.stage if cut.suffix is not None else 0
         what = f"stages 0-{stages - 1}" if stages > 1 else "stage 0" if stages else "embedding"
-        versions: dict[str, list[Features]] = {name: [] for name in streams}
-        for policy in dict.fromkeys(stream.augment for stream in streams.values()):
-            names = [name for name, stream in streams.items() if stream.augment == policy]
+        pieces: dict[str, list[Features]] = {name: [] for name in streams}
+        looks = {
+            name: (stream.augment, stream.view if stream.augment != "none" else PLAIN)
+            for name, stream in streams.items()
+        }
+        for look in dict.fromkeys(looks.values()):
+            names = [name for name in streams if looks[name] == look]
             parts = [streams[name].part for name in names]
-            for view in range(views):
-                wanted = [drawn[streams[name].follows or name][view] for name in names]
-                title = what if views == 1 else f"{what}, view {view + 1} of {views}"
-                found = self._fill(cut, parts, wanted, policy, view, title)
+            versions = len(drawn[names[0]])
+            for version in range(versions):
+                wanted = [drawn[name][version] for name in names]
+                title = (
+                    what
+                    if versions == 1
+                    else f"{what}, {'second ' * (look[1] == SECOND)}view {version + 1} of {versions}"
+                )
+                found = self._fill(cut, parts, wanted, look, version, title)
                 for name, start in zip(names, np.cumsum([0, *map(len, parts)])[:-1].tolist(), strict=True):
-                    versions[name].append(found.slice(start, start + len(streams[name].part)))
-        ends = np.cumsum([views * len(stream.part) for stream in streams.values()]).tolist()
+                    pieces[name].append(found.slice(start, start + len(streams[name].part)))
+        ends = np.cumsum([len(drawn[name]) * len(stream.part) for name, stream in streams.items()]).tolist()
         first = dict(zip(streams, [0, *ends[:-1]], strict=True))
-        pieces = [version for name in streams for version in versions[name]]
-        everything = self._fill(cut, list(plain.values()), None, "none", 0, f"{what}, for evaluation")
+        everything = self._fill(cut, list(plain.values()), None, ("none", PLAIN), 0, f"{what}, for evaluation")
         evaluated, start = {}, 0
         for where, part in plain.items():
             evaluated[where] = everything.slice(start, start + len(part))
             start += len(part)
         trim()
-        return Kept(cut, Features.join(pieces), first, views, evaluated)
+        views = max(1, self.prepared.recipe.views or 0)
+        joined = Features.join([version for name in streams for version in pieces[name]])
+        return Kept(cut, joined, first, views, evaluated)
 
     def _fill(
         self,
         cut: Cut,
         parts: Sequence[Domain],
         wanted: Sequence[np.ndarray] | None,
-        policy: str,
-        view: int,
+        look: tuple[str, int],
+        version: int,
         title: str,
     ) -> Features:
-        """Values of all inputs of some parts; of the wanted positions only, where these are given."""
+        """Values of all inputs of some parts in one version of a look (policy and view), or of the wanted positions."""
+        policy, view = look
         backbone, plan, seed = self.prepared.backbone, self.prepared.plan, self.prepared.recipe.seed
         inputs = [item for part in parts for item in part.inputs]
         keys = [content for part in parts for content in part.contents]
@@ -99,11 +110,12 @@ class Caches:
             places = np.concatenate([start + chosen for start, chosen in zip(starts, wanted, strict=True)])
 
         def augmented(embedder: Embedder, key: str, item: Any) -> np.ndarray:
-            rng, maker = augmentation_rng(seed, key, view), embedder.maker
+            rng, maker = augmentation_rng(seed, key, version, view), embedder.maker
             make = maker.image if backbone.modality == "image" else maker.augmented
             return make(item, policy, rng)
 
         plain = policy == "none"
-        described = ("plain" if plain else f"{policy}/{seed}/{view}") + self._statistics
+        which = f"view {view}/{version}" if view else version
+        described = ("plain" if plain else f"{policy}/{seed}/{which}") + self._statistics
         load = None if plain else augmented
         return kept(backbone, plan, cut, inputs, keys, described, title, load=load, wanted=places)

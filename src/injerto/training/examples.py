@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from injerto.alignment.base import PLAIN, SECOND
 from injerto.compute.batches import BatchMaker, Inputs, augmentation_rng, prefetch
 from injerto.compute.crew import crew
 from injerto.compute.cuts import Cut
@@ -16,6 +17,9 @@ from injerto.domains.domain import Domain
 from injerto.domains.preprocessing import ImagePreprocessing
 from injerto.training.stepplan import Draw, StepPlan
 from injerto.tuning.base import Span
+
+SECOND_VERSIONS = 8
+"""Versions of a second view where stages are frozen, whose results can then be kept."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Kept:
         cut: Where they end.
         train: The train examples: source after source, of each version after version.
         first: Where each source begins.
-        views: Augmented versions of an example.
+        views: Augmented versions of an example; a second view has its own number, see :meth:`Stream.versions`.
         plain: Unaugmented examples that are evaluated, by domain and split.
     """
 
@@ -65,22 +69,46 @@ class Batch:
     def parts(self, count: int) -> Iterator["Batch"]:
         """The batch in up to ``count`` nearly equal parts, each with its share of every domain.
 
+        A second view of an example is in the part of its plain view.
+
         Args:
             count: How many.
         """
-        count = min(count, len(self.labels))
+        place = self._places()
+        count = min(count, int(place.max()) + 1)
+        if count == 1:
+            yield self
+            return
         for first in range(count):
-            rows = own = torch.arange(first, len(self.labels), count)
+            chosen = np.flatnonzero(place % count == first)
+            rows = own = torch.from_numpy(chosen)
             dealt = self.dealt
             if dealt is not None:
-                own = torch.from_numpy(np.flatnonzero(dealt[crew().rank] % count == first))
-                dealt = tuple(has[has % count == first] // count for has in dealt)
+                own = torch.from_numpy(np.flatnonzero(place[dealt[crew().rank]] % count == first))
+                dealt = tuple(np.searchsorted(chosen, has[place[has] % count == first]) for has in dealt)
             inputs = (
                 self.inputs[own]
                 if isinstance(self.inputs, torch.Tensor)
                 else {name: value[own] for name, value in self.inputs.items()}
             )
             yield Batch(inputs, self.labels[rows], self.domain[rows], self.view[rows], self.cut, dealt)
+
+    def _places(self) -> np.ndarray:
+        """The number of each example (B,); the second views of a domain have the numbers of its unlabelled examples."""
+        domain, view, labelled = (values.cpu().numpy() for values in (self.domain, self.view, self.labelled))
+        pairs = []
+        for index in np.unique(domain[view == SECOND]):
+            own = domain == index
+            plain, second = (np.flatnonzero(own & (view == which) & ~labelled) for which in (PLAIN, SECOND))
+            if len(plain) == len(second):
+                pairs.append((plain, second))
+        alone = np.ones(len(view), bool)
+        for _, second in pairs:
+            alone[second] = False
+        place = np.cumsum(alone) - 1
+        for plain, second in pairs:
+            place[second] = place[plain]
+        return place
 
 
 @dataclass(frozen=True)
@@ -104,6 +132,20 @@ class Stream:
     target: bool = False
     view: int = 0
     follows: str | None = None
+
+    def versions(self, views: int, frozen: int) -> int:
+        """How many augmented versions of an example there are; 0 means a new one every cycle.
+
+        What the recipe says; for a second view :data:`SECOND_VERSIONS` where stages are frozen and their results may be
+        kept. It does not depend on whether they are, so that a resumed run sees the same.
+
+        Args:
+            views: The recipe's.
+            frozen: How many stages are frozen.
+        """
+        if self.follows is None:
+            return views
+        return SECOND_VERSIONS if frozen and views else 0
 
 
 class Examples:
@@ -164,12 +206,14 @@ class Examples:
         Args:
             name: The stream.
             position: Which of its examples.
-            cycle: How often the stream had been gone through before.
+            cycle: How often the stream had been gone through before; for one that follows another, the version.
         """
         stream = self.streams[name]
         if not self.is_image and stream.augment == "none":
             return self.tokens[name][position]
-        rng = augmentation_rng(self.seed, stream.part.contents[position], cycle % self.views if self.views else cycle)
+        repeated = stream.follows is None and self.views  # the draws that follow others say their version themselves
+        version = cycle % self.views if repeated else cycle
+        rng = augmentation_rng(self.seed, stream.part.contents[position], version, stream.view)
         if not self.is_image:
             return self.maker.augmented(self.tokens[name][position], stream.augment, rng)
         return self.maker.image(stream.part.inputs[position], stream.augment, rng)
@@ -183,7 +227,7 @@ class Examples:
             first: The first step that is still to be done.
         """
         for span in spans:
-            draws = (self._followed(plan.draw(step)) for step in range(max(first, span.first), span.stop))
+            draws = (self._followed(plan.draw(step), span.frozen) for step in range(max(first, span.first), span.stop))
             kept = self.kept.get(span.frozen)
             if kept is None and self.is_image:
                 yield from self._pictures(draws)
@@ -191,9 +235,13 @@ class Examples:
             for draw in draws:
                 yield self._batch(draw, self._texts(draw) if kept is None else self._read(kept, draw), kept)
 
-    def _followed(self, draw: dict[str, Draw]) -> dict[str, Draw]:
-        """The draws of all streams: those that follow another see the same examples."""
-        more = {name: draw[s.follows] for name, s in self.streams.items() if s.follows is not None}
+    def _followed(self, draw: dict[str, Draw], frozen: int) -> dict[str, Draw]:
+        """The draws of all streams: those that follow another see the same examples, in versions of their own."""
+        more = {}
+        for name, stream in self.streams.items():
+            if stream.follows is not None:
+                same, versions = draw[stream.follows], stream.versions(self.views, frozen)
+                more[name] = Draw(same.positions, same.cycles % versions if versions else same.cycles)
         return draw | more
 
     def _pictures(self, draws: Iterator[dict[str, Draw]]) -> Iterator[Batch]:
@@ -221,10 +269,11 @@ class Examples:
         return jobs if dealt is None else [jobs[row] for row in dealt[crew().rank]]
 
     def _read(self, kept: Kept, draw: dict[str, Draw]) -> Inputs:
-        places = [
-            kept.first[name] + part.cycles % kept.views * len(self.streams[name].part) + part.positions
-            for name, part in draw.items()
-        ]
+        places = []
+        for name, part in draw.items():
+            stream = self.streams[name]
+            version = part.cycles % kept.views if stream.follows is None else part.cycles
+            places.append(kept.first[name] + version * len(stream.part) + part.positions)
         rows, dealt = np.concatenate(places), crew().deal(sum(map(len, places)))
         return kept.cut.batch(kept.train, rows if dealt is None else rows[dealt[crew().rank]], self.maker.device)
 

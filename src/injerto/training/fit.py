@@ -79,7 +79,7 @@ class Fit:
         validated = [name for name in prepared.sources if len(prepared.part(name, "val"))]
         if prepared.targets and validated and self.recipe.head != "probe":
             judged = {name: held_out[name] for name in (*validated, *prepared.targets)}
-            self.choice = Selection(judged, validated, prepared.classes, self.recipe.seed)
+            self.choice = Selection(judged, validated, prepared.classes, self.recipe.seed, self.recipe.balanced)
         self.held_out = held_out if self.health or self.choice else {}
         self.shift: dict[str, float] = {}
         self.memory = Memory(prepared, self.caches, lambda: self._kept)
@@ -146,7 +146,9 @@ class Fit:
                 }
                 if last:
                     plain |= {(name, "held out"): part for name, part in self.held_out.items()}
-                drawn = plan.drawn(span.first, span.stop, views)
+                counts = {name: max(1, s.versions(views, span.frozen)) for name, s in prepared.streams.items()}
+                by_count = {count: plan.drawn(span.first, span.stop, count) for count in set(counts.values())}
+                drawn = {name: by_count[counts[name]][s.follows or name] for name, s in prepared.streams.items()}
                 if self.recipe.head == "probe":
                     drawn = {name: [np.arange(size)] * views for name, size in examples.sizes().items()}
                 examples.kept[span.frozen] = self.caches.keep(
@@ -176,8 +178,7 @@ class Fit:
     def _fit_probe(
         self, embeddings: np.ndarray, labels: np.ndarray, vals: list[tuple[np.ndarray, np.ndarray]]
     ) -> Probe:
-        balanced = self.recipe.class_weights == "balanced"
-        return fit_probe(embeddings, labels, vals, len(self.prepared.classes), balanced)
+        return fit_probe(embeddings, labels, vals, len(self.prepared.classes), self.recipe.balanced)
 
     def _line(self, base: dict[str, torch.Tensor], probe: Probe) -> Line:
         """From the pretrained backbone with its probe to the model as it is now."""
@@ -191,7 +192,7 @@ class Fit:
     def _train(self, resume: bool) -> dict[str, Any]:
         recipe, prepared = self.recipe, self.prepared
         weights = None
-        if recipe.class_weights == "balanced":
+        if recipe.balanced:
             weights = balanced_weights(np.concatenate(list(self.labels.values())), len(prepared.classes)).to(
                 self.plan.device
             )
@@ -231,20 +232,27 @@ class Fit:
             ).to(self.plan.device)
 
     def _validate(self) -> Score | None:
-        """Accuracy and minus NLL on source ``val``, averaged over the sources."""
-        scores = []
+        """Accuracy and minus NLL on source ``val``, averaged over the sources; balanced where the class weights are."""
+        found: dict[bool, list[Score]] = {False: [], True: []}
         predicted, present = set[int](), set[int]()
         for name in self.prepared.sources:
             part = self.prepared.part(name, "val")
             if len(part):
                 logits, labels = self._logits(name, "val", part), self.prepared.labels({name: part})[name]
-                scores.append(quick_score(logits, labels))
+                for balanced, scores in found.items():
+                    scores.append(quick_score(logits, labels, balanced))
                 predicted |= set(logits.argmax(axis=1).tolist())
                 present |= set(labels.tolist())
         self.watch.predictions(len(predicted), len(present))
-        if not scores:
+        if not found[False]:
             return None
-        accuracy, minus_nll = (float(np.mean(values)) for values in zip(*scores, strict=True))
+        means = {kind: [float(np.mean(values)) for values in zip(*own, strict=True)] for kind, own in found.items()}
+        self.watch.measured = {
+            "accuracy": means[False][0],
+            "nll": -means[False][1],
+            "balanced_accuracy": means[True][0],
+        }
+        accuracy, minus_nll = means[self.recipe.balanced]
         self.watch.accuracies.append(accuracy)
         return accuracy, minus_nll
 

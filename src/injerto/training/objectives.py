@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from injerto.alignment.base import PLAIN, Alignment, StepOutputs
+from injerto.compute.batches import Inputs
 from injerto.compute.crew import crew
 from injerto.compute.plan import ComputePlan
 from injerto.tasks.classification import classification_losses
@@ -119,11 +120,11 @@ class Classification(Objective):
             p: Share of the run that is done.
         """
         model = self._model[0]
-        inputs, labels = part.inputs, part.labels
+        inputs, labels, domain = part.inputs, part.labels, part.domain
         if "mixup" in self.mixing:
-            inputs, labels = mixup(inputs, labels, len(model.labels))
+            inputs, labels, domain = self._mixed(part)
         embed = part.cut.embed if part.cut else model.backbone
-        mixing = self.style.mixing(part.domain) if self.style else nullcontext()
+        mixing = self.style.mixing(domain) if self.style else nullcontext()
         precision = torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16")
         with precision, mixing, self.taps.open(inputs) as stages:
             embedding = embed(inputs) if self.taps.stages else embed_by_length(embed, inputs)
@@ -133,11 +134,13 @@ class Classification(Objective):
             torch.manual_seed(self.number)  # from here on all processes draw alike
         outputs = model.classify(embedding)
         each, known = classification_losses(outputs.logits, labels, self.weights, self.smoothing)
-        loss = self.labelled(each, outputs.logits, labels, part.domain, known, p)
+        loss = self.labelled(each, outputs.logits, labels, domain, known, p)
         if not self.terms:
             return loss
         self.supervised = loss.detach()
-        step = StepOutputs(outputs.embedding, outputs.logits, labels, part.domain, self.roles, part.view, stages)
+        step = StepOutputs(outputs.embedding, outputs.logits, labels, domain, self.roles, part.view, stages)
+        if "mixup" in self.mixing:
+            step = self._unmixed(step, part)
         plain = step if bool((part.view == PLAIN).all()) else step.select(part.view == PLAIN)
         whole = {"views", "labels"}
         given = {name: step if whole & term.needs else plain for name, term in self._terms().items()}
@@ -145,6 +148,27 @@ class Classification(Objective):
         if self.watching:
             self._look(loss, values, given, step)
         return torch.stack([loss, *values.values()]).sum()
+
+    def _mixed(self, part: Batch) -> tuple[Inputs, Tensor, Tensor]:
+        """Inputs, labels and domains under mixup; with terms the examples as they are, and after them the mixtures.
+
+        Mixtures vary less than examples do: terms that saw mixtures of the sources beside targets as they are would
+        align a difference that only mixup has made.
+        """
+        mixed, soft = mixup(part.inputs, part.labels, len(self._model[0].labels))
+        if not self.terms:
+            return mixed, soft, part.domain
+        assert isinstance(part.inputs, Tensor) and isinstance(mixed, Tensor)
+        known = part.labelled
+        inputs = torch.cat([part.inputs, mixed[known]])
+        return inputs, torch.cat([torch.zeros_like(soft), soft[known]]), torch.cat([part.domain, part.domain[known]])
+
+    def _unmixed(self, step: StepOutputs, part: Batch) -> StepOutputs:
+        """What the terms see under mixup: the examples as they are, with whole labels."""
+        count = len(part.labels)
+        stages = {stage: values[:count] for stage, values in step.stages.items()}
+        embedding, logits = step.embedding[:count], step.logits[:count]
+        return StepOutputs(embedding, logits, part.labels, part.domain, self.roles, part.view, stages)
 
     def _look(self, loss: Tensor, values: dict[str, Tensor], given: dict[str, StepOutputs], step: StepOutputs) -> None:
         """Note each term's value, its own health, and the norm of its gradient at the encoder's outputs."""

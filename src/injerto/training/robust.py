@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from injerto.basics.errors import InjertoError, suggest
 from injerto.recipe.grammar import AlignmentTerm, parse_alignment
@@ -20,7 +19,7 @@ class Erm(nn.Module):
         """One loss of many.
 
         Args:
-            each: Loss of each labelled example, (n,).
+            each: Loss of each labelled example, (n,), computed from ``logits``.
             logits: Of all examples, (B, C).
             labels: Class indices (B,), or soft (B, C).
             domain: Index of each example's domain, (B,).
@@ -110,7 +109,8 @@ class Irm(_Penalized):
     """Invariant risk minimization, IRMv1 (Arjovsky et al. 2019, section 3.1): one head must suit every source best.
 
     The squared gradient of each source's loss by a scale of 1 on the logits, estimated without bias from two halves of
-    its examples (section 3.2 and appendix D). The penalty begins after a share ``anneal`` of the run.
+    its examples (section 3.2 and appendix D); the loss is that of the risk, with its class weights and label smoothing.
+    The penalty begins after a share ``anneal`` of the run.
 
     Use it: as ``vrex``. Not: with one source, or few examples of each in a step.
     """
@@ -122,18 +122,19 @@ class Irm(_Penalized):
         names, means = self._means(each, domain[known])
         if p < self.anneal or self.penalty == 0:
             return means.mean()
-        penalties = [
-            self._penalty(logits[known & (domain == name)], labels[known & (domain == name)]) for name in names
-        ]
+        slopes = self._slopes(each, logits)[known]
+        penalties = [self._penalty(slopes[domain[known] == name]) for name in names]
         return (means.mean() + self.penalty * torch.stack(penalties).mean()) / max(1.0, self.penalty)
 
-    def _penalty(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The product of the gradients on two halves; the square where there is one example."""
-        scale = torch.ones((), device=logits.device, requires_grad=True)
-        losses = functional.cross_entropy(logits * scale, labels, reduction="none")
-        halves = (losses[0::2], losses[1::2]) if len(losses) > 1 else (losses, losses)
-        one, other = (torch.autograd.grad(half.mean(), scale, create_graph=True)[0] for half in halves)
-        return one * other
+    def _slopes(self, each: Tensor, logits: Tensor) -> Tensor:
+        """Derivative of each example's loss, whatever that is, by a scale of 1 on its logits (B,)."""
+        gradient = torch.autograd.grad(each.sum(), logits, create_graph=True)[0]
+        return (gradient * logits).sum(1)
+
+    def _penalty(self, slopes: Tensor) -> Tensor:
+        """The product of the mean slopes of two halves; the square where there is one example."""
+        halves = (slopes[0::2], slopes[1::2]) if len(slopes) > 1 else (slopes, slopes)
+        return halves[0].mean() * halves[1].mean()
 
 
 OBJECTIVES: dict[str, Any] = {"erm": Erm, "group-dro": GroupDro, "vrex": Vrex, "irm": Irm}

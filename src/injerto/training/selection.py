@@ -38,7 +38,12 @@ class Selection:
     """Judges the model as it is, on held-out examples: labelled ones of the sources, unlabelled ones of the targets."""
 
     def __init__(
-        self, parts: Mapping[str, Domain], sources: Sequence[str], classes: tuple[str, ...], seed: int
+        self,
+        parts: Mapping[str, Domain],
+        sources: Sequence[str],
+        classes: tuple[str, ...],
+        seed: int,
+        balanced: bool = False,
     ) -> None:
         """Say who is looked at.
 
@@ -47,8 +52,9 @@ class Selection:
             sources: Names of those whose labels are used.
             classes: The class map.
             seed: The run's.
+            balanced: Whether classes count equally.
         """
-        self.parts, self.sources, self.seed = parts, tuple(sources), seed
+        self.parts, self.sources, self.seed, self.balanced = parts, tuple(sources), seed, balanced
         self.labels = np.concatenate([encode(parts[name].labels, classes) for name in self.sources])
 
     def evidence(self, look: Look) -> Evidence | None:
@@ -65,7 +71,7 @@ class Selection:
             return None
         embeddings, logits = (np.concatenate([pair[i] for pair in own])[known] for i in (0, 1))
         there = [np.concatenate([pair[i] for pair in others]) for i in (0, 1)]
-        return Evidence(logits, self.labels[known], embeddings, there[1], there[0])
+        return Evidence(logits, self.labels[known], embeddings, there[1], there[0], balanced=self.balanced)
 
     def judge_all(self, evidence: Evidence, reference: float) -> dict[str, Any]:
         """Every validator's score of one model, as in ``metrics.json``.

@@ -12,13 +12,11 @@ from injerto.basics.files import sha256
 from injerto.basics.progress import note
 from injerto.domains.columns import word
 from injerto.domains.domain import Domain
+from injerto.domains.strong_augment import strong_policy
 from injerto.domains.tables import is_table, read_table
 from injerto.recipe.grammar import AlignmentTerm
 from injerto.tasks.classification import encode
 from injerto.training.examples import Stream
-
-STRONG = "standard"
-"""Augmentation of the second view."""
 
 
 def make_streams(
@@ -53,7 +51,8 @@ def make_streams(
             unknown = np.full(len(part), -1, np.int64)
             streams[name] = Stream(part, unknown, index, augment, target=True)
             if second:
-                streams[f"{name}, second view"] = Stream(part, unknown, index, STRONG, True, SECOND, name)
+                strong = strong_policy(augment)
+                streams[f"{name}, second view"] = Stream(part, unknown, index, strong, True, SECOND, name)
     return streams
 
 

@@ -25,20 +25,19 @@ from injerto.recipe.recipe import Recipe
 from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
 from injerto.tasks.probe import Score
-from injerto.training.averages import EVALUATIONS, Ema, Swad
+from injerto.training.averages import EVALUATIONS, STATISTICS, Ema, Swad, estimate_norms
 from injerto.training.checkpoints import Tensors, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from injerto.training.examples import Batch, Examples
 from injerto.training.objectives import Objective
-from injerto.training.optimizer import make_optimizer, pull
+from injerto.training.optimizer import make_optimizer, pull, set_rates
 from injerto.training.packed import Packed
 from injerto.training.progress import REJECTED, Progress
 from injerto.training.rangetest import TRIES, range_test
-from injerto.training.schedule import rate_factor
 from injerto.training.stepplan import count_steps, plan_steps
 from injerto.training.together import check_together
 from injerto.training.tracking import prepare_trackers
 from injerto.training.watch import Watch
-from injerto.tuning.base import Tuned
+from injerto.tuning.base import Span, Tuned
 from injerto.tuning.norms import norm_layers, training_modes
 
 MOST_EVALUATIONS = 30
@@ -179,9 +178,8 @@ class Trainer:
 
     def _step(self, batch: Batch) -> float:
         self._thaw()
-        loss, supervised = self._update(
-            batch, self.factor * rate_factor(self.progress.step, self.steps, self.recipe.warmup)
-        )
+        set_rates(self.optimizer, self.progress.step, self.steps, self.recipe, self.factor)
+        loss, supervised = self._update(batch)
         if not math.isfinite(loss):
             self._diverged(f"the loss became {loss}")
         if self.average:
@@ -189,13 +187,11 @@ class Trainer:
         self.watch.step(supervised)
         return loss
 
-    def _update(self, batch: Batch, factor: float) -> tuple[float, float]:
-        """One optimizer step at a factor on the peak rates; the loss before it, and its labelled part."""
+    def _update(self, batch: Batch) -> tuple[float, float]:
+        """One optimizer step; the loss before it, and its labelled part."""
         if batch.cut is None or batch.cut.suffix is not None:
             for module, mode in self._modes:
                 module.__dict__["training"] = mode  # nn.Module's own way to set an attribute is ten times slower
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
         total, supervised = 0.0, 0.0
         with torch.random.fork_rng(devices=None if self.plan.device == "cuda" else []):
@@ -248,7 +244,9 @@ class Trainer:
                 self.progress.step = index
                 self._thaw()
                 bar.advance(1)
-                return self._update(next(batches), factor)[0]
+                for group in self.optimizer.param_groups:
+                    group["lr"] = group["peak"] * factor
+                return self._update(next(batches))[0]
 
             self.factor = range_test(step, self.steps)
         batches.close()  # type: ignore[attr-defined]
@@ -308,6 +306,7 @@ class Trainer:
         entry |= self.objective.seen
         if score is not None:
             entry |= {"val_nll": -score[1]} | ({} if self.recipe.task == "causal-lm" else {"val_accuracy": score[0]})
+            entry |= {f"val_{name}": value for name, value in self.watch.measured.items()}
         if verdict is not None:
             entry |= {"validator": verdict.raw, "rejected": verdict.rejected}
         self._log(entry)  # before the checkpoint: a resumed run drops entries beyond it, but could not add one
@@ -373,10 +372,20 @@ class Trainer:
             return
         latest = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
         self._load(self.average.weights())
+        self._estimate_norms(max(10, self.evaluate_every))
         try:
             yield
         finally:
             self._load(latest)
+
+    def _estimate_norms(self, most: int = STATISTICS) -> None:
+        """BatchNorm statistics of averaged weights, from batches of the last span; see :func:`estimate_norms`."""
+        if self.recipe.norm != "train":
+            return
+        span = self.spans[-1]
+        some = Span(span.first, min(span.stop, span.first + min(most, STATISTICS)), span.frozen)
+        batches = self.examples.batches(self.steps_plan, [some])
+        estimate_norms(self.model.backbone, span.frozen, batches, self.plan)
 
     def _restore(self) -> bool:
         """Go on from the last checkpoint; False where there is none."""
@@ -415,6 +424,8 @@ class Trainer:
         state = self.progress
         if self.recipe.select != "last" and state.best is not None:
             self._load(load_checkpoint(best)[0])
+            if self.average:
+                self._estimate_norms()
             rule, score = self.recipe.select, state.best[0]
             if score <= REJECTED:
                 warn(f"--select {rule}: every checkpoint was turned away; the one best on source val is kept")
@@ -424,6 +435,7 @@ class Trainer:
         if self.average and self.average.weights():
             rule = self.recipe.average
             self._load(self.average.weights())
+            self._estimate_norms()
         return {"rule": rule, "step": state.step, "steps": state.step, "score": None}
 
 

@@ -1,7 +1,7 @@
 """Early warnings in plain words: training that runs but learns nothing, or the wrong thing."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ EARLY = 20
 """Steps before which nothing can be said."""
 SLIGHT = 0.05
 """A loss, or a rise of the NLL, that is not worth a warning."""
-Listener = Callable[[float, float, float], None]
-"""Hears the share of the run that is done, and accuracy and NLL on source ``val``."""
+Listener = Callable[[float, Mapping[str, float]], None]
+"""Hears the share of the run that is done, and what the evaluation measured."""
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
@@ -39,7 +39,8 @@ class Watch:
     Attributes:
         steps: Of the whole run.
         said: The warnings so far, by kind; part of ``metrics.json``.
-        accuracies: On source ``val``, one per evaluation.
+        accuracies: On source ``val``, one per evaluation; balanced where the class weights are.
+        measured: What the last evaluation measured on source ``val``: ``accuracy``, ``balanced_accuracy`` and ``nll``.
     """
 
     steps: int = 0
@@ -50,6 +51,7 @@ class Watch:
     losses: list[float] = field(default_factory=list)
     predicted: tuple[int, int] | None = None
     accuracies: list[float] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
 
     def step(self, loss: float) -> None:
         """Note a step's loss.
@@ -110,8 +112,8 @@ class Watch:
                     "without an alignment --patience 3",
                 )
         listener = _LISTENER.get()
-        if listener and nll is not None and self.accuracies:
-            listener(step / max(1, self.steps), self.accuracies[-1], nll)
+        if listener and nll is not None and self.measured:
+            listener(step / max(1, self.steps), self.measured)
 
     def say(self, kind: str, text: str) -> None:
         """Warn once.

@@ -44,6 +44,15 @@ class Tuned:
     thaws: tuple[tuple[float, int], ...] = ()
     probe_first: bool = False
 
+    def thaws_at(self, stage: int) -> float:
+        """The share of the steps that are done when a stage begins to move; 1 where it never does.
+
+        Args:
+            stage: Its number.
+        """
+        thaws = self.thaws or ((0.0, self.frozen_stages),)
+        return next((share for share, frozen in thaws if stage >= frozen), 1.0)
+
     def spans(self, steps: int) -> tuple[Span, ...]:
         """The run's steps by what is frozen in them.
 

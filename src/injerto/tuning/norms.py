@@ -1,13 +1,13 @@
 """The norm policy, and the mode every module trains in."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
-from injerto.compute.batches import Inputs
 from injerto.tuning.base import BatchNorm
 
 
@@ -64,14 +64,21 @@ def check_norm(backbone: Backbone, policy: str) -> None:
 
 
 @torch.no_grad()
-def recalibrate(backbone: Backbone, batches: Iterable[Inputs], only: set[str] | None = None) -> None:
+def recalibrate(
+    backbone: Backbone,
+    batches: Iterable[Any],
+    only: set[str] | None = None,
+    forward: Callable[[Any], Any] | None = None,
+) -> None:
     """Re-estimate BatchNorm statistics as the plain average over batches (AdaBN, Li et al. 2017, section 3.2).
 
     Args:
         backbone: Its running means and variances are replaced.
         batches: Inputs of the domain the statistics are to fit.
         only: Names of the layers; all where not given.
+        forward: What a batch is given to; the backbone where not given.
     """
+    forward = forward or backbone
     layers = {name: layer for name, layer in norm_layers(backbone).items() if only is None or name in only}
     backbone.eval()
     before = {}
@@ -82,7 +89,7 @@ def recalibrate(backbone: Backbone, batches: Iterable[Inputs], only: set[str] | 
         layer.momentum = None  # a cumulative average
         layer.training = True
     for inputs in batches:
-        backbone(inputs)
+        forward(inputs)
     for name, layer in layers.items():
         assert isinstance(layer, BatchNorm)
         layer.momentum = before[name]
