@@ -11,6 +11,7 @@ import numpy as np
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_own, remove_tree
 from injerto.basics.launcher import check_alone
+from injerto.basics.lock import hold
 from injerto.basics.progress import format_seconds, note, quiet
 from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
 from injerto.studies.cluster import check_cluster, run_all
@@ -95,8 +96,12 @@ def compare(
     given = fixed_settings(config, {**settings, "source": source, "target": target}, grid)
     from injerto.training.shared import shared_loading
 
-    with shared_loading():
-        return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget, engine)
+    folder = Path(out)
+    with (
+        hold(folder, "injerto compare", lambda: check_own(folder, OWN, ("results.json",), "comparison")),
+        shared_loading(),
+    ):
+        return _compare(str(data), given, grid, rows, list_seeds(seeds), folder, leave_one_out, budget, engine)
 
 
 def _compare(
@@ -121,7 +126,6 @@ def _compare(
         given.pop("source", None)
     planned, fairness = plan_rows(data, check_grid(grid, given), numbers, given, beside)
     runs = folder / "runs"
-    check_own(folder, OWN, ("results.json",), "comparison")
     check_results(folder)
     earlier = check_records(runs, planned)
     if leave_one_out and any(one.axes["source"] not in grid["source"] for one in earlier):
