@@ -131,6 +131,8 @@ def as_path(value: Any, name: str = "path") -> Path:
     """
     if not isinstance(value, str | os.PathLike):
         raise InjertoError(f"{name}: a path, not {type(value).__name__}")
+    if not str(value).strip():
+        raise InjertoError(f"{name} is empty; give a path, or leave it out")
     return Path(value)
 
 

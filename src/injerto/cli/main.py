@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
@@ -37,10 +38,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _prepare_streams()
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="injerto")
         if code == 130:  # typer's own way of saying Ctrl-C
             return _interrupted()
+        sys.stdout.flush()  # a reader that went away, or a full disk, shows here
         return code if isinstance(code, int) else 0
     except InjertoError as error:
         return _fail(str(error))
@@ -54,10 +57,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except SystemExit:  # typer's way of taking a broken pipe
-        return 0
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away; nothing is left to say
+    except (SystemExit, BrokenPipeError):  # the reader went away (typer raises the first); nothing is left to say
+        _forget_streams()
         return 0
     except MemoryError:
         return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
@@ -73,6 +74,28 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
             return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
         return _fault(error)
+
+
+def _prepare_streams() -> None:
+    """Let no encoding end a run: what a stream cannot hold is written as an escape; a closed stream takes nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open until the process ends
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_streams() -> None:
+    """Write to nowhere what is still in the buffers, now and when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _interrupted() -> int:
