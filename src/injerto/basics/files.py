@@ -80,9 +80,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
-        reason = error.strerror or error
-        raise InjertoError(f"cannot write {path}: {reason}; {cure} or choose another folder") from error
+        raise _cannot_write(path, error) from error
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -141,7 +139,28 @@ def cache_root() -> Path:
     given = os.environ.get("INJERTO_CACHE")
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "injerto"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "injerto"
+    except RuntimeError:  # a user without a home, as in containers
+        raise InjertoError("this user has no home folder to cache in; set INJERTO_CACHE to a folder") from None
+
+
+def cache_problem() -> str | None:
+    """Why nothing can be kept in the cache folder, None where it can."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):  # what may be written is for the file system to say
+            return None
+    except OSError as error:
+        return f"the cache folder {root} cannot be written ({error.strerror or error}); INJERTO_CACHE names another"
+
+
+def _cannot_write(path: Path, error: OSError) -> InjertoError:
+    """The error for a file or folder that cannot be written, with the cure for where it lies."""
+    cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
+    where = "set INJERTO_CACHE to another folder" if cache_root() in path.parents else "choose another folder"
+    return InjertoError(f"cannot write {path}: {error.strerror or error}; {cure} or {where}")
 
 
 def remove_tree(path: Path) -> None:
@@ -265,7 +284,4 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if not path.is_dir():
                 temporary.rename(path)
     except OSError as error:
-        cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
-        raise InjertoError(
-            f"cannot write {path}: {error.strerror or error}; {cure} or choose another folder"
-        ) from error
+        raise _cannot_write(path, error) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from injerto.basics.errors import InjertoError, first_line
-from injerto.basics.files import cache_root, file_sha256, remove_tree
+from injerto.basics.files import cache_problem, cache_root, file_sha256, remove_tree
 from injerto.basics.progress import progress
 from injerto.domains.folders import is_hidden, is_image_name, read_folder
 from injerto.domains.rows import Rows
@@ -96,6 +96,8 @@ def unpack(path: Path) -> Path:
     target = cache_root() / "archives" / digest
     if target.is_dir():
         return target
+    if problem := cache_problem():
+        raise InjertoError(f"{path} is unpacked into the cache, and {problem}")
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
