@@ -174,8 +174,7 @@ def _acquire(folder: Path, content: Mapping[str, Any], gone: Mapping[str, Any] |
             ) from error
         gone = _judge(folder, gone)
         if gone is not None and _remove(folder / LOCK, gone):
-            process = f"process {gone['pid']} on {gone['host']}" if "pid" in gone else "a process"
-            note(f"{folder} was being written by {process}, which has ended; its lock is taken over")
+            note(f"{folder} was being written by {_name(gone)}, which has ended; its lock is taken over")
     raise InjertoError(f"{folder} is being locked and released by other processes; try again, or name another folder")
 
 
@@ -226,9 +225,14 @@ def _judge(folder: Path, known: Mapping[str, Any] | None) -> dict[str, Any] | No
     return _watch(folder, content)
 
 
+def _name(content: Mapping[str, Any]) -> str:
+    known = "pid" in content and "host" in content
+    return f"process {content['pid']} on {content['host']}" if known else "an unknown process"
+
+
 def _refusal(folder: Path, content: Mapping[str, Any]) -> str:
     mine = this_process()
-    by = f"process {content.get('pid')} on {content.get('host')}"
+    by = _name(content)
     if all(content.get(name) == mine[name] for name in mine):
         by = "another thread of this process"
     since = f"since {content.get('since')} ({content.get('what')})"
@@ -238,8 +242,7 @@ def _refusal(folder: Path, content: Mapping[str, Any]) -> str:
 def _watch(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
     """Wait until a lock is touched, which its process does while it lives, or has been left alone for long."""
     lock = folder / LOCK
-    process = f"process {content.get('pid')} on {content.get('host')}" if "pid" in content else "an unknown process"
-    note(f"{folder} is locked by {process}; waiting up to {PATIENCE:.0f} s for a sign of life ({lock})")
+    note(f"{folder} is locked by {_name(content)}; waiting up to {PATIENCE:.0f} s for a sign of life ({lock})")
     try:
         touched = _touched(lock)
         deadline = time.monotonic() + PATIENCE
