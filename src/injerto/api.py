@@ -91,7 +91,8 @@ def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool
             return run
         if changed:
             raise InjertoError(
-                f"--resume: {folder} was started on other data: {changed}; bring them back, or use --overwrite"
+                f"cannot go on with {folder}: it was started on other data: {changed}; bring them back, or start again "
+                f"with --overwrite (in a comparison or search: remove {folder})"
             )
     for line in prepared.plan.lines():
         note(line)
@@ -289,5 +290,6 @@ def _check_recipe(folder: Path, recipe: Recipe) -> None:
             f"{name} (was {getattr(before, name)!r}, now {getattr(recipe, name)!r})" for name in different[:3]
         )
         raise InjertoError(
-            f"--resume: {folder} was started with another recipe: {names}; repeat its settings or use --overwrite"
+            f"cannot go on with {folder}: it was started with another recipe: {names}; repeat its settings, or start "
+            f"again with --overwrite (in a comparison or search: remove {folder})"
         )

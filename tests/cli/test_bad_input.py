@@ -317,7 +317,7 @@ def test_ctrl_c(cli: Any, fit: Any, pictures: Path, tmp_path: Path, monkeypatch:
         result = cli(*fit(pictures), "--json")
     assert result.code == 130 and result.out == ""
     lines = [line for line in result.err.splitlines() if line and not line.startswith(("plan:", "data:"))]
-    assert lines == ["interrupted; the same command goes on where it stopped (fit: with --resume)"]
+    assert lines == ["interrupted; the same command with --resume goes on where it stopped"]
     nothing_finished(tmp_path)
     assert cli(*fit(pictures), "--resume").code == 0
 
@@ -339,7 +339,7 @@ def test_ctrl_c_as_a_signal(pictures: Path, tiny_timm: Path, tmp_path: Path) -> 
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == "" and "Traceback" not in err
-    assert err.splitlines()[-1] == "interrupted; the same command goes on where it stopped (fit: with --resume)"
+    assert err.splitlines()[-1] == "interrupted; the same command with --resume goes on where it stopped"
     nothing_finished(tmp_path)
 
 

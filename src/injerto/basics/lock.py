@@ -127,6 +127,18 @@ def check_free(folder: Path) -> None:
     _judge(folder, None)
 
 
+def writer_of(folder: Path) -> str | None:
+    """Who writes into a folder, in words; None where nobody does, as far as the lock says without waiting.
+
+    Args:
+        folder: It need not exist.
+    """
+    content = _read(folder / LOCK)
+    if not content or is_gone(content) or _is_copy(folder / LOCK, content):
+        return None
+    return f"{_name(content)} since {content.get('since')} ({content.get('what')})"
+
+
 def set_aside(folder: Path, aside: Path, files: Mapping[str, str]) -> None:
     """Rename a folder that this process holds, and put a new one in its place, which it holds as well.
 

@@ -39,15 +39,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     _prepare_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="injerto")
         if code == 130:  # typer's own way of saying Ctrl-C
-            return _interrupted()
+            return _interrupted(words)
         sys.stdout.flush()  # a reader that went away, or a full disk, shows here
         return code if isinstance(code, int) else 0
     except InjertoError as error:
         return _fail(str(error))
     except _CLICK_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(getattr(error, "format_message")(), file=sys.stderr)  # noqa: B009
+            return 2
         place = getattr(getattr(error, "ctx", None), "command_path", "injerto")
         said = getattr(error, "format_message")()  # noqa: B009
         if said.rstrip(".").endswith((": -q", ": --quiet")):
@@ -56,12 +60,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        return _interrupted(words)
     except (SystemExit, BrokenPipeError):  # the reader went away (typer raises the first); nothing is left to say
         _forget_streams()
         return 0
     except MemoryError:
-        return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+        return _out_of_memory(words)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _fail(
@@ -72,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fault(error)
     except Exception as error:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
-            return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+            return _out_of_memory(words)
         return _fault(error)
 
 
@@ -98,9 +102,26 @@ def _forget_streams() -> None:
     os.close(nowhere)
 
 
-def _interrupted() -> int:
-    print("\ninterrupted; the same command goes on where it stopped (fit: with --resume)", file=sys.stderr)
+def _command(words: Sequence[str]) -> str:
+    """The command's name among what was typed."""
+    return next((word for word in words if not word.startswith("-")), "")
+
+
+def _interrupted(words: Sequence[str]) -> int:
+    advice = ""
+    if _command(words) in ("fit", "compare", "search", "demo"):
+        advice = "; the same command goes on where it stopped"
+    if _command(words) == "fit" and "--resume" not in words:
+        instead = " in place of --overwrite" if "--overwrite" in words else ""
+        advice = f"; the same command with --resume{instead} goes on where it stopped"
+    print(f"\ninterrupted{advice}", file=sys.stderr)
     return 130
+
+
+def _out_of_memory(words: Sequence[str]) -> int:
+    if _command(words) in ("fit", "compare", "search"):
+        return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+    return _fail("out of memory; give fewer or smaller inputs, or use a machine with more memory")
 
 
 def _fail(message: str) -> int:

@@ -95,7 +95,8 @@ def check_alike(runs: Sequence[Run], keys: Sequence[str]) -> None:
     for run in runs[1:]:
         for key in keys:
             if run.card.get(key) != first.card.get(key):
-                raise InjertoError(f"{run.path} and {first.path} differ in {key}: they can't be added up")
+                cure = "; fit them with one --split-seed" if key == "split_seed" else ""
+                raise InjertoError(f"{run.path} and {first.path} differ in {key}: they can't be added up{cure}")
 
 
 def ship(folder: Path, runs: Sequence[Run], weights: Sequence[float]) -> Run:

@@ -63,7 +63,9 @@ def _soup(runs: Sequence[str | PathLike[str]], folder: Path, data: Any) -> Run:
     opened = [api.load(run) for run in runs]
     check_alike(opened, SAME)
     if any(run.recorded_splits() != opened[0].recorded_splits() for run in opened):
-        raise InjertoError("the runs learned from other splits than one another: give them one --split-seed")
+        raise InjertoError(
+            "the runs learned from different train examples: fit them on the same data with the same given splits"
+        )
     if opened[0].card["task"] != "classification":
         raise InjertoError("a soup is chosen by accuracy on val; language models are added up by combine")
     recipe = make_recipe(**load_recipe(opened[0].path / "recipe.yaml"))

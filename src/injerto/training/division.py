@@ -125,4 +125,8 @@ def _why(domain: Domain, sides: np.ndarray) -> str:
             f"all its {len(rows)} labelled examples are one group (identical, or of one --group), which fell into "
             f"{sides[rows[0]]}: add different ones"
         )
-    return "check the split column, list or labels"
+    if not rows:
+        return "it has no label at all: add some, or learn from other sources"
+    if listed:
+        return "none of its labelled examples is in train by the given splits: put some there"
+    return f"its {len(rows)} labelled examples all fell into other splits: add more, or choose another --split-seed"
