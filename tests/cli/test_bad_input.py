@@ -31,7 +31,11 @@ def fit(tiny_timm: Path, tmp_path: Path) -> Callable[..., list[str]]:
     def arguments(data: object, *more: object, backbone: object = tiny_timm, source: str | None = "day") -> list[str]:
         given = ["fit", data, "--backbone", backbone, "--out", tmp_path / "run", "--threads", 1, "--precision", "fp32"]
         given += ["--source", source] if source else []
-        return [str(part) for part in (*given, "--epochs", 1, *more)]
+        given += ["--epochs", 1]
+        for flag in {str(part) for part in more} & {str(part) for part in given if str(part).startswith("--")}:
+            place = given.index(flag)
+            del given[place : place + 2]  # a flag is given once
+        return [str(part) for part in (*given, *more)]
 
     return arguments
 

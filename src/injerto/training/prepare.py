@@ -337,7 +337,7 @@ def backbone_of(recipe: Recipe, data: Any, domains: Domains, given: Any = None) 
     Raises:
         InjertoError: Where it cannot be loaded, or takes the other modality.
     """
-    network = _loaded(recipe, data, given)
+    network = _backbone(recipe, data, given)
     if network.modality != domains.modality:
         raise InjertoError(
             f"{domains.name} holds {domains.modality}s, {network.spec} takes {network.modality}s; "
@@ -346,7 +346,7 @@ def backbone_of(recipe: Recipe, data: Any, domains: Domains, given: Any = None) 
     return network
 
 
-def _loaded(recipe: Recipe, data: Any, given: Any) -> Backbone:
+def _backbone(recipe: Recipe, data: Any, given: Any) -> Backbone:
     if given is not None:  # copied: the user's own stays as it is
         own = copy.deepcopy(given)
         if not isinstance(own, Backbone):
