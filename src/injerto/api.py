@@ -6,31 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import as_path, check_new, check_writable, remove_tree
+from injerto.basics.files import as_path, check_new
 from injerto.basics.launcher import started
+from injerto.basics.lock import hold
 from injerto.basics.progress import note, warn
 from injerto.domains.load import load_domains
 from injerto.recipe.recipe import Recipe, load_recipe, make_recipe, merge_settings
+from injerto.training.folder import check_folder, earlier_of, remove_earlier, replace_run, tidy
 
 if TYPE_CHECKING:
     from injerto.evaluation.run import Run
 
-OWN = {
-    "recipe.yaml",
-    "metrics.json",
-    "log.jsonl",
-    "splits.csv",
-    "predictions.csv",
-    "checkpoints",
-    "adapter",
-    "forgetting.png",
-    "report.html",
-    "injerto",  # TensorBoard's
-    "wandb",
-    "mlflow.db",
-    "mlruns",
-}
-"""What a run and its trackers write into its folder."""
 __all__ = ["evaluate", "export", "fit", "info", "load", "load_domains", "predict"]
 
 
@@ -82,7 +68,12 @@ def fit(
 
 
 def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, overwrite: bool) -> "Run":
-    _check_folder(folder, resume, overwrite)
+    with hold(folder, "injerto fit", lambda: check_folder(folder, resume, overwrite)):
+        tidy(folder)
+        return _fit_held(recipe, given, folder, resume, overwrite)
+
+
+def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, overwrite: bool) -> "Run":
     prepared, run_kind, fit_kind = _kinds(recipe, *given)
     from injerto.evaluation.recorded import changes, save_splits
     from injerto.training.clock import Clock
@@ -96,14 +87,16 @@ def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, ove
             note(f"{folder} is finished already; nothing to do")
             if changed:
                 warn(f"its figures are of other data than these: {changed}; --overwrite makes it anew")
+            remove_earlier(folder)
             return run
         if changed:
             raise InjertoError(
-                f"--resume: {folder} was started on other data: {changed}; bring them back, or use --overwrite"
+                f"cannot go on with {folder}: it was started on other data: {changed}; bring them back, or start again "
+                f"with --overwrite (in a comparison or search: remove {folder})"
             )
     for line in prepared.plan.lines():
         note(line)
-    before = _set_aside(folder) if overwrite else None
+    before = replace_run(folder) if overwrite else earlier_of(folder)
     prepared.recipe.save(folder / "recipe.yaml")
     save_splits(folder, prepared.domains, prepared.sides)
     try:
@@ -112,8 +105,7 @@ def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, ove
         if before is not None:
             note(f"the earlier run is kept in {before}")
         raise
-    if before is not None:
-        remove_tree(before)
+    remove_earlier(folder)
     return run
 
 
@@ -217,9 +209,9 @@ def export(
 
     check_form(Path(path), format)
     folder = Path(out)
-    check_new(folder)
-    run = load(path, backbone=backbone, threads=threads)
-    return write(run, folder, format, _real_inputs(run, data))
+    with hold(folder, "injerto export", lambda: check_new(folder)):
+        run = load(path, backbone=backbone, threads=threads)
+        return write(run, folder, format, _real_inputs(run, data))
 
 
 def _real_inputs(run: "Run", data: Any) -> list[Any]:
@@ -289,39 +281,6 @@ def _default_folder(recipe: Recipe) -> Path:
     return Path("runs") / f"{name}-{recipe.tuning.replace(':', '-')}-{recipe.seed}"
 
 
-def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse to touch what is not ours, or ours without being told to."""
-    if resume and overwrite:
-        raise InjertoError("--resume and --overwrite exclude each other; give one")
-    if folder.is_file():
-        raise InjertoError(f"--out {folder} is a file; name a folder")
-    check_writable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (resume or overwrite):
-        raise InjertoError(
-            f"--out {folder} exists already; add --resume to go on, --overwrite to replace it, or name another folder"
-        )
-    if not (folder / "recipe.yaml").exists():
-        flag = "--resume" if resume else "--overwrite"
-        raise InjertoError(f"{flag}: {folder} holds other things than a run (no recipe.yaml); name another folder")
-    foreign = sorted({entry.name for entry in folder.iterdir()} - OWN)
-    if overwrite and foreign:
-        raise InjertoError(f"--overwrite: {folder} holds '{foreign[0]}', which no run wrote; move it away first")
-
-
-def _set_aside(folder: Path) -> Path | None:
-    """Keep the earlier run until the new one is finished; one that is not finished itself is removed."""
-    before = folder.with_name(f"{folder.name}.before")
-    if not folder.exists():
-        return None
-    if before.exists() or not (folder / "metrics.json").exists():
-        remove_tree(folder)
-        return before if before.exists() else None
-    folder.rename(before)
-    return before
-
-
 def _check_recipe(folder: Path, recipe: Recipe) -> None:
     """Refuse to go on with another recipe than the one the run was started with."""
     before = make_recipe(**load_recipe(folder / "recipe.yaml"))
@@ -331,5 +290,6 @@ def _check_recipe(folder: Path, recipe: Recipe) -> None:
             f"{name} (was {getattr(before, name)!r}, now {getattr(recipe, name)!r})" for name in different[:3]
         )
         raise InjertoError(
-            f"--resume: {folder} was started with another recipe: {names}; repeat its settings or use --overwrite"
+            f"cannot go on with {folder}: it was started with another recipe: {names}; repeat its settings, or start "
+            f"again with --overwrite (in a comparison or search: remove {folder})"
         )

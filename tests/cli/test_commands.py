@@ -77,7 +77,7 @@ def test_every_flag_reaches_the_recipe_zeros_too(cli: Cli, monkeypatch: pytest.M
     assert cli(*arguments).code == 2
     assert seen == given | {"data": "DATA"}
     seen.clear()
-    cli("fit", "DATA", "--steps", 7, "--out", "o", "--resume", "--overwrite", "--config", "c", "--lr", 1, "--lr", 2)
+    cli("fit", "DATA", "--steps", 7, "--out", "o", "--resume", "--overwrite", "--config", "c", "--lr", 2)
     assert seen == {
         "data": "DATA",
         "steps": 7,

@@ -1,3 +1,5 @@
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -38,10 +40,32 @@ def test_threads_are_those_asked_for_else_of_the_environment_else_all_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert make_plan(make_backbone(), threads=1).threads == 1 == torch.get_num_threads()
     assert make_plan(make_backbone()).threads == 3 == torch.get_num_threads()
-    for asked, threads_then in (("2", 2), ("2,1", 2), ("", 3), ("many", 3), ("0", 3)):
+    for asked, threads_then in (("2", 2), ("2,1", 2), ("", 3)):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
         assert make_plan(make_backbone()).threads == threads_then == torch.get_num_threads(), asked
     assert make_plan(make_backbone(), threads=1).threads == 1
+    for asked in ("many", "0", "-1", "1.5"):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        with pytest.raises(InjertoError, match=f"OMP_NUM_THREADS is '{asked}'"):
+            make_plan(make_backbone())
+        assert make_plan(make_backbone(), threads=1).threads == 1  # what is given wins
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_computes(make_backbone: Callable[..., Any], threads: None) -> None:
+    """Torch's threads do not survive a fork: a child that waited for them would never answer."""
+    make_plan(make_backbone(), "fp32", 2)
+    numbers = torch.ones(700, 700)
+    (numbers @ numbers).exp().sum()  # both threads are at work
+    child = os.fork()
+    if child == 0:
+        signal.alarm(40)
+        plan = make_plan(make_backbone(), "fp32", 2)
+        right = plan.threads == torch.get_num_threads() == 1
+        right = right and bool(torch.isfinite((numbers @ numbers).log().sum()))
+        os._exit(0 if right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert torch.get_num_threads() == 2
 
 
 def test_channels_last_is_for_convolutions(make_backbone: Callable[..., Any], tiny_bert: Any, threads: None) -> None:

@@ -38,7 +38,7 @@ def test_one_group_is_named_as_the_reason() -> None:
     with pytest.raises(InjertoError, match="all its 6 labelled examples are one group .* fell into test"):
         check_division(recipe, found, sides, ["one"], [])
     apart = domains_of(domain("one", [f"c{i}" for i in range(6)]))
-    with pytest.raises(InjertoError, match="check the split column"):
+    with pytest.raises(InjertoError, match="its 6 labelled examples all fell into other splits"):
         check_division(recipe, apart, sides, ["one"], [])
 
 

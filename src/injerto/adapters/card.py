@@ -8,6 +8,7 @@ from typing import Any
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import file_sha256, write_text
+from injerto.basics.lock import writer_of
 from injerto.basics.progress import warn
 from injerto.compute.machine import installed_versions
 from injerto.recipe.recipe import WIDEST_NECK, Recipe
@@ -122,6 +123,10 @@ def load_card(folder: Path) -> dict[str, Any]:
             raise InjertoError(f"{path} is larger than {LIMIT} bytes; this is no adapter card")
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
+        if writer := writer_of(folder) or writer_of(folder.parent):
+            raise InjertoError(
+                f"{folder} holds no finished adapter: it is being written by {writer}; wait for its end"
+            ) from None
         raise InjertoError(
             f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run, "
             "or finish it with its command and --resume"

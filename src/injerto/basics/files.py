@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.lock import LOCK
+
+LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|{re.escape(LOCK)}")
+"""Names that a killed process leaves behind: half-written files and its lock."""
 
 
 def sha256(*parts: str | bytes | int) -> str:
@@ -26,7 +31,7 @@ def sha256(*parts: str | bytes | int) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode()
+        data = part if isinstance(part, bytes) else str(part).encode(errors="backslashreplace")
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
@@ -75,9 +80,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
-        reason = error.strerror or error
-        raise InjertoError(f"cannot write {path}: {reason}; {cure} or choose another folder") from error
+        raise _cannot_write(path, error) from error
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -92,7 +95,7 @@ def write_text(path: Path, text: str) -> None:
         text: Its new content.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may hold any byte
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -126,6 +129,8 @@ def as_path(value: Any, name: str = "path") -> Path:
     """
     if not isinstance(value, str | os.PathLike):
         raise InjertoError(f"{name}: a path, not {type(value).__name__}")
+    if not str(value).strip():
+        raise InjertoError(f"{name} is empty; give a path, or leave it out")
     return Path(value)
 
 
@@ -134,7 +139,28 @@ def cache_root() -> Path:
     given = os.environ.get("INJERTO_CACHE")
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "injerto"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "injerto"
+    except RuntimeError:  # a user without a home, as in containers
+        raise InjertoError("this user has no home folder to cache in; set INJERTO_CACHE to a folder") from None
+
+
+def cache_problem() -> str | None:
+    """Why nothing can be kept in the cache folder, None where it can."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):  # what may be written is for the file system to say
+            return None
+    except OSError as error:
+        return f"the cache folder {root} cannot be written ({error.strerror or error}); INJERTO_CACHE names another"
+
+
+def _cannot_write(path: Path, error: OSError) -> InjertoError:
+    """The error for a file or folder that cannot be written, with the cure for where it lies."""
+    cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
+    where = "set INJERTO_CACHE to another folder" if cache_root() in path.parents else "choose another folder"
+    return InjertoError(f"cannot write {path}: {error.strerror or error}; {cure} or {where}")
 
 
 def remove_tree(path: Path) -> None:
@@ -164,6 +190,43 @@ def check_writable(folder: Path, flag: str = "--out") -> None:
         raise InjertoError(f"{flag} {folder}: {parent} cannot be written; name another folder") from error
 
 
+def entries(folder: Path) -> set[str]:
+    """Names in a folder, without locks and half-written files; empty where there is no folder.
+
+    Args:
+        folder: It need not exist.
+    """
+    if not folder.is_dir():
+        return set()
+    return {entry.name for entry in folder.iterdir() if not LEFTOVER.fullmatch(entry.name)}
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written files of killed processes; only for the process that holds the folder.
+
+    Args:
+        folder: Held, see :func:`injerto.basics.lock.hold`; it need not exist.
+    """
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if LEFTOVER.fullmatch(entry.name) and entry.name != LOCK and entry.is_file():
+            entry.unlink(missing_ok=True)
+
+
+def clear_folder(folder: Path, keep: Collection[str] = ()) -> None:
+    """Empty a folder of our own making that this process holds.
+
+    Args:
+        folder: Held, see :func:`injerto.basics.lock.hold`.
+        keep: Names that stay.
+    """
+    for name in entries(folder) - set(keep):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: str) -> None:
     """Refuse a folder that was begun by something else, or cannot be written.
 
@@ -179,8 +242,8 @@ def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: st
     if folder.is_file():
         raise InjertoError(f"--out {folder} is a file; name a folder")
     check_writable(folder)
-    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(name for name in names - set(own) if not name.startswith("."))  # half-written ones are hidden
+    names = entries(folder)
+    foreign = sorted(name for name in names - set(own) if not name.startswith("."))
     if foreign and names.isdisjoint(marks):
         raise InjertoError(f"--out {folder} holds '{foreign[0]}', which no {what} wrote; name another folder")
 
@@ -194,7 +257,7 @@ def check_new(folder: Path) -> None:
     Raises:
         InjertoError: Where it holds something, is a file, or cannot be written.
     """
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    if folder.is_file() or entries(folder):
         raise InjertoError(f"--out {folder} exists already; name another folder")
     check_writable(folder)
 
@@ -221,7 +284,4 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if not path.is_dir():
                 temporary.rename(path)
     except OSError as error:
-        cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
-        raise InjertoError(
-            f"cannot write {path}: {error.strerror or error}; {cure} or choose another folder"
-        ) from error
+        raise _cannot_write(path, error) from error

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
+from injerto.cli.once import App
+
+app = App(
     help="Adapt a pretrained image or text model to your data, and measure that it worked.",
     no_args_is_help=True,
     add_completion=False,

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
@@ -37,14 +38,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _prepare_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="injerto")
         if code == 130:  # typer's own way of saying Ctrl-C
-            return _interrupted()
+            return _interrupted(words)
+        sys.stdout.flush()  # a reader that went away, or a full disk, shows here
         return code if isinstance(code, int) else 0
     except InjertoError as error:
         return _fail(str(error))
     except _CLICK_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(getattr(error, "format_message")(), file=sys.stderr)  # noqa: B009
+            return 2
         place = getattr(getattr(error, "ctx", None), "command_path", "injerto")
         said = getattr(error, "format_message")()  # noqa: B009
         if said.rstrip(".").endswith((": -q", ": --quiet")):
@@ -53,14 +60,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
-    except SystemExit:  # typer's way of taking a broken pipe
-        return 0
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away; nothing is left to say
+        return _interrupted(words)
+    except (SystemExit, BrokenPipeError):  # the reader went away (typer raises the first); nothing is left to say
+        _forget_streams()
         return 0
     except MemoryError:
-        return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+        return _out_of_memory(words)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _fail(
@@ -71,13 +76,52 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fault(error)
     except Exception as error:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
-            return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+            return _out_of_memory(words)
         return _fault(error)
 
 
-def _interrupted() -> int:
-    print("\ninterrupted; the same command goes on where it stopped (fit: with --resume)", file=sys.stderr)
+def _prepare_streams() -> None:
+    """Let no encoding end a run: what a stream cannot hold is written as an escape; a closed stream takes nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open until the process ends
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_streams() -> None:
+    """Write to nowhere what is still in the buffers, now and when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command's name among what was typed."""
+    return next((word for word in words if not word.startswith("-")), "")
+
+
+def _interrupted(words: Sequence[str]) -> int:
+    advice = ""
+    if _command(words) in ("fit", "compare", "search", "demo"):
+        advice = "; the same command goes on where it stopped"
+    if _command(words) == "fit" and "--resume" not in words:
+        instead = " in place of --overwrite" if "--overwrite" in words else ""
+        advice = f"; the same command with --resume{instead} goes on where it stopped"
+    print(f"\ninterrupted{advice}", file=sys.stderr)
     return 130
+
+
+def _out_of_memory(words: Sequence[str]) -> int:
+    if _command(words) in ("fit", "compare", "search"):
+        return _fail("out of memory; lower --batch-size or --image-size, or raise --accumulate")
+    return _fail("out of memory; give fewer or smaller inputs, or use a machine with more memory")
 
 
 def _fail(message: str) -> int:

@@ -18,7 +18,14 @@ def print_json(content: Mapping[str, Any]) -> None:
     Args:
         content: JSON-ready.
     """
+    as_utf8()
     print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def as_utf8() -> None:
+    """Write data for programs to standard output as UTF-8, whatever the encoding of the terminal or locale."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def table(
@@ -246,6 +253,7 @@ def print_predictions(
         print_json({"predictions": entries})
         return
     if as_csv:
+        as_utf8()
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("input", "class", *labels))
         for item, top, row in zip(items, best, chances, strict=True):
@@ -268,6 +276,7 @@ def print_texts(items: Sequence[str], texts: Sequence[str], as_csv: bool, as_jso
     if as_json:
         print_json({"predictions": [{"input": a, "text": b} for a, b in zip(items, texts, strict=True)]})
     elif as_csv:
+        as_utf8()
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("input", "text"))
         writer.writerows(zip(items, texts, strict=True))

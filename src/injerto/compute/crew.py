@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from injerto.basics.errors import InjertoError
 from injerto.basics.launcher import started
 
 PATIENCE = timedelta(hours=2)
@@ -128,9 +129,14 @@ def threads_each(cores: int) -> int:
 
     Args:
         cores: Of the machine.
+
+    Raises:
+        InjertoError: Where the variable is no number above 0.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if _CREW.alone and asked.isdecimal() and int(asked) > 0:
+    if _CREW.alone and asked:
+        if not (asked.isdecimal() and int(asked) > 0):
+            raise InjertoError(f"OMP_NUM_THREADS is '{asked}'; give a number of threads, such as 4, or unset it")
         return int(asked)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if not _CREW.alone else 1
     return max(1, cores // here)

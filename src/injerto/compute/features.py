@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import atomic_path, cache_root, remove_tree, sha256
+from injerto.basics.files import atomic_path, cache_problem, cache_root, remove_tree, sha256
 from injerto.basics.progress import format_bytes, note
 from injerto.compute.crew import crew
 
@@ -267,28 +268,44 @@ def room_for(rows: int, width: int) -> str | None:
         rows: How many rows.
         width: Numbers in one.
     """
-    folder = cache_root()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, rows * width * 4
+    if problem := cache_problem():
+        return problem
+    free, needed = shutil.disk_usage(cache_root()).free, rows * width * 4
     if needed > 0.9 * free:
         return f"{format_bytes(needed)} do not fit on the cache's disk ({format_bytes(free)} free)"
     if needed > cache_limit():
         return f"{format_bytes(needed)} are more than INJERTO_CACHE_LIMIT, {format_bytes(cache_limit())}"
-    return None if os.access(folder, os.W_OK) else f"the cache folder {cache_root()} cannot be written"
+    return None
+
+
+def check_cache() -> None:
+    """Refuse a limit that cannot be read; say where nothing can be kept.
+
+    Raises:
+        InjertoError: As :func:`cache_limit`.
+    """
+    cache_limit()
+    if problem := cache_problem():
+        note(f"{problem}: nothing is kept for later runs")
 
 
 def cache_limit() -> int:
-    """Bytes the cache may hold: ``INJERTO_CACHE_LIMIT``, else 20 GB.
+    """Bytes the cache may hold: ``INJERTO_CACHE_LIMIT``, such as ``20e9``, ``30GB`` or ``512 MiB``, else 20 GB.
 
     Raises:
         InjertoError: Where the variable is no number of bytes.
     """
-    given = os.environ.get("INJERTO_CACHE_LIMIT", "20e9")
+    given = os.environ.get("INJERTO_CACHE_LIMIT", "").strip() or "20e9"
+    size = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]{1,2})?)\s*(?:([kmgtp]?)(i?)b?)", given, re.IGNORECASE)
     try:
-        return int(float(given))
+        if size is None:
+            raise ValueError
+        base = 1024 if size[3] else 1000
+        return int(float(size[1]) * base ** ("kmgtp".index(size[2].lower()) + 1 if size[2] else 0))
     except (ValueError, OverflowError):
-        raise InjertoError(f"INJERTO_CACHE_LIMIT is '{given}'; give bytes, such as 20e9") from None
+        raise InjertoError(
+            f"INJERTO_CACHE_LIMIT is '{given}'; give bytes, such as 20e9 or 20GB (0 keeps nothing)"
+        ) from None
 
 
 def trim(limit: int | None = None) -> None:

@@ -1,6 +1,8 @@
 """The compute plan: decided from the machine, the model and the data, and printed before work starts."""
 
+import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
-from injerto.basics.progress import format_seconds
+from injerto.basics.progress import format_seconds, note
 from injerto.compute.crew import threads_each
 from injerto.compute.machine import Machine, machine
 
@@ -65,6 +67,26 @@ class ComputePlan:
         }
 
 
+_FORKED = False
+"""Whether this process was forked from one that had computed."""
+
+
+def _in_child() -> None:
+    global _FORKED
+    _FORKED = True
+    torch.set_num_threads(1)
+
+
+@cache
+def _survive_forks() -> None:
+    """Let a forked child compute with one thread: torch's other threads do not exist there, and it would wait for them.
+
+    Registered once, when this process computes for the first time.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_in_child)
+
+
 def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None = None) -> ComputePlan:
     """Decide precision, layout and threads.
 
@@ -86,7 +108,10 @@ def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None =
         raise InjertoError(f"--precision bf16: {here.name} has no bfloat16 in hardware; use --precision fp32")
     if precision == "auto":
         precision = "bf16" if here.bf16 else "fp32"
-    threads = threads or threads_each(here.cores)
+    if _FORKED and (threads or 1) > 1:
+        note(f"--threads {threads}: a process forked from one that has computed uses 1 thread")
+    threads = 1 if _FORKED else threads or threads_each(here.cores)
+    _survive_forks()
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     convolutional = any(isinstance(module, nn.Conv2d) for module in backbone.modules())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from injerto.basics.errors import InjertoError, first_line
-from injerto.basics.files import cache_root, file_sha256, remove_tree, sha256
+from injerto.basics.files import cache_problem, cache_root, file_sha256, remove_tree, sha256
 from injerto.basics.progress import progress, warn
 from injerto.domains.folders import is_hidden, read_folder
 from injerto.domains.rows import Rows
@@ -107,6 +107,8 @@ def unpack(path: Path) -> Path:
 
 def _unpack_once(path: Path, target: Path) -> None:
     """Unpack into a temporary folder that becomes the target."""
+    if problem := cache_problem():
+        raise InjertoError(f"{path} is unpacked into the cache, and {problem}")
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

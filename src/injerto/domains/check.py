@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import PIL
@@ -19,19 +20,45 @@ from injerto.domains.rows import threads
 
 LISTED = 20
 CHUNK = 64
+MANY = 20
+"""Classes that a table may have without a question."""
 
 Remarks = Mapping[str, tuple[int, str]]
 """Kind to how many pictures are of it, and the content hash of the first."""
 
 
-def are_numbers(classes: int, labelled: int) -> bool:
-    """Whether labels are hardly classes: many, and most there once.
+def no_classes(labels: Sequence[str], column: str | None, named: bool) -> str | None:
+    """Why labels are hardly classes, None where they may be.
+
+    Folders are classes, also where each holds one picture. A column of a table whose values are there once, most of
+    them, may hold numbers, identifiers or free text.
 
     Args:
-        classes: How many different ones.
-        labelled: Examples that have one.
+        labels: Of all labelled examples of the sources.
+        column: The column of a table that they stand in, None for folders and lists.
+        named: Whether the user has named that column.
     """
-    return classes > 20 and 2 * classes > labelled
+    different = set(labels)
+    if column is None or len(different) <= MANY or 2 * len(different) <= len(labels):
+        return None
+    numbers = sum(_is_number(label) for label in different)
+    what = f"column '{column}' holds {len(different)} different values in {len(labels)} labelled rows"
+    if numbers > 0.9 * len(different):
+        return f"{what}, nearly all of them numbers: these are no classes; name a column of classes with --label"
+    if not named:
+        return (
+            f"{what}: are these classes, or identifiers or free text? name the column of classes with --label, "
+            f"also where it is '{column}'"
+        )
+    return None
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def check_domains(domains: Domains, skip_bad: bool) -> Domains:
@@ -45,7 +72,8 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
         if remarks is None:
             domains, found, remarks = _without_bad(domains)
             if not found:
-                write_text(marker, json.dumps(remarks))
+                with suppress(InjertoError):  # it is decoded again next time where nothing can be kept
+                    write_text(marker, json.dumps(remarks))
         _say(domains, remarks)
     problems = (*domains.problems, *found)
     if not problems:

@@ -1,6 +1,5 @@
 """Export a run, and check on real inputs that what was written computes the same."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from injerto.adapters.export import export_int8, export_merged, export_onnx, export_peft
 from injerto.adapters.sketch import SKETCH
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import sha256
+from injerto.basics.files import clear_folder, sha256
+from injerto.basics.lock import LOCK
 from injerto.basics.progress import format_bytes, note
 from injerto.compute.batches import BatchMaker
 from injerto.domains.preprocessing import TextPreprocessing
@@ -42,7 +42,6 @@ def export(run: Run, out: Path, form: str, inputs: Sequence[Any]) -> dict[str, A
         InjertoError: Where the run has no such form, or the file does not compute the same; nothing is left then.
     """
     model, card = run.model, run.card
-    fresh = not out.exists()
     try:
         found: dict[str, Any] = {"format": form, "out": str(out)}
         if form == "merged":
@@ -57,10 +56,9 @@ def export(run: Run, out: Path, form: str, inputs: Sequence[Any]) -> dict[str, A
         else:
             found |= _onnx(run, out, inputs)
     except BaseException:
-        if fresh:
-            shutil.rmtree(out, ignore_errors=True)
+        clear_folder(out)  # it was new or empty
         raise
-    found["bytes"] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    found["bytes"] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file() and file.name != LOCK)
     checked = ", ".join(f"{key.replace('_', ' ')} {value:.2g}" for key, value in found.items() if type(value) is float)
     note(f"{out}: {form}, {format_bytes(found['bytes'])}" + (f"; {checked}" if checked else ""))
     return found

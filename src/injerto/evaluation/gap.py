@@ -15,7 +15,7 @@ from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress, warn
 from injerto.compute.embedding import embed_parts, open_backbone
 from injerto.compute.plan import make_plan
-from injerto.domains.check import are_numbers
+from injerto.domains.check import no_classes
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in, paths_elsewhere
 from injerto.domains.load import check_reading, load_domains
@@ -111,10 +111,10 @@ def measure_gap(
             f"a gap is between two domains or more, and {domains.name} has {', '.join(chosen)} only; a folder of "
             "pictures is read as DOMAIN/CLASS/PICTURE, a table by --domain; --on NAME=PATH adds a domain from elsewhere"
         )
-    domains = Domains(chosen, domains.modality, domains.name, domains.problems).check(skip_bad)
+    domains = Domains(chosen, domains.modality, domains.name, domains.problems, domains.used).check(skip_bad)
     labels = [label for domain in domains.values() for label in domain.labels if label is not None]
-    if are_numbers(len(set(labels)), len(labels)):
-        warn(f"{len(set(labels))} classes for {len(labels)} labelled examples: these are no classes; they are left out")
+    if why := no_classes(labels, domains.used.get("label"), reading.get("label") is not None):
+        warn(f"{why}; the labels are left out")
         blank = {name: replace(domain, labels=(None,) * len(domain)) for name, domain in domains.items()}
         domains = Domains(blank, domains.modality, domains.name, domains.problems)
     if backbone is None or isinstance(backbone, str | PathLike):

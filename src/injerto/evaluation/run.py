@@ -15,6 +15,7 @@ from injerto.adapters.sketch import Sketch, load_sketch
 from injerto.adapters.slider import set_strength
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
+from injerto.basics.lock import writer_of
 from injerto.basics.progress import note, warn
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
@@ -205,13 +206,17 @@ class Run:
         if not path.exists():
             if (self.path / CARD).exists():
                 raise InjertoError(f"{self.path} is a bare adapter without metrics.json; its card has the main figures")
-            raise InjertoError(f"{self.path} has no metrics.json: the run is not finished; go on with --resume")
+            if writer := writer_of(self.path):
+                raise InjertoError(f"{self.path} is not finished: it is being written by {writer}; wait for its end")
+            raise InjertoError(
+                f"{self.path} has no metrics.json: the run is not finished; go on with its command (fit: with --resume)"
+            )
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise InjertoError(f"{path} is damaged: not valid JSON; fit again with --overwrite")
+            raise InjertoError(f"{path} is damaged: not valid JSON; make the run again (fit: with --overwrite)")
         return found
 
     def recorded_splits(self) -> dict[str, str]:

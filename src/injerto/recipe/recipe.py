@@ -1,5 +1,6 @@
 """Recipe: flags, YAML and keyword arguments all become one of these; it is saved with every run."""
 
+from collections import Counter
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -437,7 +438,10 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
     shipped = {} if path.exists() else shipped_recipes()
     try:
-        fields = yaml.safe_load(shipped.get(str(path), path).read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(shipped.get(str(path), path).read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        keys = [str(key.value).replace("-", "_") for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        fields = loader.construct_document(node) if node is not None else None
     except OSError as error:
         named = f"; it is no shipped recipe either: {suggest(str(path), list(shipped))}" if "." not in str(path) else ""
         raise InjertoError(f"cannot read {path}: {error.strerror}{named}") from None
@@ -445,4 +449,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
         raise InjertoError(f"{path} is not valid YAML: {first_line(error)}") from None
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise InjertoError(f"{path} must hold 'name: value' lines")
+    for key, times in Counter(keys).items():
+        if times > 1:
+            raise InjertoError(f"{path} names {key} {times} times; name each setting once")
     return {key.replace("-", "_"): value for key, value in fields.items() if key != ABOUT}

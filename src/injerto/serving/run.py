@@ -74,11 +74,16 @@ def serve(
     if drifted is not None:
         check_writable(Path(drifted), "--drifted")
         Path(drifted).mkdir(parents=True, exist_ok=True)
+    keys = os.environ.get(KEYS)
+    if keys and not keys.replace(",", " ").strip():
+        raise InjertoError(
+            f"{KEYS} is set to '{keys}' and holds no key; give keys with commas between them, or unset it"
+        )
     door = _bind(host, port)
     drifts = Drifts(None if drifted is None else Path(drifted), window)
     note(f"loading {len(runs)} adapter{'' if len(runs) == 1 else 's'}")
     desk = Desk([Path(run) for run in runs], folder, backbone, precision, threads, limit)
-    if host not in LOCAL and not os.environ.get(KEYS):
+    if host not in LOCAL and not keys:
         warn(f"anyone who reaches {host} can use this server; put keys into {KEYS} to ask for one")
     shown = f"[{host}]" if ":" in host else host
     note(f"serving {', '.join(desk.names) or 'nothing so far'} at http://{shown}:{port}")

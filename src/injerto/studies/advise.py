@@ -16,7 +16,7 @@ from os import PathLike
 from typing import Any
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.progress import quiet
+from injerto.basics.progress import quiet, silent
 from injerto.compute.embedding import open_backbone
 from injerto.domains.domain import Domains
 from injerto.domains.elsewhere import paths_elsewhere
@@ -102,7 +102,7 @@ def advise(
         if targets and tuning != "head":
             settings["steps"] = STEPS
         everything = {name: value for name, value in {**given, **settings}.items() if value}
-        with quiet():
+        with silent():  # what is to be said of the data has been said
             plan = prepare(make_recipe(data=shown, **everything), domains, network).plan
         found = {"backbone": name, "tuning": tuning, "alignment": alignment, "settings": settings}
         return found | {"minutes": (plan.seconds or 0.0) / 60, "why": why, "command": fit_command(shown, everything)}

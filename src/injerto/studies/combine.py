@@ -13,7 +13,8 @@ from injerto.adapters.card import save_card
 from injerto.adapters.combine import combine as add_up
 from injerto.adapters.load import load_base
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_new, remove_tree, write_text
+from injerto.basics.files import check_new, clear_folder, write_text
+from injerto.basics.lock import hold
 from injerto.basics.progress import note
 from injerto.evaluation.recorded import save_rows
 from injerto.evaluation.run import Run
@@ -46,7 +47,6 @@ def combine(
         InjertoError: Where the runs do not fit together, or ``out`` is not empty.
     """
     folder = Path(out)
-    check_new(folder)
     if isinstance(runs, str | PathLike) or len(runs) < 2:
         raise InjertoError("a sum needs a list of two runs or more")
     if isinstance(weights, str):
@@ -56,6 +56,17 @@ def combine(
         raise InjertoError(f"{len(runs)} runs need as many weights, not {len(shares)}")
     if not all(abs(share) < 1e3 for share in shares):
         raise InjertoError(f"weights {shares} are out of bounds")
+    with hold(folder, "injerto combine", lambda: check_new(folder)):
+        try:
+            return _combine(runs, folder, shares, data, backbone)
+        except BaseException:
+            clear_folder(folder)  # it was new or empty
+            raise
+
+
+def _combine(
+    runs: Sequence[str | PathLike[str]], folder: Path, shares: Sequence[float], data: Any, backbone: Any
+) -> Run:
     opened = [api.load(run, backbone=backbone) for run in runs]
     check_alike(opened, SAME)
     domains = None
@@ -64,14 +75,10 @@ def combine(
         modality = opened[0].model.backbone.modality
         if domains.modality != modality:
             raise InjertoError(f"{domains.name} holds {domains.modality}s, {opened[0].path} takes {modality}s")
-    try:
-        result = ship(folder, opened, shares)
-        measured = {} if domains is None else result.evaluate(domains)
-        parts = [{"run": str(run.path), "weight": share} for run, share in zip(opened, shares, strict=True)]
-        write_report(folder, result, opened, measured, ("combined", None), {"combined": parts})
-    except BaseException:
-        remove_tree(folder)  # it was not there, or empty
-        raise
+    result = ship(folder, opened, shares)
+    measured = {} if domains is None else result.evaluate(domains)
+    parts = [{"run": str(run.path), "weight": share} for run, share in zip(opened, shares, strict=True)]
+    write_report(folder, result, opened, measured, ("combined", None), {"combined": parts})
     return type(result)(folder, result.given_backbone)
 
 
@@ -89,7 +96,8 @@ def check_alike(runs: Sequence[Run], keys: Sequence[str]) -> None:
     for run in runs[1:]:
         for key in keys:
             if run.card.get(key) != first.card.get(key):
-                raise InjertoError(f"{run.path} and {first.path} differ in {key}: they can't be added up")
+                cure = "; fit them with one --split-seed" if key == "split_seed" else ""
+                raise InjertoError(f"{run.path} and {first.path} differ in {key}: they can't be added up{cure}")
 
 
 def ship(

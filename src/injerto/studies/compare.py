@@ -11,7 +11,8 @@ import numpy as np
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_own, remove_tree
 from injerto.basics.launcher import check_alone
-from injerto.basics.progress import format_seconds, note, quiet
+from injerto.basics.lock import hold
+from injerto.basics.progress import format_seconds, note
 from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
 from injerto.studies.cluster import check_cluster, run_all
 from injerto.studies.fixed import check_named, fixed_settings
@@ -95,8 +96,12 @@ def compare(
     given = fixed_settings(config, {**settings, "source": source, "target": target}, grid)
     from injerto.training.shared import shared_loading
 
-    with shared_loading():
-        return _compare(str(data), given, grid, rows, list_seeds(seeds), Path(out), leave_one_out, budget, engine)
+    folder = Path(out)
+    with (
+        hold(folder, "injerto compare", lambda: check_own(folder, OWN, ("results.json",), "comparison")),
+        shared_loading(),
+    ):
+        return _compare(str(data), given, grid, rows, list_seeds(seeds), folder, leave_one_out, budget, engine)
 
 
 def _compare(
@@ -121,7 +126,6 @@ def _compare(
         given.pop("source", None)
     planned, fairness = plan_rows(data, check_grid(grid, given), numbers, given, beside)
     runs = folder / "runs"
-    check_own(folder, OWN, ("results.json",), "comparison")
     check_results(folder)
     earlier = check_records(runs, planned)
     if leave_one_out and any(one.axes["source"] not in grid["source"] for one in earlier):
@@ -209,20 +213,16 @@ def _work(
 
 
 def _check_needs(planned: Sequence[Planned], done: Sequence[Planned], folder: Path) -> None:
-    """Refuse domains, alignments and objectives that the data cannot give, and other data than a finished run's."""
+    """Refuse what would end every run, and other data than a finished run's."""
     from injerto.evaluation.recorded import check_sibling
-    from injerto.training.prepare import settle_roles
+    from injerto.training.beforehand import check_shared
     from injerto.training.reading import read_domains
-    from injerto.training.settings import check_terms
 
     first = planned[0].recipe
     domains = read_domains(first, first.data)
     if alike := [one.name for one in done if one.recipe.target == first.target]:
         check_sibling(folder / "runs" / alike[0], domains, folder, first.skip_bad)
-    with quiet():  # a row without alignment is what its target is for
-        for recipe in {one.label: one.recipe for one in planned}.values():
-            check_terms(recipe)
-            settle_roles(recipe, domains)
+    check_shared(list({one.label: one.recipe for one in reversed(planned)}.values()), first.data)
 
 
 def _cost(one: Planned) -> int:

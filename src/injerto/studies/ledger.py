@@ -1,13 +1,10 @@
 """The trials of a search in Optuna's storage: opened, taken by one process at a time, given back by those that died."""
 
 import json
-import os
 import re
-import socket
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,6 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.lock import is_gone, this_process
 
 YOUNG = 60
 """Seconds for which a trial may run before it says whose it is."""
@@ -65,16 +63,8 @@ def is_lost(trial: FrozenTrial) -> bool:
 
 
 def me() -> str:
-    """This process, told apart from others that had its number: host, number, start."""
-    return json.dumps([socket.gethostname(), os.getpid(), _start(os.getpid())])
-
-
-def _start(pid: int) -> str | None:
-    """When a process began, in ticks since the machine did; None where the system does not say so in a file."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    """This process, distinguished from others that had its number."""
+    return json.dumps(this_process())
 
 
 def is_dead(trial: FrozenTrial) -> bool:
@@ -87,16 +77,10 @@ def is_dead(trial: FrozenTrial) -> bool:
     if worker is None:
         begun = trial.datetime_start or datetime.now()
         return (datetime.now() - begun).total_seconds() > YOUNG
-    host, pid, start = json.loads(worker)
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # it is there, and another user's
-    return start is not None and start != _start(pid)
+    process = json.loads(worker)
+    if isinstance(process, list):  # as versions up to 0.2 wrote it
+        process = this_process() | dict(zip(("host", "pid", "start"), process, strict=True))
+    return is_gone(process)
 
 
 class Ledger:

@@ -8,7 +8,7 @@ from typing import Any
 
 from injerto import api
 from injerto.basics.errors import InjertoError, why_failed
-from injerto.basics.files import remove_tree, write_text
+from injerto.basics.files import write_text
 from injerto.basics.progress import quiet, warn
 from injerto.recipe.recipe import Recipe, make_recipe
 from injerto.studies.grid import Planned, text_of
@@ -124,8 +124,6 @@ def do_run(one: Planned, runs: Path) -> None:
         runs: The folder of all runs.
     """
     folder, record = runs / one.name, {"recipe": one.recipe.model_dump(mode="json"), "failed": None}
-    if folder.exists() and not (folder / "recipe.yaml").exists():
-        remove_tree(folder)  # killed before it began
     write_record(runs, one.name, record)
     fields = one.recipe.model_dump(exclude_none=True, exclude={"data"})
     try:

@@ -21,6 +21,7 @@ from injerto.studies.sampling import PRUNERS, check_names, grid_size, make_sampl
 from injerto.studies.space import check_space, default_point, default_space, make_space
 from injerto.studies.worker import TRIALS, Plan, Worker
 from injerto.training.reading import read_domains
+from injerto.training.shared import shared_loading
 
 OWN = {"trials", "search.json", "search.csv", "best.yaml", "search.db", "search.db-journal"}
 """What a search writes into its folder."""
@@ -91,45 +92,51 @@ def search(
     said = fixed_settings(None, given, ())
     fixed = fixed_settings(config, given, [name.replace("-", "_") for name in space or ()])
     folder = Path(out)
-    plan = _plan(str(data), fixed, said, space, select_by, folder)
-    names = {"sampler": sampler, "pruner": pruner, "seeds": list(range(seed, seed + seeds))}
-    about: dict[str, Any] = {
-        "data": str(data),
-        "settings": {name: value for name, value in fixed.items() if name != "threads"},
-        "space": {one.name: str(one).partition("=")[2] for one in plan.space},
-        **names,
-        "objective": plan.validator or f"source val {'balanced ' if is_balanced(fixed) else ''}accuracy",
-    }
-    _check_same(folder, about)
-    most = trials if trials is not None or minutes is not None else TRIALS
-    if sampler == "grid":
-        size = grid_size(plan.space)
-        if most is not None and size < most:
-            note(f"the grid has {size} points: no more trials than that")
-        most = min(most or size, size)
-    url = storage or f"sqlite:///{folder / 'search.db'}"
-    if storage is None:
-        folder.mkdir(parents=True, exist_ok=True)
-    first = None if sampler == "grid" else plan.first
-    ledger = Ledger(url, folder.absolute().name, about, first)
-    ledger.use(make_sampler(sampler, plan.space, seed, ledger.rank), PRUNERS[pruner]())
-    shown = {**fixed, **({"select_by": select_by} if select_by else {})}
-    asked: dict[str, Any] = {
-        "trials": trials,
-        "minutes": minutes,
-        "seeds": seeds,
-        "sampler": sampler,
-        "pruner": pruner,
-        "seed": seed,
-    }
-    spaced = [f"{one}" for one in plan.space] if space else []
-    words = ["injerto", "search", str(data), *flags({**shown, "space": spaced, **asked})]
-    words += [*(["--storage", hide_password(storage)] if storage else []), "--out", str(out)]
-    from injerto.compute.machine import installed_versions, machine
+    with shared_loading():
+        plan = _plan(str(data), fixed, said, space, select_by, folder)
+        names = {"sampler": sampler, "pruner": pruner, "seeds": list(range(seed, seed + seeds))}
+        about: dict[str, Any] = {
+            "data": str(data),
+            "settings": {name: value for name, value in fixed.items() if name != "threads"},
+            "space": {one.name: str(one).partition("=")[2] for one in plan.space},
+            **names,
+            "objective": plan.validator or f"source val {'balanced ' if is_balanced(fixed) else ''}accuracy",
+        }
+        _check_same(folder, about)
+        most = trials if trials is not None or minutes is not None else TRIALS
+        if sampler == "grid":
+            size = grid_size(plan.space)
+            if most is not None and size < most:
+                note(f"the grid has {size} points: no more trials than that")
+            most = min(most or size, size)
+        url = storage or f"sqlite:///{folder / 'search.db'}"
+        if storage is None:
+            folder.mkdir(parents=True, exist_ok=True)
+        first = None if sampler == "grid" else plan.first
+        ledger = Ledger(url, folder.absolute().name, about, first)
+        ledger.use(make_sampler(sampler, plan.space, seed, ledger.rank), PRUNERS[pruner]())
+        shown = {**fixed, **({"select_by": select_by} if select_by else {})}
+        asked: dict[str, Any] = {
+            "trials": trials,
+            "minutes": minutes,
+            "seeds": seeds,
+            "sampler": sampler,
+            "pruner": pruner,
+            "seed": seed,
+        }
+        spaced = [f"{one}" for one in plan.space] if space else []
+        words = ["injerto", "search", str(data), *flags({**shown, "space": spaced, **asked})]
+        words += [*(["--storage", hide_password(storage)] if storage else []), "--out", str(out)]
+        from injerto.compute.machine import installed_versions, machine
 
-    about |= {"planned": most, "storage": hide_password(url), "command": shlex.join(words), "machine": str(machine())}
-    about["versions"] = installed_versions("optuna")
-    return Worker(folder, ledger, plan, about, fixed).run(most, minutes)
+        about |= {
+            "planned": most,
+            "storage": hide_password(url),
+            "command": shlex.join(words),
+            "machine": str(machine()),
+        }
+        about["versions"] = installed_versions("optuna")
+        return Worker(folder, ledger, plan, about, fixed).run(most, minutes)
 
 
 def _plan(
@@ -160,13 +167,14 @@ def _plan(
         space = default_space(base, domains.modality)
         recipes = check_space(data, space, fixed)
     from injerto.evaluation.recorded import check_sibling
+    from injerto.training.beforehand import check_shared
     from injerto.training.prepare import settle_roles
 
     for earlier in sorted(folder.glob("trials/*/*/"))[:1]:
         check_sibling(earlier, domains, folder, base.skip_bad)
+    check_shared(list({recipe.model_dump_json(): recipe for recipe in recipes}.values()), data)
     with quiet():
-        for recipe in {recipe.model_dump_json(): recipe for recipe in recipes}.values():
-            sources, _ = settle_roles(recipe, domains)
+        sources, _ = settle_roles(base, domains)
     examples = sum(label is not None for name in sources for label in domains[name].labels)
     first = default_point(space, base.resolved(domains.modality, examples))
     if given is None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from injerto import api
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_new
+from injerto.basics.files import check_new, clear_folder
+from injerto.basics.lock import hold
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker, augmentation_rng, prefetch
 from injerto.compute.fold import settled
@@ -50,16 +51,26 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
         InjertoError: Where the runs do not fit together, or ``out`` is not empty.
     """
     folder = Path(out)
-    check_new(folder)
     if isinstance(runs, str | PathLike) or len(runs) < 2:
         raise InjertoError("a soup needs a list of two runs or more")
     for run in runs:
         if not (Path(run) / "recipe.yaml").exists():
             raise InjertoError(f"{run} is no run's folder (no recipe.yaml); a soup needs runs, not bare adapters")
+    with hold(folder, "injerto soup", lambda: check_new(folder)):
+        try:
+            return _soup(runs, folder, data)
+        except BaseException:
+            clear_folder(folder)  # it was new or empty
+            raise
+
+
+def _soup(runs: Sequence[str | PathLike[str]], folder: Path, data: Any) -> Run:
     opened = [api.load(run) for run in runs]
     check_alike(opened, SAME)
     if any(run.recorded_splits() != opened[0].recorded_splits() for run in opened):
-        raise InjertoError("the runs learned from other splits than one another: give them one --split-seed")
+        raise InjertoError(
+            "the runs learned from different train examples: fit them on the same data with the same given splits"
+        )
     if opened[0].card["task"] != "classification":
         raise InjertoError("a soup is chosen by accuracy on val; language models are added up by combine")
     recipe = make_recipe(**load_recipe(opened[0].path / "recipe.yaml"))

@@ -80,7 +80,7 @@ def fit_probe(
     shift, scale = head.shift.double().numpy(), head.scale.double().numpy()
     present = np.unique(labels)
     if len(present) < 2:
-        raise InjertoError("the train split holds one class only; choose another --split-seed or add examples")
+        raise InjertoError("all examples that a probe is fitted on are of one class; it needs two classes or more")
     vals = [(values, truth) for values, truth in vals if len(truth)]
 
     def whole(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,10 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
             raise KeyboardInterrupt from None
-        raise InjertoError(f"checkpoint {path} cannot be read ({error}); start again with --overwrite") from None
+        raise InjertoError(
+            f"checkpoint {path} cannot be read ({error}); start again with --overwrite (in a comparison or search: "
+            f"remove {path.parent.parent})"
+        ) from None
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> Tensors:

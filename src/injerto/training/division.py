@@ -6,6 +6,7 @@ import numpy as np
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import warn
+from injerto.domains.check import no_classes
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.splits import keep_shots, split_domains
 from injerto.recipe.recipe import Recipe
@@ -63,6 +64,7 @@ def check_division(
     for name in sources:
         if not len(part_of(domains[name], sides[name], "train", labelled=True)):
             raise InjertoError(f"source '{name}' has no labelled train examples; {_why(domains[name], sides[name])}")
+    _check_classes(recipe, domains, sides, sources)
     known = {content for name in sources for content in domains[name].contents}
     for name in targets:
         if recipe.alignment_terms and (sides[name] == "train").sum() < 2:
@@ -75,6 +77,46 @@ def check_division(
             )
 
 
+def check_labels(recipe: Recipe, domains: Domains, sources: Sequence[str]) -> int:
+    """Refuse labels that are hardly classes.
+
+    Args:
+        recipe: As the user gave it.
+        domains: All.
+        sources: Names of the sources.
+
+    Returns:
+        How many examples of the sources have a label.
+
+    Raises:
+        InjertoError: Where the labels are numbers, identifiers or free text by all appearance.
+    """
+    labels = [label for name in sources for label in domains[name].labels if label is not None]
+    if why := no_classes(labels, domains.used.get("label"), recipe.label is not None):
+        raise InjertoError(why)
+    return len(labels)
+
+
+def _check_classes(recipe: Recipe, domains: Domains, sides: Sides, sources: Sequence[str]) -> None:
+    """Refuse train splits of one class, and name what has divided the examples so."""
+    learned = {
+        label
+        for name in sources
+        for label, side in zip(domains[name].labels, sides[name], strict=True)
+        if label is not None and side == "train"
+    }
+    if len(learned) != 1:
+        return
+    if recipe.split_column or recipe.split_file:
+        by = f"--split-column {recipe.split_column}" if recipe.split_column else f"--split-file {recipe.split_file}"
+        cure = f"put examples of other classes into train ({by} says what is train)"
+    elif any(side is not None for name in sources for side in domains[name].given):
+        cure = "put examples of other classes into train (the data say what is train)"
+    else:
+        cure = "add different examples of other classes, or choose another --split-seed"
+    raise InjertoError(f"every labelled train example is of the class '{learned.pop()}': {cure}")
+
+
 def _why(domain: Domain, sides: np.ndarray) -> str:
     rows = [i for i, label in enumerate(domain.labels) if label is not None]
     listed = any(side is not None for side in domain.given)
@@ -83,4 +125,8 @@ def _why(domain: Domain, sides: np.ndarray) -> str:
             f"all its {len(rows)} labelled examples are one group (identical, or of one --group), which fell into "
             f"{sides[rows[0]]}: add different ones"
         )
-    return "check the split column, list or labels"
+    if not rows:
+        return "it has no label at all: add some, or learn from other sources"
+    if listed:
+        return "none of its labelled examples is in train by the given splits: put some there"
+    return f"its {len(rows)} labelled examples all fell into other splits: add more, or choose another --split-seed"

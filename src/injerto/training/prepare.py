@@ -17,9 +17,8 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note, warn
 from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
-from injerto.compute.features import cache_limit
+from injerto.compute.features import check_cache
 from injerto.compute.plan import ComputePlan, make_plan
-from injerto.domains.check import are_numbers
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
 from injerto.domains.load import load_domains
@@ -28,7 +27,7 @@ from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map, encode
 from injerto.training.cacheplan import plan_caches
-from injerto.training.division import check_division, divide, part_of
+from injerto.training.division import check_division, check_labels, divide, part_of
 from injerto.training.examples import Stream
 from injerto.training.reading import data_key, read_domains
 from injerto.training.settings import check_mixing, check_roles, check_share, check_terms
@@ -169,7 +168,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     find_tuning(recipe.tuning_spec)
     check_terms(recipe)
     check_trackers(recipe.track)
-    cache_limit()
+    check_cache()
     start = time.perf_counter()
     loaded = domains = read_domains(recipe, data)
     sources, targets = settle_roles(recipe, domains)
@@ -178,8 +177,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     for name in sources:
         domains.named(name)
     classes = class_map(domains, sources)
-    labelled = sum(label is not None for name in sources for label in domains[name].labels)
-    resolved = recipe.resolved(domains.modality, labelled)
+    resolved = recipe.resolved(domains.modality, check_labels(recipe, domains, sources))
     sides = divide(resolved, domains, sources)
     resolved = _for_few(recipe, resolved, domains, sources, sides)
     check_division(resolved, domains, sides, sources, targets)
@@ -191,12 +189,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     importing = time.perf_counter()
     import_libraries()
     start += time.perf_counter() - importing
-    network = _backbone(resolved, data, domains, backbone)
-    if network.modality != domains.modality:
-        raise InjertoError(
-            f"{domains.name} holds {domains.modality}s, {network.spec} takes {network.modality}s; "
-            "choose another --backbone"
-        )
+    network = backbone_of(resolved, data, domains, backbone)
     if backbone is not None:
         resolved = resolved.model_copy(update={"backbone": network.spec})
     check_mixing(resolved, network)
@@ -242,20 +235,14 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         if resolved.select == "best-source-val":
             note("no source has a val split: the last checkpoint is kept")
     _announce(prepared)
-    _check_measurable(prepared, labelled)
+    _check_measurable(prepared)
     plan_caches(prepared)
     prepared.seconds = time.perf_counter() - start
     return prepared
 
 
-def _check_measurable(prepared: Prepared, labelled: int) -> None:
-    """Refuse labels that are no classes, and say where nothing will be measured."""
-    count = len(prepared.classes)
-    if are_numbers(count, labelled):
-        raise InjertoError(
-            f"{count} classes for {labelled} labelled examples: most are there once; is this the right --label, and a "
-            "class, not a number?"
-        )
+def _check_measurable(prepared: Prepared) -> None:
+    """Say where nothing will be measured."""
     chosen = any(side for name in prepared.sources for side in prepared.domains[name].given)
     if not chosen and not any(len(part) for part in prepared.parts("test").values()):
         warn("no source has a test example: how good the result is will not be measured; add data or give a split")
@@ -338,7 +325,28 @@ def only_domain(domains: Domains, targets: Sequence[str] = ()) -> tuple[str, ...
     )
 
 
-def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbone:
+def backbone_of(recipe: Recipe, data: Any, domains: Domains, given: Any = None) -> Backbone:
+    """The pretrained model of a run, for it alone.
+
+    Args:
+        recipe: Resolved.
+        data: As the user gave them.
+        domains: What was read.
+        given: A module or loaded backbone in place of the recipe's name.
+
+    Raises:
+        InjertoError: Where it cannot be loaded, or takes the other modality.
+    """
+    network = _backbone(recipe, data, given)
+    if network.modality != domains.modality:
+        raise InjertoError(
+            f"{domains.name} holds {domains.modality}s, {network.spec} takes {network.modality}s; "
+            "choose another --backbone"
+        )
+    return network
+
+
+def _backbone(recipe: Recipe, data: Any, given: Any) -> Backbone:
     if given is not None:  # copied: the user's own stays as it is
         own = copy.deepcopy(given)
         if not isinstance(own, Backbone):
@@ -385,12 +393,32 @@ def _announce(prepared: Prepared) -> None:
     torn = [sorted(labels) for labels in given.values() if len(labels) > 1]
     if torn:
         warn(f"inputs that are there with different labels: {len(torn)} (the first as {' and '.join(torn[0])})")
+    unlearned = _warn_of_unlearned(prepared)
     for side in ("val", "test"):
         present = {label for part in prepared.parts(side).values() for label in part.labels}
-        absent = [label for label in prepared.classes if label not in present]
+        absent = [label for label in prepared.classes if label not in present and label not in unlearned]
         if present and absent:
             shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             note(f"data: no source has a {side} example of {len(absent)} of {len(prepared.classes)} classes ({shown})")
+
+
+def _warn_of_unlearned(prepared: Prepared) -> set[str]:
+    """Warn of classes that no source has a train example of: no answer will ever be one of them."""
+    counts = {
+        side: Counter(label for part in prepared.parts(side).values() for label in part.labels)
+        for side in ("train", "val", "test")
+    }
+    absent = [label for label in prepared.classes if not counts["train"][label]]
+    if absent:
+        held = "; ".join(
+            f"{label} ({counts['val'][label]} in val, {counts['test'][label]} in test)" for label in absent[:5]
+        )
+        more = f"; and {len(absent) - 5} more" if len(absent) > 5 else ""
+        warn(
+            f"no source has a train example of {len(absent)} of {len(prepared.classes)} classes: {held}{more}: they "
+            "cannot be learned, and their examples count as mistakes"
+        )
+    return set(absent)
 
 
 def _alike(names: Iterable[str]) -> Iterable[set[str]]:

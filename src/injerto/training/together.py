@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import remove_tree
+from injerto.basics.lock import LOCK, check_free
 from injerto.basics.progress import silent
 from injerto.compute.crew import joined
 from injerto.recipe.recipe import Recipe
@@ -28,7 +29,11 @@ def fit_together(fit: Callable[[Path], "Run"], folder: Path) -> "Run":
 
     Returns:
         The run in the run's folder.
+
+    Raises:
+        InjertoError: Where another job writes into the folder; each of the processes refuses that by itself.
     """
+    check_free(folder)
     with joined() as crew:
         if crew.leads:
             crew.wait()
@@ -38,7 +43,7 @@ def fit_together(fit: Callable[[Path], "Run"], folder: Path) -> "Run":
         place = Path(tempfile.mkdtemp(prefix="injerto-"))
         try:
             if folder.is_dir():
-                shutil.copytree(folder, place / "run")
+                shutil.copytree(folder, place / "run", ignore=shutil.ignore_patterns(LOCK))
             crew.wait()
             with silent():
                 run = fit(place / "run")

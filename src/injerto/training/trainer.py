@@ -398,7 +398,8 @@ class Trainer:
         if state["plan"] != self.plan.card():
             raise InjertoError(
                 f"{self.folder} was computed with {state['plan']}, this machine would use {self.plan.card()}; "
-                "set --threads and --precision as before, or start again with --overwrite"
+                "set --threads and --precision as before, or start again with --overwrite (in a comparison or search: "
+                f"remove {self.folder})"
             )
         self._load(tensors)
         unpack_optimizer(self.optimizer, self.names, tensors)
