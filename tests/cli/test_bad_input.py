@@ -32,7 +32,7 @@ def fit(tiny_timm: Path, tmp_path: Path) -> Callable[..., list[str]]:
         given = ["fit", data, "--backbone", backbone, "--out", tmp_path / "run", "--threads", 1, "--precision", "fp32"]
         given += ["--source", source] if source else []
         given += ["--epochs", 1]
-        for flag in {str(part) for part in more} & {str(part) for part in given if str(part).startswith("--")}:
+        for flag in {str(part) for part in more} & {"--backbone", "--out", "--threads", "--precision", "--epochs"}:
             place = given.index(flag)
             del given[place : place + 2]  # a flag is given once
         return [str(part) for part in (*given, *more)]
