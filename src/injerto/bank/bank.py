@@ -226,7 +226,8 @@ class AdapterBank:
         """Ask an adapter about every input.
 
         Args:
-            inputs: A path, PIL image, array, text, DataFrame, or a list of these.
+            inputs: As for :meth:`injerto.evaluation.run.Run.predict_proba`; of a table the column is read that the
+                adapters were fitted with.
             adapters: One name for all, or one for each.
             strength: From the base (0) to the adapter (1).
 
@@ -236,8 +237,9 @@ class AdapterBank:
         Raises:
             InjertoError: Where an input can't be read, an adapter is not there, or the numbers do not match.
         """
-        items = as_inputs(inputs, self.base.modality)
-        names = [adapters] * len(items) if isinstance(adapters, str) else list(adapters)
+        asked = [adapters] if isinstance(adapters, str) else list(adapters)
+        items = as_inputs(inputs, self.base.modality, self._columns(asked))
+        names = asked * len(items) if isinstance(adapters, str) else asked
         if len(names) != len(items):
             raise InjertoError(
                 f"{len(items)} inputs and {len(names)} adapters; give one adapter, or one for each input"
@@ -280,9 +282,20 @@ class AdapterBank:
 
         Returns:
             Answers by adapter.
+
+        Raises:
+            InjertoError: Where it can't be read, or holds several inputs.
         """
-        (one,) = as_inputs(item, self.base.modality)
-        return {answer.adapter: answer for answer in self.answer([Question(one, name, strength) for name in self])}
+        items = as_inputs(item, self.base.modality, self._columns(list(self)))
+        if len(items) != 1:
+            raise InjertoError(f"ask_all takes one input, not {len(items)}; use predict for several")
+        return {answer.adapter: answer for answer in self.answer([Question(items[0], name, strength) for name in self])}
+
+    def _columns(self, names: Sequence[str]) -> dict[str, str]:
+        """The column of inputs that these adapters were fitted with, where it is one."""
+        cards = [self.about(name).card for name in dict.fromkeys(names)]
+        columns = {card.get("columns", {}).get("input") for card in cards}
+        return {"input": column} if len(columns) == 1 and (column := columns.pop()) is not None else {}
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Ask many things at once.

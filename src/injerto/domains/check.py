@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import PIL
 from PIL import Image
@@ -40,7 +39,7 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
         / sha256(PIL.__version__, *(key for domain in domains.values() for key in domain.contents))
     )
     if domains.modality == "image" and not marker.exists():
-        bad = _undecodable([item for domain in domains.values() for item in domain.inputs])
+        bad = undecodable([item for domain in domains.values() for item in domain.inputs])
         kept, first = {}, 0
         for name, domain in domains.items():
             own = {index: bad[first + index] for index in range(len(domain)) if first + index in bad}
@@ -69,28 +68,12 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     return Domains(domains, domains.modality, domains.name, problems, domains.used)
 
 
-def readable(paths: Sequence[str]) -> list[str]:
-    """Those of some pictures that can be decoded; of the others it is told why not.
+def undecodable(items: Sequence[Input]) -> dict[int, str]:
+    """Position and reason of every picture that cannot be decoded, in order.
 
     Args:
-        paths: Files of pictures.
-
-    Raises:
-        InjertoError: Where none can.
+        items: Paths, encoded pictures or PIL images.
     """
-    bad = _undecodable([Path(path) for path in paths])
-    told = [f"{paths[index]}: {why}" for index, why in bad.items()]
-    for line in told[:LISTED]:
-        warn(line)
-    if len(bad) == len(paths):
-        raise InjertoError(f"none of {len(paths)} images can be read, first: {told[0]}")
-    if bad:
-        note(f"{len(bad)} of {len(paths)} images cannot be read and are left out (--skip-bad)")
-    return [path for index, path in enumerate(paths) if index not in bad]
-
-
-def _undecodable(items: Sequence[Input]) -> dict[int, str]:
-    """Position and reason of every picture that cannot be decoded, in order."""
 
     def chunk(indices: range) -> dict[int, str]:
         bad = {}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class ColumnNames:
         group: A column of group keys; a name that is no column is left to the caller (a regular expression).
         split_column: The column of given splits.
         responses: Whether labels are what a language model is to say: another column is then looked for.
+        fitted: Role and column of a run that was fitted before: they stand where none is named.
+        inputs_only: The inputs' modality, where a run that takes it only reads inputs; None where everything is read.
     """
 
     input: str | None = None
@@ -53,6 +55,8 @@ class ColumnNames:
     group: str | None = None
     split_column: str | None = None
     responses: bool = False
+    fitted: tuple[tuple[str, str], ...] = ()
+    inputs_only: Modality | None = None
 
 
 def rows_from_columns(
@@ -84,6 +88,7 @@ def rows_from_columns(
         InjertoError: For a column that is not there, or a cell in it that cannot be what it should be.
     """
     columns, file = list(table), file or name
+    names = _as_fitted(names, columns, file)
     item_name = _column(columns, "input", names.input, (PROMPT_NAMES if names.responses else ()) + INPUT_NAMES, file)
     if item_name is None:
         if len(columns) != 1:
@@ -91,6 +96,8 @@ def rows_from_columns(
                 f"{file}: no column of texts or picture paths found among {_listing(columns)}; name it with --input"
             )
         item_name = columns[0]
+    if names.inputs_only is not None:
+        columns, names = [item_name], ColumnNames(input=item_name, inputs_only=names.inputs_only)
     label_name = _column(columns, "label", names.label, RESPONSE_NAMES if names.responses else LABEL_NAMES, file)
     domain_name = _column(columns, "domain", names.domain, DOMAIN_NAMES, file)
     split_name = _column(columns, "split-column", names.split_column, (), file)
@@ -98,7 +105,7 @@ def rows_from_columns(
     count = len(items)
     roles = {"input": item_name, "label": label_name, "domain": domain_name}
     used = {role: column for role, column in roles.items() if column is not None}
-    rows = Rows(_modality(items), name, columns=columns, used=used)
+    rows = Rows(names.inputs_only or _modality(items), name, columns=columns, used=used)
     labels = _labels(table[label_name], file, label_name) if label_name else [None] * count
     domains = [word(cell) for cell in table[domain_name]] if domain_name else [name] * count
     sides = [word(cell).lower() for cell in table[split_name]] if split_name else None
@@ -165,6 +172,22 @@ def apply_group_pattern(rows: Rows, pattern: str) -> None:
                 f"--group '{pattern}' {kind} and as a pattern matches nothing in {rows.sources[index]}; correct it"
             )
         rows.keys[index] = key
+
+
+def _as_fitted(names: ColumnNames, columns: list[str], file: str) -> ColumnNames:
+    """The columns that a run was fitted with, in every role in which none is named."""
+    fitted = {role: column for role, column in names.fitted if getattr(names, role) is None}
+    for role in ("input",) if names.inputs_only is not None else ("input", "label"):
+        if role in fitted and fitted[role] not in columns:
+            raise InjertoError(
+                f"{file} has no column '{fitted[role]}', from which the run read its {role}s (columns: "
+                f"{_listing(columns)}); name another one with --{role}"
+            )
+    if "domain" in fitted and fitted["domain"] not in columns:
+        column = fitted.pop("domain")
+        if names.inputs_only is None:
+            note(f"{file} has no column '{column}', from which the run read its domains; --domain names another one")
+    return replace(names, **fitted)
 
 
 def _column(columns: list[str], role: str, named: str | None, guesses: Sequence[str], name: str) -> str | None:

@@ -4,9 +4,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from injerto.basics.progress import note
 from injerto.domains.preprocessing import TextPreprocessing
 
 CHUNK = 1024
+
+
+def clean_text(text: str) -> str:
+    """The text with every lone half of a surrogate pair as U+FFFD, and two halves in a row as their character.
+
+    All other characters stay, invisible ones and control characters too.
+
+    Args:
+        text: Any string; JSON of scraped posts may hold half a character.
+    """
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def clean_texts(texts: Sequence[str], where: str = "") -> list[str]:
+    """:func:`clean_text` of each, with one note that counts those that changed.
+
+    Args:
+        texts: Any strings.
+        where: What the note calls them, such as the table.
+    """
+    cleaned = [clean_text(text) for text in texts]
+    changed = [place for place, (text, new) in enumerate(zip(texts, cleaned, strict=True), 1) if text != new]
+    if changed:
+        prefix = f"{where}: " if where else ""
+        note(f"{prefix}half characters in {len(changed)} texts are read as U+FFFD, first: text {changed[0]}")
+    return cleaned
 
 
 def tokenize(texts: Sequence[str], preprocessing: TextPreprocessing) -> list[np.ndarray]:

@@ -166,7 +166,9 @@ def _consistent(domains: Domains, responses: bool) -> Domains:
     lost = sum(len(domains[name]) - len(part) for name, part in kept.items())
     if lost:
         warn(f"{lost} prompts without a response are left out")
-    return Domains({name: part for name, part in kept.items() if len(part)}, "text", domains.name, domains.problems, domains.used)
+    return Domains(
+        {name: part for name, part in kept.items() if len(part)}, "text", domains.name, domains.problems, domains.used
+    )
 
 
 def _announce(prepared: PreparedLanguage, size: TextPreprocessing) -> None:
@@ -352,5 +354,7 @@ class LanguageFit:
             }
             for name, entry in domains.items()
         }
-        save_card(folder, make_card(prepared.backbone, self.recipe, (), quality, prepared.responses))
+        save_card(
+            folder, make_card(prepared.backbone, self.recipe, (), quality, prepared.responses, prepared.domains.used)
+        )
         return size + (folder / "adapter_card.json").stat().st_size
