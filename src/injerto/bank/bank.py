@@ -20,6 +20,7 @@ from injerto.basics.errors import InjertoError, suggest
 from injerto.compute.batches import BatchMaker, bucket, prefetch
 from injerto.compute.inference import IMAGE_CHUNK
 from injerto.compute.plan import make_plan
+from injerto.domains.columns import ColumnNames
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
 from injerto.evaluation.inputs import as_inputs
@@ -238,7 +239,7 @@ class AdapterBank:
             InjertoError: Where an input can't be read, an adapter is not there, or the numbers do not match.
         """
         asked = [adapters] if isinstance(adapters, str) else list(adapters)
-        items = as_inputs(inputs, self.base.modality, self._columns(asked))
+        items = as_inputs(inputs, self._names(asked))
         names = asked * len(items) if isinstance(adapters, str) else asked
         if len(names) != len(items):
             raise InjertoError(
@@ -286,16 +287,17 @@ class AdapterBank:
         Raises:
             InjertoError: Where it can't be read, or holds several inputs.
         """
-        items = as_inputs(item, self.base.modality, self._columns(list(self)))
+        items = as_inputs(item, self._names(list(self)))
         if len(items) != 1:
             raise InjertoError(f"ask_all takes one input, not {len(items)}; use predict for several")
         return {answer.adapter: answer for answer in self.answer([Question(items[0], name, strength) for name in self])}
 
-    def _columns(self, names: Sequence[str]) -> dict[str, str]:
-        """The column of inputs that these adapters were fitted with, where it is one."""
-        cards = [self.about(name).card for name in dict.fromkeys(names)]
-        columns = {card.get("columns", {}).get("input") for card in cards}
-        return {"input": column} if len(columns) == 1 and (column := columns.pop()) is not None else {}
+    def _names(self, adapters: Sequence[str]) -> ColumnNames:
+        """What these adapters read of inputs: a table's column where all were fitted with the same."""
+        cards = [self.about(name).card for name in dict.fromkeys(adapters)]
+        columns = {card.get("columns", {}).get("input") for card in cards} - {None}
+        fitted = (("input", columns.pop()),) if len(columns) == 1 else ()
+        return ColumnNames(fitted=fitted, inputs_only=self.base.modality)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Ask many things at once.

@@ -256,7 +256,7 @@ def predict(
     speaks = opened.card["task"] == "causal-lm"
     if drawing and not speaks:
         raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
-    found = expand(inputs, opened.model.backbone.modality, opened.columns, input, skip_bad)
+    found = expand(inputs, opened.reading(input), skip_bad)
     if speaks:
         print_texts(found, opened.predict(found, **drawing), as_csv, as_json)
         return

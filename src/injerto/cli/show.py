@@ -14,7 +14,7 @@ import numpy as np
 from injerto.basics.progress import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from injerto.evaluation.inputs import Inputs
+    from injerto.evaluation.files import Inputs
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
@@ -13,29 +13,22 @@ from injerto.domains.folders import is_hidden
 from injerto.domains.samples import SAMPLES
 from injerto.domains.tables import is_table
 from injerto.domains.texts import clean_text
-from injerto.evaluation.inputs import Inputs, checked, read_lines, read_path
+from injerto.evaluation.files import Inputs, read_lines, read_path
+from injerto.evaluation.inputs import checked
 
 
-def expand(
-    arguments: Sequence[str],
-    modality: Modality,
-    columns: Mapping[str, str] | None = None,
-    input: str | None = None,
-    skip_bad: bool = False,
-) -> Inputs:
+def expand(arguments: Sequence[str], names: ColumnNames, skip_bad: bool = False) -> Inputs:
     """The inputs one by one, in the order of the arguments and of what each holds.
 
     Args:
         arguments: As given; ``-`` stands for the lines of standard input: texts, or paths of pictures.
-        modality: ``image`` or ``text``.
-        columns: The columns that the run was fitted with, by role.
-        input: The column of a table to read instead.
+        names: What the run reads (:meth:`injerto.evaluation.run.Run.reading`).
         skip_bad: Leave out inputs that are empty or cannot be decoded, with a note.
 
     Raises:
         InjertoError: Where a path is not there, or an input is empty, not UTF-8 or not a picture, or none is given.
     """
-    names = ColumnNames(input=input, fitted=tuple((columns or {}).items()), inputs_only=modality)
+    modality: Modality = names.inputs_only or "text"
     found = Inputs(modality)
     for place, argument in enumerate(arguments, 1):
         if not argument.strip():
@@ -55,9 +48,7 @@ def expand(
             found.extend(read_path(path, names))
     if not found.items and not found.problems:
         raise InjertoError("nothing to predict on: no input given")
-    if input is not None and not found.columns:
-        raise InjertoError(f"--input '{input}' names a column, and no input is a table; leave it out")
-    return checked(found).settle(skip_bad)
+    return checked(found, names).settle(skip_bad)
 
 
 def _paths(argument: str, modality: Modality) -> list[Path]:

@@ -17,9 +17,11 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, warn
 from injerto.compute.plan import ComputePlan, make_plan
+from injerto.domains.columns import ColumnNames
 from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.domains import measure, warn_of_unknown
-from injerto.evaluation.inputs import Inputs, read_inputs
+from injerto.evaluation.files import Inputs
+from injerto.evaluation.inputs import read_inputs
 from injerto.evaluation.predictor import predict_logits, probabilities
 from injerto.evaluation.recorded import FILE, read_rows
 from injerto.recipe.recipe import load_recipe
@@ -143,7 +145,20 @@ class Run:
         Raises:
             InjertoError: Where an input is of the wrong kind, or is not there.
         """
-        return read_inputs(inputs, self.model.backbone.modality, self.columns, input)
+        return read_inputs(inputs, self.reading(input))
+
+    def reading(self, input: str | None = None) -> ColumnNames:
+        """What the run reads of its inputs.
+
+        Args:
+            input: The column of a table; that which the run was fitted with where not given.
+        """
+        return ColumnNames(
+            input=input,
+            responses=bool(self.card.get("responses")),
+            fitted=tuple(self.columns.items()),
+            inputs_only=self.model.backbone.modality,
+        )
 
     def predict_proba(self, inputs: Any, input: str | None = None) -> np.ndarray:
         """Probabilities, float64 (N, C), columns in the order of :attr:`labels`.

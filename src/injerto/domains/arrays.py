@@ -1,4 +1,4 @@
-"""Arrays and tensors as inputs: pixels become pictures, arrays of strings or objects a list."""
+"""Arrays and tensors: pixels become pictures, arrays of strings or objects a list."""
 
 import sys
 from typing import Any
@@ -37,46 +37,48 @@ def from_arrays(given: Any, modality: str, place: str) -> tuple[Image.Image, ...
     if modality == "text":
         return list(np.atleast_1d(array).tolist())
     if array.ndim == 4:
-        return tuple(picture(one, f"{place}[{index}]") for index, one in enumerate(array))
-    return (picture(array, place),)
+        return tuple(_placed(one, f"{place}[{index}]") for index, one in enumerate(array))
+    return (_placed(array, place),)
 
 
-def picture(array: np.ndarray, place: str) -> Image.Image:
+def array_image(array: np.ndarray) -> Image.Image:
     """One picture of an array of pixels.
 
     Floating point lies in 0..1, integers in 0..255, and of 16 bits the high byte is kept, as of a file with 16 bits.
 
     Args:
         array: (H, W), (H, W, C) or (C, H, W), C of 1, 3 or 4.
-        place: What messages call it.
 
     Raises:
-        InjertoError: As :func:`from_arrays`.
+        InjertoError: For a shape that can be read in two ways or in none, or values out of range.
     """
     if not array.size or array.dtype.kind not in "biuf":
-        raise InjertoError(
-            f"{place}: an image array holds numbers and at least one pixel, not {array.dtype} {array.shape}"
-        )
+        raise InjertoError(f"an image array holds numbers and at least one pixel, not {array.dtype} {array.shape}")
     first, last = (array.shape[0] in CHANNELS, array.shape[2] in CHANNELS) if array.ndim == 3 else (False, True)
     if array.ndim not in (2, 3) or not (first or last):
-        raise InjertoError(f"{place}: an image array has the shape {_LAYOUTS}, not {array.shape}")
+        raise InjertoError(f"an image array has the shape {_LAYOUTS}, not {array.shape}")
     if first and last:
-        raise InjertoError(
-            f"{place}: the shape {array.shape} can be (H, W, C) or (C, H, W); give a PIL image, or pad the sides"
-        )
+        raise InjertoError(f"the shape {array.shape} can be (H, W, C) or (C, H, W); give a PIL image, or pad the sides")
     if first:
         array = array.transpose(1, 2, 0)
     if array.dtype.kind in "bf":
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise InjertoError(f"{place}: a floating-point image must lie in 0..1; give uint8 in 0..255 otherwise")
+            raise InjertoError("a floating-point image must lie in 0..1; give uint8 in 0..255 otherwise")
         array = np.round(array * 255)
     elif array.dtype == np.uint16 and array.max() > 255:
         array = array >> 8
     elif array.min() < 0 or array.max() > 255:
-        raise InjertoError(f"{place}: an integer image must lie in 0..255; scale it, or give floating point in 0..1")
+        raise InjertoError("an integer image must lie in 0..255; scale it, or give floating point in 0..1")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+
+
+def _placed(array: np.ndarray, place: str) -> Image.Image:
+    try:
+        return array_image(array)
+    except InjertoError as error:
+        raise InjertoError(f"{place}: {error}") from None
 
 
 def _array(given: Any, place: str) -> np.ndarray:
