@@ -46,7 +46,9 @@ def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
 
 
 @pytest.mark.parametrize("suffix", archives.SUFFIXES)
-def test_every_kind_reads_alike_and_leaves_only_pictures(tmp_path: Path, cache: Path, suffix: str) -> None:
+def test_every_kind_reads_alike_and_is_unpacked_once(
+    tmp_path: Path, cache: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / f"my.data{suffix}"
     files = {f"wrapper/{name}": data for name, data in FILES.items()} | {"__MACOSX/wrapper/a/cat/._1.png": b"no"}
     if suffix == ".zip":
@@ -60,7 +62,8 @@ def test_every_kind_reads_alike_and_leaves_only_pictures(tmp_path: Path, cache: 
         "b": ["b/cat/3.png"],
     }
     kept = [entry for entry in cache.rglob("*") if entry.is_file()]
-    assert len(kept) == 3 and len(list((cache / "archives").iterdir())) == 1
+    assert len(kept) == 4 and len(list((cache / "archives").iterdir())) == 1  # without what macOS left behind
+    assert capsys.readouterr().err == "1 other file ignored: 1 .txt (in my.data, first: wrapper/notes.txt)\n"
     before = {entry: entry.stat().st_mtime_ns for entry in kept}
     load_domains(path)
     assert before == {entry: entry.stat().st_mtime_ns for entry in kept}  # unpacked once

@@ -18,7 +18,8 @@ from injerto.compute.crew import crew
 
 SHARD_BYTES = 32_000_000
 """Bytes that are held in memory before they are written."""
-FORMAT = 5
+FORMAT = 6
+"""Raised whenever Injerto itself computes or augments otherwise, so that what was kept before is never read."""
 Chunk = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Positions (n,), rows float32 (sum of counts, D), and how many rows each position has; None where each has one."""
 

@@ -1,4 +1,4 @@
-"""Archives of pictures: unpacked once into the cache folder, confined to it, and read as a folder from there."""
+"""Archives of folders: unpacked once into the cache folder, confined to it, and read as a folder from there."""
 
 import bz2
 import gzip
@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import IO, cast
 
 from injerto.basics.errors import InjertoError, first_line
-from injerto.basics.files import cache_root, file_sha256, remove_tree
-from injerto.basics.progress import progress
-from injerto.domains.folders import is_hidden, is_image_name, read_folder
+from injerto.basics.files import cache_root, file_sha256, remove_tree, sha256
+from injerto.basics.progress import progress, warn
+from injerto.domains.folders import is_hidden, read_folder
 from injerto.domains.rows import Rows
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 2**30
+MAX_RATIO = 200
+"""An archive may unpack to this many times its own size, and 64 MiB: zeros pack to a thousandth, data do not."""
+UNPACKING = 2
+"""Raised whenever other members of an archive are unpacked than before, so that no earlier folder is read."""
 _SPARE_BYTES = 64 * 2**20
 _BLOCK = 2**20
 _BROKEN = (
@@ -58,9 +62,7 @@ def archive_stem(path: Path) -> str:
 
 
 def read_archive(path: Path) -> Rows:
-    """Read a .zip or .tar (also .gz, .xz, .bz2) of a folder of pictures.
-
-    Its pictures are unpacked into ``cache_root()/archives/<SHA-256 of the archive>``, once.
+    """Read a .zip or .tar (also .gz, .xz, .bz2, .zst) of a folder of pictures or texts.
 
     Args:
         path: The archive.
@@ -76,7 +78,9 @@ def read_archive(path: Path) -> Rows:
 
 
 def unpack(path: Path) -> Path:
-    """Unpack an archive's pictures into the cache folder; nothing but whole results is ever left there.
+    """Unpack an archive's files into the cache folder, once; nothing but whole results is ever left there.
+
+    Hidden files are left out. The folder is one of ``cache_root()/archives`` and is named by the archive's content.
 
     Args:
         path: The archive.
@@ -93,13 +97,20 @@ def unpack(path: Path) -> Path:
         raise InjertoError(
             f"cannot read {path}: {error.strerror or error}; check the file and its permissions"
         ) from error
-    target = cache_root() / "archives" / digest
-    if target.is_dir():
-        return target
+    target = cache_root() / "archives" / sha256(UNPACKING, digest)
+    if not target.is_dir():
+        _unpack_once(path, target)
+    if path.name.lower().endswith(".zip"):
+        _warn_of_names(path)
+    return target
+
+
+def _unpack_once(path: Path, target: Path) -> None:
+    """Unpack into a temporary folder that becomes the target."""
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{digest[:16]}.", dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:16]}.", dir=target.parent))
         (_unpack_zip if path.name.lower().endswith(".zip") else _unpack_tar)(path, temporary)
         try:
             temporary.rename(target)
@@ -113,7 +124,6 @@ def unpack(path: Path) -> Path:
     finally:
         if temporary is not None:
             remove_tree(temporary)
-    return target
 
 
 @contextmanager
@@ -134,46 +144,65 @@ class _Writer:
     def __init__(self, archive: Path, root: Path) -> None:
         self.archive, self.root = archive, root
         self.free = shutil.disk_usage(root).free - _SPARE_BYTES
+        self.most = MAX_RATIO * archive.stat().st_size + _SPARE_BYTES
         self.members = self.total = 0
+        self.files: set[tuple[str, ...]] = set()
 
-    def place(self, name: str) -> tuple[str, ...] | None:
+    def place(self, name: str, size: int, separators: str = "/") -> tuple[str, ...] | None:
         """Count a member and give its path components, None for one without data; refuse paths out of the folder."""
         self.members += 1
         if self.members > MAX_MEMBERS:
             raise InjertoError(
                 f"{self.archive} has more than {MAX_MEMBERS:,} members; unpack it yourself and name the folder"
             )
-        name = name.replace("\\", "/")
-        parts = tuple(part for part in name.split("/") if part not in ("", "."))
-        if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
+        plain = name.replace("\\", "/")
+        if plain.startswith("/") or ".." in plain.split("/") or re.match(r"[A-Za-z]:", name) or "\0" in name:
             raise self.refusal(name, "points outside of the archive")
+        self.total += size
+        if size > MAX_MEMBER_BYTES:
+            raise self.refusal(name, f"has {size:,} bytes, more than {MAX_MEMBER_BYTES:,}")
+        if self.total > self.most:
+            raise InjertoError(
+                f"{self.archive} unpacks to more than {MAX_RATIO} times its size; where you trust it, unpack it "
+                "yourself and name the folder"
+            )
+        if self.total > self.free:
+            raise InjertoError(
+                f"{self.archive} does not fit on the disk of {cache_root()}; free space or set INJERTO_CACHE"
+            )
+        name = plain if "\\" in separators else name
+        parts = tuple(part for part in name.split("/") if part not in ("", "."))
         return None if not parts or any(map(is_hidden, parts)) else parts
 
     def refusal(self, name: str, why: str) -> InjertoError:
         """The error for a member that must not be unpacked."""
-        return InjertoError(f"{self.archive} is refused: member '{name}' {why}; pack the pictures again as plain files")
+        return InjertoError(f"{self.archive} is refused: member '{name}' {why}; pack the folder again as plain files")
 
     def folder(self, parts: tuple[str, ...]) -> None:
         """Make a folder, so that an empty class folder can be told."""
         self.root.joinpath(*parts).mkdir(parents=True, exist_ok=True)
 
     def file(self, parts: tuple[str, ...], size: int, stream: IO[bytes]) -> None:
-        """Copy one picture."""
-        self.total += size
-        if size > MAX_MEMBER_BYTES:
-            raise self.refusal("/".join(parts), f"has {size:,} bytes, more than {MAX_MEMBER_BYTES:,}")
-        if self.total > self.free:
-            raise InjertoError(
-                f"{self.archive} does not fit on the disk of {cache_root()}; free space or set INJERTO_CACHE"
-            )
+        """Copy one file."""
+        name = "/".join(parts)
+        if parts in self.files:
+            raise self.refusal(name, "is there twice")
+        self.files.add(parts)
         path = self.root.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = stream.read(size + 1)
-        if len(data) != size:
+        if path.exists():
+            raise self.refusal(name, "differs from another only in capitals or is a folder too")
+        left = size
+        with path.open("wb") as target:
+            while block := stream.read(min(_BLOCK, left + 1)):
+                left -= len(block)
+                if left < 0:
+                    break
+                target.write(block)
+        if left:
             raise InjertoError(
-                f"{self.archive} is not a readable archive ('{'/'.join(parts)}' is cut off); download or pack it again"
+                f"{self.archive} is not a readable archive ('{name}' is cut off); download or pack it again"
             )
-        path.write_bytes(data)
 
 
 def _unpack_zip(path: Path, root: Path) -> None:
@@ -183,40 +212,69 @@ def _unpack_zip(path: Path, root: Path) -> None:
         with progress(f"unpacking {path.name}", len(infos), "files") as bar:
             for info in infos:
                 bar.advance()
-                parts = writer.place(info.filename)
+                name, _ = _zip_name(info)
+                parts = writer.place(name, info.file_size, "/\\")
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise writer.refusal(info.filename, "is a link or device")
+                    raise writer.refusal(name, "is a link or device")
                 if parts is None:
                     continue
-                if info.is_dir():
+                if info.is_dir() or name.endswith("\\"):
                     writer.folder(parts)
-                elif is_image_name(parts[-1]):
+                else:
                     if info.flag_bits & 1:
-                        raise writer.refusal(info.filename, "is encrypted")
+                        raise writer.refusal(name, "is encrypted")
                     with archive.open(info) as stream:
                         writer.file(parts, info.file_size, stream)
 
 
+def _warn_of_names(path: Path) -> None:
+    """Names that are neither ASCII nor UTF-8: which characters were meant, the archive does not say."""
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        names = [_zip_name(info) for info in archive.infolist()]
+    guessed = [name for name, sure in names if not sure]
+    if guessed:
+        warn(
+            f"{path}: {len(guessed)} names are in an unknown encoding and are read as code page 437 (first: "
+            f"{guessed[0]!r}); where they are not right, pack it again with UTF-8 names"
+        )
+
+
+def _zip_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
+    """A member's name, and whether its encoding is known: macOS writes UTF-8 without saying so."""
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename, True
+    try:
+        return info.filename.encode("cp437").decode("utf-8"), True
+    except UnicodeError:
+        return info.filename, False
+
+
 def _unpack_tar(path: Path, root: Path) -> None:
-    with _readable(path), _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with (
+        _readable(path),
+        _decompressed(path) as stream,
+        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as archive,
+    ):
         writer = _Writer(path, root)
         with progress(f"unpacking {path.name}", path.stat().st_size, "bytes") as bar:
             for member in archive:
-                parts = writer.place(member.name)
+                parts = writer.place(member.name, member.size)
                 if not (member.isreg() or member.isdir()):
                     raise writer.refusal(member.name, "is a link or device")
                 if parts is None:
                     continue
                 if member.isdir():
                     writer.folder(parts)
-                elif is_image_name(parts[-1]):
+                else:
                     content = archive.extractfile(member)
                     assert content is not None  # a regular file has content
                     writer.file(parts, member.size, content)
                     bar.advance(member.size)
-        while stream.read(_BLOCK):  # the checksum stands at the very end, behind what tarfile reads
-            pass
+        while block := stream.read(_BLOCK):  # the checksum stands at the very end, behind what tarfile reads
+            writer.total += len(block)
+            if writer.total > writer.most:
+                raise InjertoError(f"{path} unpacks to more than {MAX_RATIO} times its size; pack it again")
 
 
 def _decompressed(path: Path) -> IO[bytes]:
@@ -227,4 +285,8 @@ def _decompressed(path: Path) -> IO[bytes]:
         return cast(IO[bytes], gzip.open(path))
     if magic.startswith(b"\xfd7zXZ"):
         return cast(IO[bytes], lzma.open(path))
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        import pyarrow
+
+        return cast(IO[bytes], pyarrow.CompressedInputStream(str(path), "zstd"))
     return cast(IO[bytes], bz2.open(path)) if magic.startswith(b"BZh") else path.open("rb")

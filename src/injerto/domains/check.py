@@ -1,21 +1,27 @@
 """Every picture is decoded once before any compute is spent; a sound data set is remembered."""
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import PIL
-from PIL import Image
+from PIL import Image, ImageFile
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import cache_root, sha256, write_text
 from injerto.basics.progress import note, progress, warn
 from injerto.domains.domain import Domains, Input, Problem
-from injerto.domains.images import decode, reason
+from injerto.domains.formats import openable
+from injerto.domains.images import DECODING, decode, reason, warn_dark
 from injerto.domains.rows import threads
 
 LISTED = 20
 CHUNK = 64
+
+Remarks = Mapping[str, tuple[int, str]]
+"""Kind to how many pictures are of it, and the content hash of the first."""
 
 
 def are_numbers(classes: int, labelled: int) -> bool:
@@ -33,24 +39,14 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     noun = "images" if domains.modality == "image" else "texts"
     total = sum(map(len, domains.values())) + len(domains.problems)
     found: list[Problem] = []
-    marker = (
-        cache_root()
-        / "verified"
-        / sha256(PIL.__version__, *(key for domain in domains.values() for key in domain.contents))
-    )
-    if domains.modality == "image" and not marker.exists():
-        bad = undecodable([item for domain in domains.values() for item in domain.inputs])
-        kept, first = {}, 0
-        for name, domain in domains.items():
-            own = {index: bad[first + index] for index in range(len(domain)) if first + index in bad}
-            found += [Problem(domain.sources[index], why) for index, why in own.items()]
-            keep = [index for index in range(len(domain)) if index not in own]
-            if keep:
-                kept[name] = domain.subset(keep) if own else domain
-            first += len(domain)
-        if not found:
-            write_text(marker, "")
-        domains = Domains(kept, domains.modality, domains.name, domains.problems, domains.used)
+    if domains.modality == "image":
+        marker = cache_root() / "verified" / _key(domains)
+        remarks = _remembered(marker)
+        if remarks is None:
+            domains, found, remarks = _without_bad(domains)
+            if not found:
+                write_text(marker, json.dumps(remarks))
+        _say(domains, remarks)
     problems = (*domains.problems, *found)
     if not problems:
         return domains
@@ -68,11 +64,68 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     return Domains(domains, domains.modality, domains.name, problems, domains.used)
 
 
-def undecodable(items: Sequence[Input]) -> dict[int, str]:
+def _key(domains: Domains) -> str:
+    """Everything that decides whether the pictures can be decoded, and what is remarked about them."""
+    return sha256(
+        PIL.__version__,
+        DECODING,
+        str(Image.MAX_IMAGE_PIXELS),
+        str(ImageFile.LOAD_TRUNCATED_IMAGES),
+        " ".join(openable()),
+        *(key for domain in domains.values() for key in domain.contents),
+    )
+
+
+def _remembered(marker: Path) -> Remarks | None:
+    """The remarks of a check that found no fault; None where there was none."""
+    try:
+        return {kind: (count, content) for kind, (count, content) in json.loads(marker.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def _without_bad(domains: Domains) -> tuple[Domains, list[Problem], Remarks]:
+    """The domains without the pictures that cannot be decoded, those pictures, and remarks about the others."""
+    kinds: dict[int, set[str]] = {}
+    bad = undecodable([item for domain in domains.values() for item in domain.inputs], kinds)
+    problems: list[Problem] = []
+    kept, remarks, first = {}, dict[str, tuple[int, str]](), 0
+    for name, domain in domains.items():
+        keep = [index for index in range(len(domain)) if first + index not in bad]
+        for index in range(len(domain)):
+            if first + index in bad:
+                problems.append(Problem(domain.sources[index], bad[first + index]))
+            for kind in kinds.get(first + index, ()):
+                count, content = remarks.get(kind, (0, domain.contents[index]))
+                remarks[kind] = (count + 1, content)
+        if keep:
+            kept[name] = domain.subset(keep) if len(keep) < len(domain) else domain
+        first += len(domain)
+    return Domains(kept, domains.modality, domains.name, domains.problems, domains.used), problems, remarks
+
+
+def _say(domains: Domains, remarks: Remarks) -> None:
+    """One line for each kind of remark."""
+    for kind, (count, content) in sorted(remarks.items()):
+        places = (
+            source
+            for domain in domains.values()
+            for source, key in zip(domain.sources, domain.contents, strict=True)
+            if key == content
+        )
+        place = next(places, "a picture")
+        if kind == "dark":
+            warn_dark(place, count - 1)
+        else:
+            note(f"{count} pictures hold several frames or pages; the first of each is used (first: {place})")
+
+
+def undecodable(items: Sequence[Input], kinds: dict[int, set[str]] | None = None) -> dict[int, str]:
     """Position and reason of every picture that cannot be decoded, in order.
 
     Args:
         items: Paths, encoded pictures or PIL images.
+        kinds: Gets, by position, what is remarkable about a picture: ``dark`` or ``frames``.
     """
 
     def chunk(indices: range) -> dict[int, str]:
@@ -80,10 +133,14 @@ def undecodable(items: Sequence[Input]) -> dict[int, str]:
         for index in indices:
             item = items[index]
             assert not isinstance(item, str)  # the modality is image
+            seen: set[str] = set()
             try:
-                decode(item, (8, 8))
+                decode(item, (8, 8), seen)
             except Exception as error:  # a picture's decoder may raise anything
                 bad[index] = reason(error)
+            else:
+                if seen and kinds is not None:
+                    kinds[index] = seen
         return bad
 
     found: dict[int, str] = {}

@@ -21,10 +21,13 @@ RESPONSE_NAMES = ("response", "completion", "output", "answer")
 DOMAIN_NAMES = ("domain",)
 SIDES: Mapping[str, str] = {
     "train": "train",
+    "training": "train",
     "val": "val",
+    "valid": "val",
     "validation": "val",
     "dev": "val",
     "test": "test",
+    "testing": "test",
     "unlabeled": "train",
     "unlabelled": "train",
     "unsupervised": "train",

@@ -1,25 +1,29 @@
 """Pictures: decoding, and the way from a picture to a model's pixels, for evaluation and for training."""
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, UnidentifiedImageError
 
 from injerto.basics.errors import InjertoError, first_line, suggest
 from injerto.basics.progress import warn
 from injerto.domains.domain import ImageInput
+from injerto.domains.formats import open_picture
+from injerto.domains.pixels import to_rgb
 from injerto.domains.preprocessing import ImagePreprocessing
 
+DECODING = 2
+"""Raised whenever a picture becomes other pixels than before, or is refused, so that no cache of the former is read."""
 POLICIES = ("none", "light", "standard")
 _SCALES = {"light": (0.6, 1.0), "standard": (0.35, 1.0)}
 _JITTER = 0.3
-_ORIENTATION = 0x0112
 
 
 def read_image(input: ImageInput, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decode a picture to RGB: upright by its EXIF tag, transparency over white, the first frame of several.
+    """Decode a picture to upright RGB of 8 bits, as :func:`injerto.domains.pixels.to_rgb` converts it.
+
+    Of several frames or pages the first is taken.
 
     Args:
         input: A path, an encoded picture or a PIL image.
@@ -30,7 +34,8 @@ def read_image(input: ImageInput, at_least: tuple[int, int] | None = None) -> Im
         A PIL image in mode RGB.
 
     Raises:
-        InjertoError: Where the picture cannot be decoded or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        InjertoError: Where the picture cannot be decoded or converted, is of a format that is not read, or has more
+            pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
         return decode(input, at_least)
@@ -39,28 +44,34 @@ def read_image(input: ImageInput, at_least: tuple[int, int] | None = None) -> Im
         raise InjertoError(f"cannot read {shown} ({reason(error)}); mend or remove it") from error
 
 
-def decode(input: ImageInput, at_least: tuple[int, int] | None = None) -> Image.Image:
+def decode(input: ImageInput, at_least: tuple[int, int] | None = None, found: set[str] | None = None) -> Image.Image:
     """:func:`read_image` without its error message: whatever the decoder raises comes through.
 
     Args:
         input: As there.
         at_least: As there.
+        found: Gets ``dark`` and ``frames`` where the picture is of that kind; without it a dark one is warned of.
 
     Returns:
         A PIL image in mode RGB.
     """
+    seen = set() if found is None else found
     if isinstance(input, Image.Image):
-        input.load()
-        return _rgb(input)
-    with Image.open(io.BytesIO(input) if isinstance(input, bytes) else input) as image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {limit:,}: make it smaller")
-        if at_least is not None:
-            side = 2 * max(at_least)  # both ways, because the picture may lie on its side
-            image.draft(None, (side, side))  # type: ignore[arg-type]
-        image.load()
-        return _rgb(image)
+        image = to_rgb(input, seen)
+    else:
+        with open_picture(input) as opened:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and opened.width * opened.height > limit:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, more than {limit:,}: make it smaller")
+            if found is not None and opened.format in ANIMATED and getattr(opened, "is_animated", False):
+                found.add("frames")
+            if at_least is not None:
+                side = 2 * max(at_least)  # both ways, because the picture may lie on its side
+                opened.draft(None, (side, side))  # type: ignore[arg-type]
+            image = to_rgb(opened, seen)
+    if found is None and "dark" in seen and not _told:
+        warn_dark(str(input) if isinstance(input, Path) else "a picture")
+    return image
 
 
 def reason(error: BaseException) -> str:
@@ -78,44 +89,26 @@ def reason(error: BaseException) -> str:
     return first_line(error)
 
 
-DARK = 1 << 13
-"""A picture of 16 bits that is everywhere below an eighth of their range was taken with fewer, or is nearly black."""
-
+ANIMATED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF", "FLI", "DCX")
+"""Formats whose further frames are other pictures (those of MPO, ICO and PSD belong to the first)."""
 
 _told: list[str] = []
 """The dark picture that was named, if one was."""
 
 
-def _warn_dark(name: str) -> None:
-    """Once a process: every picture of a camera would say the same."""
-    if not _told:
-        _told.append(name)
-        warn(
-            f"{name or 'a picture'} of 16 bits uses under an eighth of their range and becomes nearly black; rescale "
-            "it to 8 bits first (others like it are not named)"
-        )
+def warn_dark(name: str, others: int = 0) -> None:
+    """Say that a picture will be nearly black; once a process, because every picture of a camera would say the same.
 
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB; the picture itself where it is that already."""
-    name = str(getattr(image, "filename", ""))
-    try:
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF says nothing about the pixels
-        pass
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16 bit: keep the high byte instead of clipping
-        values = np.asarray(image).astype(np.int64)
-        if 255 < values.max(initial=0) < DARK:
-            _warn_dark(name)
-        image = Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(paper, image)
-    return image.convert("RGB")
+    Args:
+        name: Of the picture.
+        others: How many more there are, where that is known.
+    """
+    _told.append(name)
+    more = f"{others} others like it" if others else "others like it are not named"
+    warn(
+        f"{name} of 16 bits uses under an eighth of their range and becomes nearly black; rescale it to 8 bits first "
+        f"({more})"
+    )
 
 
 LONG = 64

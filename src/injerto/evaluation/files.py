@@ -12,7 +12,7 @@ from injerto.basics.progress import note, warn
 from injerto.domains.archives import is_archive, unpack
 from injerto.domains.columns import ColumnNames
 from injerto.domains.domain import Input, Modality, Problem
-from injerto.domains.folders import is_hidden, is_image_name
+from injerto.domains.folders import is_hidden, list_pictures
 from injerto.domains.load import read_rows
 from injerto.domains.rows import Rows
 from injerto.domains.samples import SAMPLES
@@ -125,7 +125,7 @@ def _folder(path: Path, names: ColumnNames) -> Inputs:
 
     modality = modality_of(names)
     tables = any(is_table(file) and not is_hidden(file.name) for file in path.iterdir())
-    if modality == "text" or is_saved_dataset(path) or (tables and not _list_pictures(path)[0]):
+    if modality == "text" or is_saved_dataset(path) or (tables and not list_pictures(path)[0]):
         return rows_read(read_rows(path, names), modality)
     return _pictures(path, f"{path}/")
 
@@ -217,21 +217,13 @@ def rows_read(rows: Rows, modality: Modality) -> Inputs:
 
 def _pictures(root: Path, shown: str) -> Inputs:
     """All pictures below a folder, sorted by path, whatever its folders mean; other files are counted."""
-    pictures, others = _list_pictures(root)
+    pictures, others = list_pictures(root)
     endings = ", ".join(f"{count} {ending}" for ending, count in others.most_common(4))
     if not pictures:
         raise InjertoError(f"no images in {shown.rstrip('/')}" + (f" (it holds {endings})" if endings else ""))
     if others:
         note(f"{shown.rstrip('/')}: {others.total()} files that are no images are ignored ({endings})")
     return Inputs("image", list(pictures), [shown + file.relative_to(root).as_posix() for file in pictures])
-
-
-def _list_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Pictures below a folder, without hidden ones, and the number of other files by ending."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    files = [file for file in files if not any(map(is_hidden, file.relative_to(root).parts))]
-    others = Counter(file.suffix.lower() or "without ending" for file in files if not is_image_name(file.name))
-    return [file for file in files if is_image_name(file.name)], others
 
 
 def no_such(path: Any, modality: Modality, more: str = "") -> InjertoError:
