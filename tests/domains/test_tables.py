@@ -101,7 +101,7 @@ def test_encodings(tmp_path: Path) -> None:
     [
         ("t.csv", b"", "holds no rows"),
         ("t.csv", b"text,label\n", "holds no rows"),
-        ("t.csv", b"text,label\na,b\na,b,c,d\n", "Expected 2 fields in line 3, saw 4"),
+        ("t.csv", b"text,label\na,b\na,b,c,d\n", "line 3: 4 cells, and the heading has 2"),
         ("t.csv", b'text,label\n"a,b\n', "cannot be read as a table"),
         ("t.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
         ("t.jsonl", b"[1]\n", "line 1: not a JSON object"),

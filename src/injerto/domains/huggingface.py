@@ -1,17 +1,19 @@
-"""Hugging Face ``datasets`` and pandas data frames."""
+"""Hugging Face ``datasets``, in memory and as ``save_to_disk`` wrote them."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from injerto.basics.errors import InjertoError, first_line
-from injerto.domains.columns import SIDES, ColumnNames, rows_from_columns
+from injerto.domains.arrow import class_name
+from injerto.domains.columns import ColumnNames, rows_from_columns
+from injerto.domains.headings import unique_headings
+from injerto.domains.parts import Part, rows_from_parts
 from injerto.domains.rows import Rows
-from injerto.domains.tables import refuse_twice
 
 _MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
-_SPLIT = "__given_split__"
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -65,59 +67,36 @@ def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
     Raises:
         InjertoError: For keys that are partly splits, and as :func:`injerto.domains.columns.rows_from_columns`.
     """
+    if type(data).__name__.startswith("Iterable"):
+        raise InjertoError("a streamed data set is not read, for splits need all of it; load it without streaming=True")
     if not isinstance(data, Mapping):
-        return rows_from_columns(_columns(data), name, names, base=Path.cwd())
-    parts = {str(key): _columns(part) for key, part in data.items()}
-    known = [key for key in parts if key.lower() in SIDES]
-    if known and len(known) < len(parts):
-        strange = next(key for key in parts if key not in known)
-        raise InjertoError(f"{name}: '{strange}' beside '{known[0]}' is no split; keep only splits, or only domains")
-    columns: dict[str, list[Any]] = {}
-    keys = [key for key, part in parts.items() for _ in range(_length(part))]
-    for column in dict.fromkeys(column for part in parts.values() for column in part):
-        columns[column] = [cell for part in parts.values() for cell in part.get(column, [None] * _length(part))]
-    if known and len(parts) > 1 and names.split_column is None:
-        columns[_SPLIT] = keys
-        names = replace(names, split_column=_SPLIT)
-    elif not known:
-        columns["domain"] = keys
-    return rows_from_columns(columns, name, names, base=Path.cwd())
+        return rows_from_columns(dataset_columns(data), name, names, base=Path.cwd())
+    parts = {str(key): Part(dataset_columns(part)) for key, part in data.items()}
+    return rows_from_parts(parts, name, names, base=Path.cwd())
 
 
-def read_frame(frame: Any, names: ColumnNames) -> Rows:
-    """Read a pandas data frame; paths of pictures are relative to the working folder.
+def dataset_columns(data: Any) -> dict[str, list[Any]]:
+    """A data set's columns as lists: pictures as ``{"bytes", "path"}`` or arrays, classes as names.
 
     Args:
-        frame: The data frame.
-        names: Which column is what.
-
-    Returns:
-        The examples.
+        data: A ``datasets.Dataset``.
 
     Raises:
-        InjertoError: As :func:`injerto.domains.columns.rows_from_columns`.
+        InjertoError: For two columns of one name, or a class that has no name.
     """
-    refuse_twice(frame.columns, "the table")
-    columns = {str(column): frame[column].tolist() for column in frame.columns}
-    return rows_from_columns(columns, "table", names, base=Path.cwd())
-
-
-def _length(columns: Mapping[str, list[Any]]) -> int:
-    return len(next(iter(columns.values()), []))
-
-
-def _columns(data: Any) -> dict[str, list[Any]]:
-    """A data set's columns as plain lists: pictures as ``{"bytes", "path"}``, classes as names."""
-    from datasets import ClassLabel, Image
+    from datasets import Array2D, Array3D, ClassLabel, Image
 
     columns = {}
     for column, feature in data.features.items():
         if isinstance(feature, Image):
             data = data.cast_column(column, Image(decode=False))
     data = data.with_format(None)
-    for column, feature in data.features.items():
+    headings = unique_headings(data.features, "the data set")
+    for heading, (column, feature) in zip(headings, data.features.items(), strict=True):
         cells = list(data[column])
         if isinstance(feature, ClassLabel):
-            cells = [None if cell is None or cell < 0 else feature.int2str(cell) for cell in cells]
-        columns[column] = cells
+            cells = [class_name(cell, feature.names, "the data set", heading) for cell in cells]
+        if isinstance(feature, Array2D | Array3D):
+            cells = [None if cell is None else np.asarray(cell, feature.dtype) for cell in cells]
+        columns[heading] = cells
     return columns

@@ -19,7 +19,8 @@ from injerto.domains.tables import is_table, read_table, table_stem
 READING = ("input", "label", "domain", "group", "split_column", "split_file")
 """Settings by which data are read."""
 FORMS = (
-    "a folder of pictures, a .zip or .tar of one, a .csv .tsv .jsonl .parquet table (also .gz .xz) or a saved data set"
+    "a folder of pictures or tables, a .zip or .tar of pictures, a .csv .tsv .json .jsonl .parquet .arrow .xlsx table "
+    "(also .gz .xz .bz2 .zst .zip) or a saved data set"
 )
 
 
@@ -40,7 +41,8 @@ def load_domains(
 
     Args:
         data: A path (folder of pictures, archive of one, table, folder of ``save_to_disk``), the name of a bundled
-            sample, a pandas data frame, or a ``datasets.Dataset`` or ``DatasetDict``. ``Domains`` are handed through.
+            sample, or a table in memory: a data frame of pandas or polars, an Arrow table, a dict of columns, a list of
+            dicts, a ``datasets.Dataset``, or a dict of these by split or domain. ``Domains`` are handed through.
         input: A table's column of texts or picture paths (relative to the table).
         label: A table's column of classes; an empty cell is no label.
         domain: A table's column of domains; without one there is a single domain, named after the table.
@@ -127,20 +129,9 @@ def read_rows(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
         InjertoError: Where the data cannot be read.
     """
     if not isinstance(data, (str, PathLike)):
-        from injerto.domains.huggingface import read_dataset, read_frame
+        from injerto.domains.frames import read_object
 
-        kind = type(data).__module__.partition(".")[0]
-        if kind == "pandas":
-            return read_frame(data, names)
-        if kind == "datasets" and type(data).__name__.startswith("Iterable"):
-            raise InjertoError(
-                "a streamed data set is not read, for splits need all of it; load it without streaming=True"
-            )
-        if kind == "datasets":
-            return read_dataset(data, "dataset", names)
-        raise InjertoError(
-            f"cannot read domains from a {type(data).__name__}; give {FORMS}, a data frame or a datasets object"
-        )
+        return read_object(data, names)
     path = Path(data)
     if not str(data).strip():
         raise InjertoError(f"no data named: give {FORMS}, or a sample: {', '.join(SAMPLES)}")
@@ -151,13 +142,28 @@ def read_rows(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
     if path.is_dir():
         from injerto.domains.huggingface import is_saved_dataset, read_saved_dataset
 
-        return read_saved_dataset(path, names) if is_saved_dataset(path) else read_folder(path)
-    if is_archive(path):
+        if is_saved_dataset(path):
+            return read_saved_dataset(path, names)
+        from injerto.domains.table_folder import read_table_folder
+
+        rows = read_table_folder(path, names)
+        return read_folder(path) if rows is None else rows
+    if is_archive(path) and not is_table(path):
         return read_archive(path)
     if not is_table(path):
-        raise InjertoError(f"cannot read domains from the file {path}; give {FORMS}")
-    columns, first = read_table(path)
+        raise InjertoError(f"cannot read domains from the file {path}{_other_kind(path)}; give {FORMS}")
+    columns, numbers = read_table(path)
     if optional:
         kept = {key: value for key, value in asdict(names).items() if key == "input" or value in columns}
         names = ColumnNames(**kept)
-    return rows_from_columns(columns, table_stem(path), names, base=path.parent, file=path.name, first_row=first)
+    places = [f"{path.name}:{number}" for number in numbers]
+    return rows_from_columns(columns, table_stem(path), names, base=path.parent, file=path.name, places=places)
+
+
+def _other_kind(path: Path) -> str:
+    """What a file is that is like a table and is not read."""
+    kinds = {".xls": "an old spreadsheet: save it as .xlsx or CSV", ".xlsm": "a spreadsheet: save it as .xlsx or CSV"}
+    kinds |= {".ods": "a spreadsheet: save it as .xlsx or CSV", ".numbers": "a spreadsheet: export it as CSV"}
+    kinds |= {kind: "not read, for unpickling runs code: save it as Parquet" for kind in (".pkl", ".pickle")}
+    why = kinds.get(path.suffix.lower())
+    return f" ({why})" if why else ""

@@ -13,10 +13,14 @@ from PIL import Image
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import file_sha256, sha256
-from injerto.basics.progress import progress, warn
+from injerto.basics.progress import note, progress, warn
+from injerto.domains.characters import clean_name, escaped
 from injerto.domains.domain import Domain, Domains, Input, Modality, Problem
 
 CHUNK = 256
+EMPTY = "the text is empty"
+FEW_EMPTY = 0.01
+"""Up to this share of empty texts is left out with a warning."""
 _RANK = {"train": 0, "val": 1, "test": 2}
 
 
@@ -36,6 +40,7 @@ class Rows:
         problems: Examples that were not taken in.
         columns: Names of a table's columns; empty for folders.
         used: The column that was read in each role (``input``, ``label``, ``domain``); empty for folders.
+        responses: Whether labels are texts that a language model is to say, not names of classes.
     """
 
     modality: Modality
@@ -49,6 +54,7 @@ class Rows:
     problems: list[Problem] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
+    responses: bool = False
 
     def add(self, domain: str, item: Input, label: str | None, source: str, given: str | None = None) -> None:
         """Append one example without a group key."""
@@ -108,14 +114,14 @@ def build_domains(rows: Rows) -> Domains:
     Raises:
         InjertoError: Where there is no usable example, or given splits overlap.
     """
+    _leave_out_empty(rows)
     contents, problems = _contents(rows.inputs, rows.sources)
     problems = rows.problems + problems
     if not any(contents):
         first = f", first: {problems[0].source} ({problems[0].reason})" if problems else ""
         raise InjertoError(f"{rows.name} has no example that can be used{first}; add some or name other data")
-    groups = _groups(contents, rows.keys)
-    labels = _normalized(rows.labels)
-    names = _normalized(rows.domains)
+    labels, names, keys = _clean_names(rows)
+    groups = _groups(contents, keys)
     members: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(names):
         if contents[index] and name is not None:
@@ -181,10 +187,39 @@ def _contents(inputs: Sequence[Input], sources: Sequence[str]) -> tuple[list[str
     return contents, problems
 
 
-def _normalized(words: Sequence[str | None]) -> list[str | None]:
-    """Unicode NFC, so that a name typed on macOS equals the same name typed elsewhere."""
-    forms = {word: word if word is None else unicodedata.normalize("NFC", word) for word in set(words)}
-    return [forms[word] for word in words]
+def _leave_out_empty(rows: Rows) -> None:
+    """A few empty texts teach nothing and stop nothing: they are left out with one line."""
+    empty = [problem.source for problem in rows.problems if problem.reason == EMPTY]
+    total = len(rows.inputs) + len(rows.problems)
+    if empty and len(empty) <= FEW_EMPTY * total:
+        shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        warn(f"{len(empty)} of {total} texts are empty ({shown}); they are left out")
+        rows.problems[:] = [problem for problem in rows.problems if problem.reason != EMPTY]
+
+
+def _clean_names(rows: Rows) -> tuple[list[str | None], list[str | None], list[str | None]]:
+    """Labels, domains and group keys without what nobody sees in them, with one note that counts.
+
+    In Unicode NFC, a name typed on macOS equals the same name typed elsewhere. Responses are texts and stay.
+    """
+    changed: list[tuple[str, str]] = []
+
+    def clean(words: Sequence[str | None]) -> list[str | None]:
+        forms = {word: word if word in (None, rows.name) else clean_name(word or "") or None for word in set(words)}
+        unlike = {word for word, form in forms.items() if word and form != unicodedata.normalize("NFC", word.strip())}
+        for word, source in zip(words, rows.sources, strict=True) if unlike else ():
+            if word in unlike:
+                changed.append((str(word), source))
+        return [forms[word] for word in words]
+
+    found = rows.labels if rows.responses else clean(rows.labels), clean(rows.domains), clean(rows.keys)
+    if changed:
+        word, source = changed[0]
+        note(
+            f"{rows.name}: {len(changed)} labels, domains or group keys hold invisible characters or repeated spaces "
+            f"and are read without them, first: {escaped(word)} ({source})"
+        )
+    return found
 
 
 def _groups(contents: Sequence[str], keys: Sequence[str | None]) -> list[str]:

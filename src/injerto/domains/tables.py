@@ -1,28 +1,43 @@
-"""Tables as files: CSV, TSV, JSON lines and Parquet, also compressed with gzip or xz."""
+"""Tables as files: CSV, TSV, JSON, Parquet, Arrow and .xlsx, also compressed. Which is which goes by the name."""
 
-import csv
-import gzip
-import io
-import json
-import lzma
-import zlib
-from collections.abc import Iterable
+import codecs
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from injerto.basics.errors import InjertoError, first_line
+from injerto.basics.errors import InjertoError
+from injerto.domains.arrow import read_ipc, read_parquet
+from injerto.domains.compressed import COMPRESSIONS, read_bytes, zipped_name
+from injerto.domains.headings import unique_headings
+from injerto.domains.records import json_lines, json_table
+from injerto.domains.separated import parse
+from injerto.domains.sheets import read_sheet
 
-KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
-COMPRESSIONS = (".gz", ".xz")
+KINDS = (
+    ".csv",
+    ".tsv",
+    ".tab",
+    ".txt",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".parquet",
+    ".pq",
+    ".arrow",
+    ".feather",
+    ".xlsx",
+)
+_HEADINGS = frozenset(("text", "sentence", "review", "content", "label", "class", "category", "prompt", "response"))
+"""Names of which a .txt file's heading holds one, so that it is a table."""
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file name is that of a table this module reads.
+    """Whether the file name is that of a table this module reads, or a .zip whose only file is one.
 
     Args:
         path: The file.
     """
-    return _parts(path)[1] in KINDS
+    return table_kind(path) in KINDS
 
 
 def table_stem(path: Path) -> str:
@@ -34,73 +49,71 @@ def table_stem(path: Path) -> str:
     return _parts(path)[0]
 
 
-def read_table(path: Path) -> tuple[dict[str, list[Any]], int]:
+def table_kind(path: Path) -> str:
+    """The table's suffix without that of a compression: ``.csv`` for ``reviews.CSV.gz``.
+
+    Args:
+        path: The file.
+    """
+    return _parts(path)[1]
+
+
+def read_table(path: Path) -> tuple[dict[str, list[Any]], Sequence[int]]:
     """Read a table into columns. Cells of CSV and TSV stay strings; nothing becomes a missing value.
 
     Args:
-        path: A .csv, .tsv, .jsonl or .parquet file, also with .gz or .xz.
+        path: A file of one of :data:`KINDS`, also compressed (:data:`injerto.domains.compressed.COMPRESSIONS`).
 
     Returns:
-        The columns by name, and the number of the first row in messages (its line, where rows are lines).
+        The columns by name, and the number of each row in messages (the line where it begins, where rows are lines).
 
     Raises:
-        InjertoError: Where the file cannot be read, decoded (UTF-8) or parsed, or holds no row.
+        InjertoError: Where the file cannot be read, decoded or parsed, or holds no row.
     """
-    kind = _parts(path)[1]
-    data = _bytes(path)
-    if kind == ".parquet":
-        columns, first = _parquet(path, data), 1
-    elif kind == ".jsonl":
-        columns, first = _json_lines(path, _text(path, data)), 1
+    kind = table_kind(path)
+    data = read_bytes(path)
+    columns: dict[str, list[Any]]
+    numbers: Sequence[int] | None = None
+    if kind in (".parquet", ".pq"):
+        columns = read_parquet(path, data)
+    elif kind in (".arrow", ".feather"):
+        columns = read_ipc(path, data)
+    elif kind == ".xlsx":
+        columns, numbers = read_sheet(path, data)
+    elif kind in (".jsonl", ".ndjson"):
+        columns, numbers = json_lines(path, _text(path, data))
+    elif kind == ".json":
+        columns, numbers = json_table(path, _text(path, data))
     else:
-        text = _text(path, data)
-        columns, first = _separated(path, text, _separator(text) if kind == ".csv" else "\t"), 2
-    if not columns or not len(next(iter(columns.values()))):
+        columns, numbers = _separated(path, _text(path, data), kind)
+    count = len(next(iter(columns.values()), ()))
+    if not count:
         raise InjertoError(f"{path} holds no rows; add some or name another file")
-    return columns, first
-
-
-def refuse_twice(headings: Iterable[Any], where: str) -> None:
-    """Two columns of one name: which is meant cannot be told.
-
-    Args:
-        headings: Of all columns; empty ones may be many.
-        where: What the message calls the table.
-
-    Raises:
-        InjertoError: Where a name comes again.
-    """
-    seen: set[str] = set()
-    for name in (str(heading).strip() for heading in headings):
-        if name and name in seen:
-            raise InjertoError(f"{where} has two columns '{name}'; rename one")
-        seen.add(name)
+    return columns, range(1, count + 1) if numbers is None else numbers
 
 
 def _parts(path: Path) -> tuple[str, str]:
     """Stem and kind, with the compression taken off."""
-    inner = Path(path.stem) if path.suffix.lower() in COMPRESSIONS else Path(path.name)
+    suffix = path.suffix.lower()
+    inner = Path(path.stem) if suffix in COMPRESSIONS else Path(path.name)
+    if suffix == ".zip" and inner.suffix.lower() not in KINDS:
+        kind = Path(zipped_name(path)).suffix.lower()
+        return path.stem, kind if kind not in (".txt", ".json") else ""
     return inner.stem, inner.suffix.lower()
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            return gzip.decompress(data)
-        return lzma.decompress(data) if path.suffix.lower() == ".xz" else data
-    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise InjertoError(f"{path} is not a readable {path.suffix} file ({error}); compress it again") from error
-    except OSError as error:
-        raise InjertoError(
-            f"cannot read {path}: {error.strerror or error}; check the file and its permissions"
-        ) from error
-
-
 def _text(path: Path, data: bytes) -> str:
+    """The file's text: UTF-8, or UTF-16 and UTF-32 with the mark that Excel's "Unicode text" begins with."""
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
+        if encoding != "utf-8-sig":
+            raise InjertoError(f"{path}: not {encoding.upper()} as its first bytes say; save it as UTF-8") from error
         line = data.count(b"\n", 0, error.start) + 1
         raise InjertoError(
             f"{path}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8 "
@@ -108,64 +121,16 @@ def _text(path: Path, data: bytes) -> str:
         ) from error
 
 
-def _separator(text: str) -> str:
-    """What stands between cells: a semicolon (as Spanish or German spreadsheets save), a tab or a comma.
-
-    A heading may hold both (``Preis, EUR``): then the one counts of which every line of the first has as many as it.
-    """
-    lines = [line for line in text.split("\n", 21)[:20] if line.strip()]
-    heading = lines[0] if lines else ""
-    if "\t" in heading and not set(",;") & set(heading):
-        return "\t"
-    if ";" not in heading or "," not in heading:
-        return ";" if ";" in heading else ","
-    fits = {mark: sum(line.count(mark) == heading.count(mark) for line in lines) for mark in ",;"}
-    return ";" if fits[";"] > fits[","] else ","
-
-
-def _separated(path: Path, text: str, separator: str) -> dict[str, list[Any]]:
-    import pandas as pd
-
-    if not text.strip():
-        return {}
-    try:
-        refuse_twice(next(csv.reader(io.StringIO(text), delimiter=separator)), str(path))
-        frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, na_filter=False, index_col=False
+def _separated(path: Path, text: str, kind: str) -> tuple[dict[str, list[Any]], list[int]]:
+    heading = text.lstrip().partition("\n")[0]
+    parsed = parse(path, text, "\t" if kind in (".tsv", ".tab") and "\t" in heading else None)
+    names = unique_headings(parsed.heading, str(path))
+    if kind == ".txt" and (len(names) < 2 or not _HEADINGS & {name.lower() for name in names}):
+        raise InjertoError(
+            f"{path} is read as a table only with a heading such as text,label; write one and name it .csv or .tsv"
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as error:
-        reason = str(error).strip().removeprefix("Error tokenizing data. C error: ").splitlines()[0]
-        mend = "mend that line or its quotes; cells are parted by commas, semicolons or tabs"
-        raise InjertoError(f"{path} cannot be read as a table ({reason}); {mend}") from error
-    return {str(column): frame[column].tolist() for column in frame.columns}
-
-
-def _json_lines(path: Path, text: str) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
-    count = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InjertoError(f"{path}, line {number}: not JSON ({error}); write one object per line") from error
-        if not isinstance(record, dict):
-            raise InjertoError(f"{path}, line {number}: not a JSON object; write one object per line")
-        for key in record.keys() - columns.keys():
-            columns[key] = [None] * count
-        for key, cells in columns.items():
-            cells.append(record.get(key))
-        count += 1
-    return columns
-
-
-def _parquet(path: Path, data: bytes) -> dict[str, list[Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InjertoError(f"{path} is not a readable Parquet file ({first_line(error)}); write it again") from error
-    return {column: table[column].to_pylist() for column in table.column_names}
+    columns = {name: [row[place] for row in parsed.rows] for place, name in enumerate(names)}
+    for place, name in enumerate(names):
+        if name == f"Unnamed: {place}" and not any(cell.strip() for cell in columns[name]):
+            del columns[name]  # an empty column, as a separator at the end of each line makes it
+    return columns, parsed.lines

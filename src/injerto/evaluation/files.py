@@ -1,7 +1,6 @@
 """Inputs that are files: tables, folders and archives as ``fit`` reads them, pictures, and lines of texts."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note, warn
 from injerto.domains.archives import is_archive, unpack
+from injerto.domains.characters import is_blank
 from injerto.domains.columns import ColumnNames
 from injerto.domains.domain import Input, Modality, Problem
 from injerto.domains.folders import is_hidden, list_pictures
@@ -46,7 +46,7 @@ class Inputs:
             item: A text or a picture.
             source: Where it came from.
         """
-        if isinstance(item, str) and not item.strip():
+        if isinstance(item, str) and is_blank(item):
             self.problems.append(Problem(source, "the text is empty"))
             return
         self.items.append(item)

@@ -11,8 +11,9 @@ from PIL import Image
 from injerto.basics.errors import InjertoError
 from injerto.domains.archives import is_archive
 from injerto.domains.arrays import from_arrays
+from injerto.domains.cells import word
 from injerto.domains.check import undecodable
-from injerto.domains.columns import INPUT_NAMES, ColumnNames, word
+from injerto.domains.columns import INPUT_NAMES, ColumnNames
 from injerto.domains.domain import Domain, Domains, Input, Modality, Problem
 from injerto.domains.load import read_rows
 from injerto.domains.samples import SAMPLES
