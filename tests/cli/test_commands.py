@@ -385,10 +385,10 @@ def test_predict_goes_on_without_what_cannot_be_read(
 def test_a_table_is_read_and_not_taken_for_a_text(
     cli: Cli, refused: Callable[..., str], text_run: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "new.csv").write_text('id,text,date\n1,"a great\nfilm",may\n2,"dull, poor",june\n', "utf-8")
+    (tmp_path / "new.csv").write_text('id,text,date\n1,"dull, poor",may\n2,"a great\nfilm",june\n', "utf-8")
     found = cli("predict", text_run, "a great film", tmp_path / "new.csv", "--csv", "--threads", 1)
     rows = list(csv.DictReader(io.StringIO(found.out)))
-    assert [row["input"] for row in rows] == ["a great film", "a great\nfilm", "dull, poor"]
+    assert [row["input"] for row in rows] == ["a great film", "dull, poor", "a great\nfilm"]
     assert [row["source"] for row in rows] == ["", "new.csv:2", "new.csv:3"]
     (tmp_path / "new.pdf").write_text("?")
     assert "predict RUN -" not in (message := refused("predict", text_run, tmp_path / "new.pdf")) and ".csv" in message

@@ -175,17 +175,19 @@ def apply_group_pattern(rows: Rows, pattern: str) -> None:
 
 
 def _as_fitted(names: ColumnNames, columns: list[str], file: str) -> ColumnNames:
-    """The columns that a run was fitted with, in every role in which none is named."""
+    """The columns that a run was fitted with, in every role that is read and in which none is named."""
     fitted = {role: column for role, column in names.fitted if getattr(names, role) is None}
-    for role in ("input",) if names.inputs_only is not None else ("input", "label"):
-        if role in fitted and fitted[role] not in columns:
+    if names.inputs_only is not None:
+        fitted = {role: column for role, column in fitted.items() if role == "input"}
+    for role, column in fitted.items():
+        if column not in columns and role != "domain":
             raise InjertoError(
-                f"{file} has no column '{fitted[role]}', from which the run read its {role}s (columns: "
-                f"{_listing(columns)}); name another one with --{role}"
+                f"{file} has no column '{column}', from which the run read its {role}s (columns: {_listing(columns)}); "
+                f"name another one with --{role}"
             )
     if "domain" in fitted and fitted["domain"] not in columns:
         column = fitted.pop("domain")
-        if names.inputs_only is None:
+        if column not in DOMAIN_NAMES:  # such as the names of a DatasetDict's parts
             note(f"{file} has no column '{column}', from which the run read its domains; --domain names another one")
     return replace(names, **fitted)
 
