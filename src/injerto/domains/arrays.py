@@ -8,8 +8,7 @@ from PIL import Image
 
 from injerto.basics.errors import InjertoError
 
-CHANNELS = (1, 3, 4)
-_LAYOUTS = "(H, W), (H, W, C), (C, H, W), or (N, H, W, C), (N, C, H, W) with C of 1, 3 or 4"
+_LAYOUTS = "(H, W), (H, W, 1 or 3 or 4) or (1 or 3, H, W), or that of N of them"
 
 
 def from_arrays(given: Any, modality: str, place: str) -> tuple[Image.Image, ...] | list[Any]:
@@ -47,14 +46,14 @@ def array_image(array: np.ndarray) -> Image.Image:
     Floating point lies in 0..1, integers in 0..255, and of 16 bits the high byte is kept, as of a file with 16 bits.
 
     Args:
-        array: (H, W), (H, W, C) or (C, H, W), C of 1, 3 or 4.
+        array: (H, W), (H, W, 1), (H, W, 3), (H, W, 4), (1, H, W) or (3, H, W).
 
     Raises:
         InjertoError: For a shape that can be read in two ways or in none, or values out of range.
     """
     if not array.size or array.dtype.kind not in "biuf":
         raise InjertoError(f"an image array holds numbers and at least one pixel, not {array.dtype} {array.shape}")
-    first, last = (array.shape[0] in CHANNELS, array.shape[2] in CHANNELS) if array.ndim == 3 else (False, True)
+    first, last = (array.shape[0] in (1, 3), array.shape[2] in (1, 3, 4)) if array.ndim == 3 else (False, True)
     if array.ndim not in (2, 3) or not (first or last):
         raise InjertoError(f"an image array has the shape {_LAYOUTS}, not {array.shape}")
     if first and last:

@@ -238,7 +238,12 @@ def _as_fitted(names: ColumnNames, columns: list[str], file: str) -> ColumnNames
         column = fitted.pop("domain")
         if column not in DOMAIN_NAMES:  # such as the names of a DatasetDict's parts
             note(f"{file} has no column '{column}', from which the run read its domains; --domain names another one")
-    return replace(names, **fitted)
+    return replace(
+        names,
+        input=names.input or fitted.get("input"),
+        label=names.label or fitted.get("label"),
+        domain=names.domain or fitted.get("domain"),
+    )
 
 
 def _column(columns: list[str], role: str, named: str | None, guesses: Sequence[str], name: str) -> str | None:

@@ -113,6 +113,8 @@ def _read(given: Any, names: ColumnNames, place: str) -> Inputs:
         _refuse_named(given, alone=True)
         return _several([given], names, place)
     if isinstance(given, str | PathLike):
+        if not str(given).strip():
+            raise InjertoError(f"{place} is empty; leave it out")
         return read_path(Path(given), names)
     if modality == "image" and isinstance(given, Image.Image | bytes | bytearray | memoryview):
         return Inputs(modality, [given if isinstance(given, Image.Image) else bytes(given)], [place])
@@ -158,7 +160,10 @@ def _several(given: Iterable[Any], names: ColumnNames, place: str) -> Inputs:
         elif isinstance(item, str | PathLike) and not exists(Path(item)) and str(item) not in SAMPLES:
             missing.append(item)
         else:
-            found.extend(_read(item, names, source))
+            part = _read(item, names, source)
+            if not part.items and not part.problems:
+                raise InjertoError(f"{source} is an empty {type(item).__name__}; leave it out")
+            found.extend(part)
     if missing:
         more = f" (and {len(missing) - 1} more of {len(items)} inputs)" if len(missing) > 1 else ""
         raise no_such(missing[0], modality, more)
