@@ -151,8 +151,8 @@ def evaluate(
         path: RUN or RUN/adapter.
         data: What :func:`fit` takes.
         on: Names of domains; all where not given.
-        **options: ``input``, ``label``, ``domain``, ``skip_bad`` as in :func:`fit`; ``backbone``, ``precision``,
-            ``threads``, ``slider`` as in :func:`load`.
+        **options: ``input``, ``label``, ``domain`` (those that the run was fitted with where not given), ``skip_bad``
+            as in :func:`fit`; ``backbone``, ``precision``, ``threads``, ``slider`` as in :func:`load`.
 
     Returns:
         Domain name to its metrics.
@@ -160,10 +160,8 @@ def evaluate(
     reading: dict[str, Any] = {key: options.pop(key) for key in ("input", "label", "domain") if key in options}
     skip_bad = options.pop("skip_bad", False)
     run = load(path, **options)
-    if not reading:
-        reading.update(_columns_of(run.path, data))
     responses = run.card["task"] == "causal-lm"
-    domains = load_domains(data, **reading, responses=responses).check(skip_bad)
+    domains = load_domains(data, **reading, responses=responses, fitted=run.columns).check(skip_bad)
     return run.evaluate(domains, [on] if isinstance(on, str) else on)
 
 
@@ -172,10 +170,11 @@ def predict(path: str | PathLike[str], inputs: Any, **options: Any) -> list[str]
 
     Args:
         path: RUN or RUN/adapter.
-        inputs: A path, PIL image, array, text, DataFrame, or a list of these.
-        **options: As for :func:`load`.
+        inputs: As for :meth:`injerto.evaluation.run.Run.predict_proba`.
+        **options: ``input`` as there; the others as for :func:`load`.
     """
-    return load(path, **options).predict(inputs)
+    column = options.pop("input", None)
+    return load(path, **options).predict(inputs, input=column)
 
 
 def export(
@@ -216,18 +215,15 @@ def export(
 
 def _real_inputs(run: "Run", data: Any) -> list[Any]:
     """Up to 64 inputs of the given data, or of the data that a run's recipe names where it is still there."""
+    from injerto.domains.check import undecodable
+
     recipe = run.path / "recipe.yaml"
-    reading: dict[str, Any] = {}
     if data is None:
         if not recipe.exists():
             return []
-        fields = load_recipe(recipe)
-        data = fields["data"]
-        reading = {key: fields[key] for key in ("input", "label", "domain") if fields.get(key)}
-    else:
-        reading = dict(_columns_of(run.path, data))
+        data = load_recipe(recipe)["data"]
     try:
-        domains = load_domains(data, **reading)
+        domains = load_domains(data, fitted={role: name for role, name in run.columns.items() if role != "label"})
     except InjertoError:
         if recipe.exists() and data == load_recipe(recipe)["data"]:
             return []
@@ -235,7 +231,9 @@ def _real_inputs(run: "Run", data: Any) -> list[Any]:
     if domains.modality != run.model.backbone.modality:
         raise InjertoError(f"{domains.name} holds {domains.modality}s, {run.path} takes {run.model.backbone.modality}s")
     share = max(1, 64 // len(domains))
-    return [item for domain in domains.values() for item in domain.inputs[:share]]
+    items = [item for domain in domains.values() for item in domain.inputs[:share]]
+    bad = undecodable(items) if domains.modality == "image" else {}
+    return [item for place, item in enumerate(items) if place not in bad]
 
 
 def info(subject: str | PathLike[str] | None = None) -> Mapping[str, Any]:
@@ -247,19 +245,6 @@ def info(subject: str | PathLike[str] | None = None) -> Mapping[str, Any]:
     from injerto.evaluation.info import describe
 
     return describe(str(subject) if subject is not None else None)
-
-
-def _columns_of(run: Path, data: Any) -> dict[str, str]:
-    """The columns that a run was fitted with, where the data is a table that has them."""
-    from injerto.domains.tables import is_table, read_table
-
-    recipe = run / "recipe.yaml"
-    fields = load_recipe(recipe) if recipe.exists() else {}
-    named = {key: fields[key] for key in ("input", "label", "domain") if fields.get(key)}
-    if not named or not isinstance(data, str | PathLike) or not (is_table(Path(data)) and Path(data).exists()):
-        return {}  # the table is read only where it is asked for a column
-    columns = set(read_table(Path(data))[0])
-    return {key: column for key, column in named.items() if column in columns}
 
 
 def _kinds(recipe: Recipe, data: Any, backbone: Any) -> tuple[Any, Any, Any]:

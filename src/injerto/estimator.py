@@ -22,10 +22,12 @@ from injerto.adapters.load import adapter_folder
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import remove_tree
 from injerto.basics.progress import quiet
+from injerto.domains.columns import ColumnNames
 from injerto.domains.domain import Domains, Modality, Problem
 from injerto.domains.folders import is_image_name
 from injerto.domains.rows import Rows, build_domains
 from injerto.domains.splits import split_domains
+from injerto.domains.texts import clean_texts
 from injerto.evaluation.inputs import as_inputs
 from injerto.recipe.recipe import make_recipe
 
@@ -143,7 +145,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             if kind is None:
                 X, y = validate_data(self, X, y, dtype=np.float64)
             else:
-                X, y = as_inputs(X, kind), column_or_1d(y, warn=True)
+                X, y = _inputs(X, kind), column_or_1d(y, warn=True)
             check_consistent_length(X, y, groups)
             try:
                 classes, codes = np.unique(y, return_inverse=True)
@@ -316,6 +318,13 @@ def _kind(X: Any) -> Modality | None:
 
 def _missing(item: Any) -> bool:
     return item is None or (isinstance(item, float) and item != item)
+
+
+def _inputs(X: Any, kind: Modality) -> list[Any]:
+    """Pictures or texts as a run reads them; empty texts stay, for which the library has a setting."""
+    if kind == "text" and all(isinstance(item, str) for item in X):
+        return clean_texts([str(item) for item in X], "X")
+    return as_inputs(X, ColumnNames(inputs_only=kind))
 
 
 def _domains(items: list[Any], kind: Modality, labels: list[str], keys: list[str] | None) -> Domains:

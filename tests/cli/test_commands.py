@@ -255,7 +255,7 @@ def test_nothing_on_stdin(refused: Callable[..., str], text_run: Path, monkeypat
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (b"fine\n\ngood\n", "line 2 of standard input is empty; leave it out"),
+        (b"fine\n\ngood\n", "1 of 3 texts cannot be read (standard input:2: the text is empty)"),
         (b"fine\ncaf\xe9\n", "line 2 of standard input is not UTF-8 (byte 0xe9)"),
     ],
 )
@@ -270,7 +270,7 @@ def test_empty_lines_can_be_left_out(cli: Cli, text_run: Path, monkeypatch: pyte
     monkeypatch.setattr("sys.stdin", piped("fine\n\ngood\n"))
     found = cli("predict", text_run, "-", "--skip-bad", "--json", "--threads", 1)
     assert [one["input"] for one in only_json(found)["predictions"]] == ["fine", "good"]
-    assert "left out: 1, the first is line 2" in found.err
+    assert "1 of 3 texts cannot be read and are left out (--skip-bad): standard input:2" in found.err
 
 
 @pytest.mark.parametrize("flags", [[], *(pytest.param([flag], marks=pytest.mark.slow) for flag in ("--csv", "--json"))])
@@ -382,9 +382,18 @@ def test_predict_goes_on_without_what_cannot_be_read(
     assert "none of 2 images" in refused("predict", image_run, tmp_path, "--skip-bad")
 
 
-def test_a_file_is_not_taken_for_a_text(refused: Callable[..., str], text_run: Path, reviews: Path) -> None:
-    message = refused("predict", text_run, "a great film", reviews)
-    assert "is a file" in message and "injerto predict RUN -" in message and "evaluate" in message
+def test_a_table_is_read_and_not_taken_for_a_text(
+    cli: Cli, refused: Callable[..., str], text_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new.csv").write_text('id,text,date\n1,"dull, poor",may\n2,"a great\nfilm",june\n', "utf-8")
+    found = cli("predict", text_run, "a great film", tmp_path / "new.csv", "--csv", "--threads", 1)
+    assert found.code == 0, found.err
+    rows = list(csv.DictReader(io.StringIO(found.out)))
+    assert [row["input"] for row in rows] == ["a great film", "dull, poor", "a great\nfilm"]
+    assert [row["source"] for row in rows] == ["", "new.csv:2", "new.csv:3"]
+    (tmp_path / "new.pdf").write_text("?")
+    assert "predict RUN -" not in (message := refused("predict", text_run, tmp_path / "new.pdf")) and ".csv" in message
+    assert "no such file of texts: reveiws.csv" in refused("predict", text_run, "reveiws.csv")
 
 
 def test_a_choice_that_its_guard_refused_is_not_called_its_choice(

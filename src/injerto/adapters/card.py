@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ TENSORS = (ADAPTER, INT8, HEAD)
 FORMAT = 1
 _PUBLIC = re.compile(r"(packaged|timm|hf):(hf-hub:)?[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?", re.ASCII)
 """A base that a card may name: never a path."""
+ROLES = ("input", "label", "domain")
+"""What a column of a table may have been read as."""
 LIMIT = 8_000_000
 """Largest card that is read, in bytes."""
 
@@ -40,7 +43,12 @@ def base_name(backbone: Backbone) -> str:
 
 
 def make_card(
-    backbone: Backbone, recipe: Recipe, labels: tuple[str, ...], quality: dict[str, Any], responses: bool = False
+    backbone: Backbone,
+    recipe: Recipe,
+    labels: tuple[str, ...],
+    quality: dict[str, Any],
+    responses: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The card of a finished run.
 
@@ -50,6 +58,7 @@ def make_card(
         labels: Class names in the order of the logits; empty for a language model.
         quality: Metrics by domain, with their role.
         responses: Whether a language model learned to respond, not to go on with a text.
+        columns: The column of the table that was read in each role (``input``, ``label``, ``domain``).
     """
     public = _PUBLIC.fullmatch(backbone.spec) and not Path(backbone.spec.partition(":")[2]).exists()
     return {
@@ -57,6 +66,7 @@ def make_card(
         "task": recipe.task,
         "labels": list(labels),
         "responses": responses,
+        "columns": dict(columns or {}),
         "base": {
             "name": base_name(backbone),
             "spec": backbone.spec if public else "",
@@ -150,6 +160,9 @@ def _check(card: Any, path: Path) -> None:
     metrics = card.setdefault("metrics", {})
     if not isinstance(metrics, dict) or not all(isinstance(entry, dict) for entry in metrics.values()):
         raise InjertoError(f"{path} is damaged: 'metrics' is of the wrong kind")
+    columns = card.get("columns", {})  # cards of earlier versions have none
+    if not isinstance(columns, dict) or not all(key in ROLES and isinstance(columns[key], str) for key in columns):
+        raise InjertoError(f"{path} is damaged: 'columns' must name the columns of {', '.join(ROLES)}")
     least = 2 if card["task"] == "classification" else 0
     if type(card.setdefault("responses", False)) is not bool:
         raise InjertoError(f"{path} is damaged: 'responses' must be true or false")

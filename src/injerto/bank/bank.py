@@ -20,6 +20,7 @@ from injerto.basics.errors import InjertoError, suggest
 from injerto.compute.batches import BatchMaker, bucket, prefetch
 from injerto.compute.inference import IMAGE_CHUNK
 from injerto.compute.plan import make_plan
+from injerto.domains.columns import ColumnNames
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
 from injerto.evaluation.inputs import as_inputs
@@ -226,7 +227,8 @@ class AdapterBank:
         """Ask an adapter about every input.
 
         Args:
-            inputs: A path, PIL image, array, text, DataFrame, or a list of these.
+            inputs: As for :meth:`injerto.evaluation.run.Run.predict_proba`; of a table the column is read that the
+                adapters were fitted with.
             adapters: One name for all, or one for each.
             strength: From the base (0) to the adapter (1).
 
@@ -236,8 +238,9 @@ class AdapterBank:
         Raises:
             InjertoError: Where an input can't be read, an adapter is not there, or the numbers do not match.
         """
-        items = as_inputs(inputs, self.base.modality)
-        names = [adapters] * len(items) if isinstance(adapters, str) else list(adapters)
+        asked = [adapters] if isinstance(adapters, str) else list(adapters)
+        items = as_inputs(inputs, self._names(asked))
+        names = asked * len(items) if isinstance(adapters, str) else asked
         if len(names) != len(items):
             raise InjertoError(
                 f"{len(items)} inputs and {len(names)} adapters; give one adapter, or one for each input"
@@ -280,9 +283,21 @@ class AdapterBank:
 
         Returns:
             Answers by adapter.
+
+        Raises:
+            InjertoError: Where it can't be read, or holds several inputs.
         """
-        (one,) = as_inputs(item, self.base.modality)
-        return {answer.adapter: answer for answer in self.answer([Question(one, name, strength) for name in self])}
+        items = as_inputs(item, self._names(list(self)))
+        if len(items) != 1:
+            raise InjertoError(f"ask_all takes one input, not {len(items)}; use predict for several")
+        return {answer.adapter: answer for answer in self.answer([Question(items[0], name, strength) for name in self])}
+
+    def _names(self, adapters: Sequence[str]) -> ColumnNames:
+        """What these adapters read of inputs: a table's column where all were fitted with the same."""
+        cards = [self.about(name).card for name in dict.fromkeys(adapters)]
+        columns = {card.get("columns", {}).get("input") for card in cards} - {None}
+        fitted = (("input", columns.pop()),) if len(columns) == 1 else ()
+        return ColumnNames(fitted=fitted, inputs_only=self.base.modality)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Ask many things at once.

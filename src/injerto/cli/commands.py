@@ -231,8 +231,12 @@ def evaluate(
 def predict(
     run: RunPath,
     inputs: Annotated[
-        list[str], typer.Argument(help="Images, folders, globs or texts; - reads lines from stdin.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Images or texts, folders, archives, tables, globs; - reads lines from stdin.", show_default=False
+        ),
     ],
+    input: Annotated[str | None, _option("Column of a table; the one that the run was fitted with.")] = None,
     backbone: BackboneName = None,
     precision: Precision = None,
     threads: Threads = None,
@@ -240,7 +244,7 @@ def predict(
     tokens: Annotated[int | None, _option("A language model's new tokens, at most; 64 where not given.")] = None,
     temperature: Annotated[float | None, _option("0 for a language model's likeliest words; higher is freer.")] = None,
     seed: Annotated[int | None, _option("Seed of what is drawn at a temperature.")] = None,
-    skip_bad: Annotated[bool, _option("Leave out empty lines and unreadable pictures.", "--skip-bad")] = False,
+    skip_bad: Annotated[bool, _option("Leave out empty texts and unreadable pictures.", "--skip-bad")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -248,20 +252,17 @@ def predict(
     from injerto import api
     from injerto.cli.show import print_predictions, print_texts
     from injerto.cli.stdin import expand
-    from injerto.domains.check import readable
 
     opened = api.load(run, **given(backbone=backbone, precision=precision, threads=threads, slider=slider))
     drawing = given(tokens=tokens, temperature=temperature, seed=seed)
     speaks = opened.card["task"] == "causal-lm"
     if drawing and not speaks:
         raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
-    items = expand(inputs, opened.model.backbone.modality, skip_bad)
-    if skip_bad and opened.model.backbone.modality == "image":
-        items = readable(items)
+    found = expand(inputs, opened.reading(input), skip_bad)
     if speaks:
-        print_texts(items, opened.predict(items, **drawing), as_csv, as_json)
+        print_texts(found, opened.predict(found, **drawing), as_csv, as_json)
         return
-    print_predictions(items, opened.labels, opened.predict_proba(items), as_csv, as_json)
+    print_predictions(found, opened.labels, opened.predict_proba(found), as_csv, as_json)
 
 
 @app.command()

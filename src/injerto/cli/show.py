@@ -3,13 +3,18 @@
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from injerto.basics.progress import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from injerto.evaluation.files import Inputs
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -233,12 +238,12 @@ def print_evaluation(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_predictions(
-    items: Sequence[str], labels: Sequence[str], chances: np.ndarray, as_csv: bool, as_json: bool
+    inputs: "Inputs", labels: Sequence[str], chances: np.ndarray, as_csv: bool, as_json: bool
 ) -> None:
     """Class and probabilities of each input.
 
     Args:
-        items: The inputs as given.
+        inputs: As read.
         labels: Class names.
         chances: (N, C).
         as_csv: A CSV table instead of plain lines.
@@ -246,43 +251,73 @@ def print_predictions(
     """
     best = chances.argmax(axis=1)
     if as_json:
-        entries = [
-            {"input": item, "class": labels[top], "probabilities": dict(zip(labels, map(float, row), strict=True))}
-            for item, top, row in zip(items, best, chances, strict=True)
+        answers = [
+            {"class": labels[top], "probabilities": dict(zip(labels, map(float, row), strict=True))}
+            for top, row in zip(best, chances, strict=True)
         ]
-        print_json({"predictions": entries})
-        return
-    if as_csv:
-        as_utf8()
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("input", "class", *labels))
-        for item, top, row in zip(items, best, chances, strict=True):
-            writer.writerow((item, labels[top], *(f"{value:.6f}" for value in row)))
-        return
-    for item, top, row in zip(items, best, chances, strict=True):
-        leading = ", ".join(f"{labels[index]} {row[index]:.3f}" for index in np.argsort(-row, kind="stable")[:3])
-        print(f"{item}\t{labels[top]}\t{leading}")
+        _print_answers(inputs, answers)
+    elif as_csv:
+        cells = [(labels[top], *(f"{value:.6f}" for value in row)) for top, row in zip(best, chances, strict=True)]
+        _print_rows(inputs, ("class", *labels), cells)
+    else:
+        for item, top, row in zip(_shown(inputs), best, chances, strict=True):
+            leading = ", ".join(f"{labels[index]} {row[index]:.3f}" for index in np.argsort(-row, kind="stable")[:3])
+            print(f"{item}\t{labels[top]}\t{leading}")
 
 
-def print_texts(items: Sequence[str], texts: Sequence[str], as_csv: bool, as_json: bool) -> None:
+def print_texts(inputs: "Inputs", texts: Sequence[str], as_csv: bool, as_json: bool) -> None:
     """What a language model said to each input.
 
     Args:
-        items: The inputs as given.
+        inputs: As read.
         texts: What it said.
         as_csv: A CSV table instead of plain lines.
         as_json: One JSON object instead.
     """
     if as_json:
-        print_json({"predictions": [{"input": a, "text": b} for a, b in zip(items, texts, strict=True)]})
+        _print_answers(inputs, [{"text": text} for text in texts])
     elif as_csv:
-        as_utf8()
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("input", "text"))
-        writer.writerows(zip(items, texts, strict=True))
+        _print_rows(inputs, ("text",), [(text,) for text in texts])
     else:
-        for item, text in zip(items, texts, strict=True):
+        for item, text in zip(_shown(inputs), texts, strict=True):
             print(f"{item}\t{_line(text, 10_000)}")
+
+
+def _print_answers(inputs: "Inputs", answers: Sequence[Mapping[str, Any]]) -> None:
+    """One JSON object: each answer with its input and where that came from, and what was left out."""
+    entries = [
+        {"input": item, "source": source, **answer}
+        for item, source, answer in zip(_written(inputs), inputs.sources, answers, strict=True)
+    ]
+    left = [{"source": problem.source, "reason": problem.reason} for problem in inputs.problems]
+    print_json({"predictions": entries} | ({"left_out": left} if left else {}))
+
+
+def _print_rows(inputs: "Inputs", headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """A CSV table; its last column says where inputs came from, unless they are paths or stood on the command line."""
+    items = _written(inputs)
+    placed = [
+        "" if source == item or source.startswith("input ") else source
+        for item, source in zip(items, inputs.sources, strict=True)
+    ]
+    as_utf8()
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("input", *headings, *(("source",) if any(placed) else ())))
+    for item, row, source in zip(items, cells, placed, strict=True):
+        writer.writerow((item, *row, *((source,) if any(placed) else ())))
+
+
+def _written(inputs: "Inputs") -> list[str]:
+    """Texts and paths as they are; nothing for a picture that stands in a table itself."""
+    return [str(item) if isinstance(item, str | Path) else "" for item in inputs.items]
+
+
+def _shown(inputs: "Inputs") -> list[str]:
+    """In one line each: texts and paths, or else the source."""
+    shown = zip(_written(inputs), inputs.sources, strict=True)
+    return [
+        item if item and not re.search(r"[\t\r\n]", item) else _line(item, 10_000) or source for item, source in shown
+    ]
 
 
 def _ends(interval: Sequence[float] | None) -> str:

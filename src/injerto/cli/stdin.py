@@ -1,4 +1,4 @@
-"""What ``predict`` is given on the command line: paths, folders, globs, texts, standard input."""
+"""What ``predict`` is given on the command line: files, folders, globs, tables, texts, standard input."""
 
 import glob
 import sys
@@ -6,75 +6,65 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.progress import note
-from injerto.domains.folders import is_image_name
+from injerto.domains.archives import is_archive
+from injerto.domains.columns import ColumnNames
+from injerto.domains.domain import Modality
+from injerto.domains.folders import is_hidden
+from injerto.domains.samples import SAMPLES
+from injerto.domains.tables import is_table
+from injerto.domains.texts import clean_text
+from injerto.evaluation.files import Inputs, read_lines, read_path
+from injerto.evaluation.inputs import checked
 
 
-def expand(inputs: Sequence[str], modality: str, skip_bad: bool = False) -> list[str]:
-    """The inputs one by one; empty lines at the end of standard input are left out.
+def expand(arguments: Sequence[str], names: ColumnNames, skip_bad: bool = False) -> Inputs:
+    """The inputs one by one, in the order of the arguments and of what each holds.
 
     Args:
-        inputs: As given; ``-`` stands for the lines of standard input.
-        modality: ``image`` or ``text``.
-        skip_bad: Leave out empty lines of standard input, with a note.
+        arguments: As given; ``-`` stands for the lines of standard input: texts, or paths of pictures.
+        names: What the run reads (:meth:`injerto.evaluation.run.Run.reading`).
+        skip_bad: Leave out inputs that are empty or cannot be decoded, with a note.
 
     Raises:
-        InjertoError: Where a path holds no image, or an input is empty or not UTF-8, or none is given.
+        InjertoError: Where a path is not there, or an input is empty, not UTF-8 or not a picture, or none is given.
     """
-    lines: list[str] = []
-    for place, item in enumerate(inputs, 1):
-        if not item.strip():
+    modality: Modality = names.inputs_only or "text"
+    found = Inputs(modality)
+    for place, argument in enumerate(arguments, 1):
+        if not argument.strip():
             raise InjertoError(f"input {place} is empty; leave it out")
-        lines += _standard_input(skip_bad) if item == "-" else [item]
-    if modality == "image":
-        lines = [path for line in lines for path in _images(line)]
-    else:
-        _refuse_files(inputs)
-    if not lines:
+        if argument == "-":
+            lines = read_lines(sys.stdin.buffer.read(), "standard input", names)
+            if modality == "text":
+                found.extend(lines)
+                continue
+            found.problems += lines.problems
+            paths = [path for line in lines.items for path in _paths(str(line), modality)]
+        else:
+            paths = _paths(argument, modality)
+            if not paths:
+                found.add(clean_text(argument), f"input {place}")
+        for path in paths:
+            found.extend(read_path(path, names))
+    if not found.items and not found.problems:
         raise InjertoError("nothing to predict on: no input given")
-    return lines
+    return checked(found, names).settle(skip_bad)
 
 
-def _standard_input(skip_bad: bool) -> list[str]:
-    """Its lines; as many answers as lines, so one that is empty is told, not left out."""
-    lines: list[str] = []
-    for number, line in enumerate(sys.stdin.buffer.read().splitlines(), 1):
-        try:
-            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise InjertoError(
-                f"line {number} of standard input is not UTF-8 (byte 0x{line[error.start]:02x}); save it as UTF-8"
-            ) from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    empty = [number for number, text in enumerate(lines, 1) if not text.strip()]
-    if empty and not skip_bad:
-        raise InjertoError(f"line {empty[0]} of standard input is empty; leave it out, or add --skip-bad")
-    if empty:
-        note(f"empty lines of standard input are left out: {len(empty)}, the first is line {empty[0]} (--skip-bad)")
-    return [text for text in lines if text.strip()]
-
-
-def _refuse_files(items: Sequence[str]) -> None:
-    """A file's name is hardly the text that somebody wants classified."""
-    for item in items:
-        if "\n" not in item and len(item) < 256 and item.strip() and Path(item).is_file():
-            raise InjertoError(
-                f"{item} is a file, and this run takes texts; pipe its lines in (injerto predict RUN - < {item}), "
-                "or measure a table with injerto evaluate"
-            )
-
-
-def _images(place: str) -> list[str]:
-    path = Path(place)
-    if path.is_dir():
-        found = sorted(str(file) for file in path.rglob("*") if file.is_file() and is_image_name(file.name))
-        if not found:
-            raise InjertoError(f"no images in {place}")
-        return found
-    if path.exists():
-        return [place]
-    found = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else []
-    if not found:
-        raise InjertoError(f"no such image: {place}")
-    return [name for match in found for name in _images(match)]
+def _paths(argument: str, modality: Modality) -> list[Path]:
+    """The files and folders that an argument names; none where it is a text."""
+    path = Path(argument)
+    try:
+        if path.exists():
+            return [path]
+        matches = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
+    except (OSError, ValueError):  # a text that no file can be called
+        return []
+    fixed = {part for part in path.parts if not glob.has_magic(part)}
+    matches = [match for match in matches if not any(is_hidden(part) for part in set(Path(match).parts) - fixed)]
+    if modality == "image":
+        return [Path(match) for match in matches] or [path]
+    data = is_table(path) or is_archive(path) or path.suffix.lower() == ".txt"
+    if argument in SAMPLES or (data and not any(letter.isspace() for letter in argument)):
+        return [Path(match) for match in matches] or [path]  # hardly a text: a name that was mistyped is refused
+    return []

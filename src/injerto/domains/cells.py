@@ -109,33 +109,6 @@ def is_picture(cell: Any) -> bool:
     )
 
 
-def array_image(array: np.ndarray) -> Image.Image:
-    """An array of pixels as a picture.
-
-    Args:
-        array: Shape (H, W), (H, W, 1), (H, W, 3), (H, W, 4), (1, H, W) or (3, H, W); integers in 0..255 or floating
-            point in 0..1.
-
-    Raises:
-        InjertoError: For any other array.
-    """
-    if not array.size or array.dtype.kind not in "biuf":
-        raise InjertoError(f"an image array holds numbers and at least one pixel, not {array.dtype} {array.shape}")
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
-        array = array.transpose(1, 2, 0)
-    if array.dtype.kind in "bf":
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise InjertoError("a floating-point image must lie in 0..1; give uint8 in 0..255 otherwise")
-        array = np.round(array * 255)
-    elif array.min() < 0 or array.max() > 255:
-        raise InjertoError("an integer image must lie in 0..255; scale it, or give floating point in 0..1")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise InjertoError(f"an image array has shape (H, W), (H, W, 3) or (N, H, W, 3), not {array.shape}")
-    return Image.fromarray(array.astype(np.uint8))
-
-
 def _is_scalar_list(cell: Any) -> bool:
     """Whether it is an Arrow scalar that holds a list, or a series."""
     if hasattr(cell, "as_py"):

@@ -148,26 +148,6 @@ def _say(domains: Domains, remarks: Remarks) -> None:
             note(f"{count} pictures hold several frames or pages; the first of each is used (first: {place})")
 
 
-def readable(paths: Sequence[str]) -> list[str]:
-    """Those of some pictures that can be decoded; of the others it is told why not.
-
-    Args:
-        paths: Files of pictures.
-
-    Raises:
-        InjertoError: Where none can.
-    """
-    bad = undecodable([Path(path) for path in paths])
-    told = [f"{paths[index]}: {why}" for index, why in bad.items()]
-    for line in told[:LISTED]:
-        warn(line)
-    if len(bad) == len(paths):
-        raise InjertoError(f"none of {len(paths)} images can be read, first: {told[0]}")
-    if bad:
-        note(f"{len(bad)} of {len(paths)} images cannot be read and are left out (--skip-bad)")
-    return [path for index, path in enumerate(paths) if index not in bad]
-
-
 def undecodable(items: Sequence[Input], kinds: dict[int, set[str]] | None = None) -> dict[int, str]:
     """Position and reason of every picture that cannot be decoded, in order.
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from PIL import Image
 
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.progress import note
+from injerto.domains.arrays import array_image
 from injerto.domains.cells import (
     SPREADSHEET_ERRORS,
-    array_image,
     is_nested,
     is_picture,
     plain,
@@ -68,6 +68,8 @@ class ColumnNames:
         group: A column of group keys; a name that is no column is left to the caller (a regular expression).
         split_column: The column of given splits.
         responses: Whether labels are what a language model is to say: another column is then looked for.
+        fitted: Role and column of a run that was fitted before: they stand where none is named.
+        inputs_only: The inputs' modality, where a run that takes it only reads inputs; None where everything is read.
     """
 
     input: str | None = None
@@ -76,6 +78,8 @@ class ColumnNames:
     group: str | None = None
     split_column: str | None = None
     responses: bool = False
+    fitted: tuple[tuple[str, str], ...] = ()
+    inputs_only: Modality | None = None
 
 
 def rows_from_columns(
@@ -109,7 +113,12 @@ def rows_from_columns(
         InjertoError: For a column that is not there, or a cell in it that cannot be what it should be.
     """
     columns, file = [column for column in table if column not in PRIVATE], file or name
+    names = _as_fitted(names, columns, file)
     roles = _roles(columns, names, file)
+    if names.inputs_only is not None:
+        roles = (roles[0], None, None, None)
+        if places is None and roles[0] is not None:  # every row in memory has its answer, an empty one too
+            table = {roles[0]: table[roles[0]]}
     item_name, label_name, domain_name, split_name = roles
     assert item_name is not None
     items: Sequence[Any] = [plain(cell) for cell in table[item_name]]
@@ -122,7 +131,10 @@ def rows_from_columns(
     elif label_name:
         labels = [cell if clean_name(cell) else None for cell in words_of(table[label_name], file, label_name)]
     items = _arrays(items, file, item_name)
-    modality, finder = _modality(items, file, item_name, names.input is not None, base)
+    if names.inputs_only is None:
+        modality, finder = _modality(items, file, item_name, names.input is not None, base)
+    else:
+        modality, finder = names.inputs_only, PictureNames(base) if names.inputs_only == "image" else None
     used = {"input": item_name, "label": label_name, "domain": domain_name}
     rows = Rows(
         modality,
@@ -161,7 +173,7 @@ def rows_from_columns(
     blank = filled.count(False)
     if blank:
         note(f"{file}: {blank} rows without any filled cell are left out")
-    if split_name is None and "split" in columns and "split" not in (*roles, names.group):
+    if names.inputs_only is None and split_name is None and "split" in columns and "split" not in (*roles, names.group):
         note(f"{file} has a column 'split' that is not used; add --split-column split to use it")
     return rows
 
@@ -209,6 +221,29 @@ def apply_group_pattern(rows: Rows, pattern: str) -> None:
                 f"--group '{pattern}' {kind} and as a pattern matches nothing in {rows.sources[index]}; correct it"
             )
         rows.keys[index] = key
+
+
+def _as_fitted(names: ColumnNames, columns: list[str], file: str) -> ColumnNames:
+    """The columns that a run was fitted with, in every role that is read and in which none is named."""
+    fitted = {role: column for role, column in names.fitted if getattr(names, role) is None}
+    if names.inputs_only is not None:
+        fitted = {role: column for role, column in fitted.items() if role == "input"}
+    for role, column in fitted.items():
+        if column not in columns and role != "domain":
+            raise InjertoError(
+                f"{file} has no column '{column}', from which the run read its {role}s (columns: {_listing(columns)}); "
+                f"name another one with --{role}"
+            )
+    if "domain" in fitted and fitted["domain"] not in columns:
+        column = fitted.pop("domain")
+        if column not in DOMAIN_NAMES:  # such as the names of a DatasetDict's parts
+            note(f"{file} has no column '{column}', from which the run read its domains; --domain names another one")
+    return replace(
+        names,
+        input=names.input or fitted.get("input"),
+        label=names.label or fitted.get("label"),
+        domain=names.domain or fitted.get("domain"),
+    )
 
 
 def _column(columns: list[str], role: str, named: str | None, guesses: Sequence[str], name: str) -> str | None:

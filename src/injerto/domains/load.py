@@ -35,6 +35,7 @@ def load_domains(
     split_file: str | PathLike[str] | None = None,
     extra: Mapping[str, str | PathLike[str]] | None = None,
     responses: bool = False,
+    fitted: Mapping[str, str] | None = None,
 ) -> Domains:
     """Read domains of pictures or texts from wherever they are; pictures are hashed, not yet decoded.
 
@@ -52,6 +53,8 @@ def load_domains(
         extra: Further domains by name, each from a path of its own.
         responses: Whether labels are what a language model is to say to an input; not given, they are looked for in
             columns such as ``response``, and texts without any are learned whole.
+        fitted: The columns that a run was fitted with (:attr:`injerto.evaluation.run.Run.columns`); a table must have
+            them where no other column is named.
 
     Returns:
         The domains. Ids, order and groups do not depend on labels.
@@ -65,7 +68,7 @@ def load_domains(
     """
     if isinstance(data, Domains):
         return data
-    names = ColumnNames(input, label, domain, group, split_column, responses)
+    names = ColumnNames(input, label, domain, group, split_column, responses, tuple((fitted or {}).items()))
     sample = SAMPLES.get(data) if isinstance(data, str) and not Path(data).exists() else None
     if sample is not None:
         rows = replace(read_rows(sample.path, names), name=data)

@@ -58,7 +58,7 @@ def rows_from_parts(parts: Mapping[str, Part], name: str, names: ColumnNames, *,
     if known and len(parts) > 1 and names.split_column is None:
         columns[_SPLIT] = keys
         names = replace(names, split_column=_SPLIT)
-    elif not known and names.domain is None:
+    elif not known and names.domain is None and dict(names.fitted).get("domain") not in columns:
         if any(column.lower() in DOMAIN_NAMES for column in columns):
             note(f"{name}: the names of its parts are the domains, not its column 'domain' (--domain names a column)")
         columns[_PART] = keys

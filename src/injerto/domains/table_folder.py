@@ -68,7 +68,7 @@ def _read_parts(root: Path, grouped: dict[str, list[Path]], name: str, names: Co
             for column, values in columns.items():
                 cells.setdefault(column, []).extend(values)
             places += [f"{shown}:{number}" for number in numbers]
-        if first and not set(cells) & first[1] & {*INPUT_NAMES, names.input}:
+        if first and not set(cells) & first[1] & {*INPUT_NAMES, names.input, dict(names.fitted).get("input")}:
             raise InjertoError(
                 f"{root} holds tables with other columns ({paths[0].name}, {first[0].name}); name one of the files"
             )

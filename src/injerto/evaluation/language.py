@@ -146,11 +146,12 @@ class LanguageRun(Run):
         """Empty: there are no classes."""
         return ()
 
-    def predict_proba(self, inputs: Any) -> NoReturn:
+    def predict_proba(self, inputs: Any, input: str | None = None) -> NoReturn:
         """Not to be had.
 
         Args:
             inputs: Anything.
+            input: Anything.
 
         Raises:
             InjertoError: Always.
@@ -165,25 +166,27 @@ class LanguageRun(Run):
         return size
 
     def predict(  # type: ignore[override]
-        self, prompts: str | Sequence[str], tokens: int = 64, temperature: float = 0.0, seed: int = 0
+        self, prompts: Any, tokens: int = 64, temperature: float = 0.0, seed: int = 0, input: str | None = None
     ) -> list[str]:
         """What the model goes on with: its response in a chat, else the rest of the text.
 
         Args:
-            prompts: One or several.
+            prompts: One or several, in any form that a classifier of texts takes.
             tokens: At most so many new tokens.
             temperature: 0 takes the likeliest token every time.
             seed: Of the draws.
+            input: The column of a table to read; that which the run was fitted with where not given.
         """
         if tokens < 1 or not (temperature == 0 or 0.01 <= temperature < 1000):
             raise InjertoError(
                 f"tokens must be 1 or more, the temperature 0 or from 0.01 to 1000, not {tokens} and {temperature}"
             )
         model, card, _ = self._opened
+        items = [str(item) for item in self.read(prompts, input).settle().items]
         limit = positions(model.backbone.model)
         found = []
         with merged(model):
-            for prompt in [prompts] if isinstance(prompts, str) else prompts:
+            for prompt in items:
                 ids = prompt_ids(prompt, self.size) if card["responses"] else self.size.tokenizer(prompt)["input_ids"]
                 if not ids:
                     raise InjertoError("an empty prompt has nothing to go on from")
@@ -195,15 +198,16 @@ class LanguageRun(Run):
                 found.append(generate(model.backbone, ids, tokens, temperature, seed))
         return found
 
-    def embed(self, inputs: Any) -> np.ndarray:
+    def embed(self, inputs: Any, input: str | None = None) -> np.ndarray:
         """The mean of the last hidden states of each text, float32 (N, D).
 
         Args:
-            inputs: A text, or a list of texts.
+            inputs: A text, or a list of texts, in any form that a classifier of texts takes.
+            input: The column of a table to read; that which the run was fitted with where not given.
         """
         from injerto.compute.inference import Embedder
 
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        texts = self.read(inputs, input).settle().items
         result = np.empty((len(texts), self.model.backbone.embedding_dim), np.float32)
         keys = [sha256(index) for index in range(len(texts))]
         for rows, values in Embedder(self.model.backbone, self.plan, constant=False).embed(texts, keys):

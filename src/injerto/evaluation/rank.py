@@ -152,8 +152,8 @@ def _scored(
         run = Run(name, precision="fp32" if precision == "auto" else precision, threads=threads)
         network = run.model.backbone
         _check_modality(name, network.modality, modality)
-        each = [run.embed(list(part.inputs)) for part in parts]
-        probabilities = [run.predict_proba(list(part.inputs)) for part in parts]
+        each = [run.embed(part) for part in parts]
+        probabilities = [run.predict_proba(part) for part in parts]
     else:
         network = open_backbone(name, data, image_size, max_length)
         _check_modality(name, network.modality, modality)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from injerto.adapters.artifact import shipped_names
-from injerto.adapters.card import CARD
+from injerto.adapters.card import CARD, ROLES
 from injerto.adapters.load import adapter_folder, load_model
 from injerto.adapters.sketch import Sketch, load_sketch
 from injerto.adapters.slider import set_strength
@@ -18,9 +18,11 @@ from injerto.basics.files import sha256
 from injerto.basics.lock import writer_of
 from injerto.basics.progress import note, warn
 from injerto.compute.plan import ComputePlan, make_plan
+from injerto.domains.columns import ColumnNames
 from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.domains import measure, warn_of_unknown
-from injerto.evaluation.inputs import as_inputs
+from injerto.evaluation.files import Inputs
+from injerto.evaluation.inputs import read_inputs
 from injerto.evaluation.predictor import predict_logits, probabilities
 from injerto.evaluation.recorded import FILE, read_rows
 from injerto.recipe.recipe import load_recipe
@@ -121,42 +123,85 @@ class Run:
         """Class names, in the order of the probabilities."""
         return self.model.labels
 
-    def predict_proba(self, inputs: Any) -> np.ndarray:
+    @property
+    def columns(self) -> dict[str, str]:
+        """The column of the table that was read in each role (``input``, ``label``, ``domain``) when it was fitted.
+
+        A run of an earlier version knows the columns that were named then; one of a folder has none.
+        """
+        recorded = self.card.get("columns")
+        recipe = self.path / "recipe.yaml"
+        if recorded is not None or not recipe.exists():
+            return dict(recorded or {})
+        fields = load_recipe(recipe)
+        return {role: fields[role] for role in ROLES if fields.get(role)}
+
+    def read(self, inputs: Any, input: str | None = None) -> Inputs:
+        """Read inputs as :meth:`predict_proba` does, with those that cannot be used.
+
+        Args:
+            inputs: As for :meth:`predict_proba`.
+            input: As for :meth:`predict_proba`.
+
+        Raises:
+            InjertoError: Where an input is of the wrong kind, or is not there.
+        """
+        return read_inputs(inputs, self.reading(input))
+
+    def reading(self, input: str | None = None) -> ColumnNames:
+        """What the run reads of its inputs.
+
+        Args:
+            input: The column of a table; that which the run was fitted with where not given.
+        """
+        return ColumnNames(
+            input=input,
+            responses=bool(self.card.get("responses")),
+            fitted=tuple(self.columns.items()),
+            inputs_only=self.model.backbone.modality,
+        )
+
+    def predict_proba(self, inputs: Any, input: str | None = None) -> np.ndarray:
         """Probabilities, float64 (N, C), columns in the order of :attr:`labels`.
 
         Args:
-            inputs: A path, PIL image, array (H, W, 3) or (N, H, W, 3), text, DataFrame, or a list of these.
+            inputs: A picture (path, PIL, bytes, open file, array or tensor of (H, W), (H, W, C) or (C, H, W), or N of
+                them), a text, or a list of these; or what :func:`injerto.fit` takes: a folder, archive, table, data
+                frame, ``datasets`` object, dict of columns, list of dicts, ``Domains``. A file of texts is a ``Path``.
+            input: The column of a table to read; that which the run was fitted with where not given.
 
         Raises:
-            InjertoError: Where an input can't be read.
+            InjertoError: Where an input can't be read, is empty or missing; its position is named.
         """
         model, _, plan = self._opened
-        items = as_inputs(inputs, model.backbone.modality)
+        items = self.read(inputs, input).settle().items
         if not items:
             return np.empty((0, len(model.labels)))
         keys = [sha256(index) for index in range(len(items))]
         return probabilities(predict_logits(model, plan, items, keys))
 
-    def predict(self, inputs: Any) -> list[str]:
+    def predict(self, inputs: Any, input: str | None = None) -> list[str]:
         """The most probable class of each input.
 
         Args:
             inputs: As for :meth:`predict_proba`.
+            input: As for :meth:`predict_proba`.
         """
-        return [self.labels[index] for index in self.predict_proba(inputs).argmax(axis=1)]
+        return [self.labels[index] for index in self.predict_proba(inputs, input).argmax(axis=1)]
 
-    def embed(self, inputs: Any) -> np.ndarray:
+    def embed(self, inputs: Any, input: str | None = None) -> np.ndarray:
         """Embeddings as the head sees them, float32 (N, D).
 
         Args:
             inputs: As for :meth:`predict_proba`.
+            input: As for :meth:`predict_proba`.
         """
         import torch
 
         from injerto.compute.inference import Embedder
 
         model, _, plan = self._opened
-        items = as_inputs(inputs, model.backbone.modality)
+        items = self.read(inputs, input).settle().items
         embedder = Embedder(model.backbone, plan, constant=False)
         width = model.head.shift.numel()
         result = np.empty((len(items), width), np.float32)
@@ -189,10 +234,7 @@ class Run:
             results[name] = measure(part, logits, model.labels)
             warn_of_unknown([part], model.labels)
         if results and not any(values["accuracy"] is not None for values in results.values()):
-            how = "name the column with --label" if domains.modality == "text" else "put them in folders of its classes"
-            raise InjertoError(
-                f"no example of {', '.join(results)} has a label that {self.path} knows; {how}, or predict instead"
-            )
+            raise InjertoError(f"{_why_unlabelled(domains, list(results), model.labels)}, or predict instead")
         return results
 
     @property
@@ -277,3 +319,17 @@ class Run:
         for name in empty:
             note(f"domain '{name}': every example was in the run's train or val split; it is not measured")
         return {name: part for name, part in parts.items() if len(part)}
+
+
+def _why_unlabelled(domains: Domains, names: Sequence[str], classes: Sequence[str]) -> str:
+    """Why nothing could be measured: there are no labels, or none is a class of the run."""
+    labels = sorted({label for name in names for label in domains[name].labels if label is not None})
+    how = "name another column with --label" if domains.used else "put the pictures in folders of its classes"
+    if not labels:
+        column = f" (column '{domains.used['label']}' is empty)" if "label" in domains.used else ""
+        return f"no example of {', '.join(names)} has a label{column}; {how}"
+    return (
+        f"no label of {', '.join(names)} is a class of the run: {', '.join(map(repr, labels[:5]))}"
+        f"{', ...' if len(labels) > 5 else ''} against {', '.join(map(repr, classes[:5]))}"
+        f"{', ...' if len(classes) > 5 else ''}; {how}"
+    )

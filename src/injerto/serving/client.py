@@ -137,8 +137,11 @@ class Client:
 
 
 def _item(one: Any) -> dict[str, str]:
+    from injerto.domains.images import read_image
+    from injerto.domains.texts import clean_text
+
     if isinstance(one, str):
-        return {"text": one}
+        return {"text": clean_text(one)}
     if isinstance(one, Path):
         try:
             one = one.read_bytes()
@@ -146,7 +149,7 @@ def _item(one: Any) -> dict[str, str]:
             raise InjertoError(f"cannot read {one}: {error.strerror or error}") from error
     if isinstance(one, Image.Image):
         stream = io.BytesIO()
-        one.save(stream, "PNG")
+        read_image(one).save(stream, "PNG")  # upright and RGB, as a run sees it: PNG holds no CMYK, and no orientation
         one = stream.getvalue()
     if not isinstance(one, bytes):
         raise InjertoError(f"an input is a text, a Path, bytes or a PIL image, not {type(one).__name__}")

@@ -386,7 +386,10 @@ class Fit:
         folder = self.folder / "adapter"
         changed = changed_names(self.prepared.backbone, self.prepared.tuned, self.recipe.norm or "frozen")
         size = save_tensors(folder, self.model, changed, line, self.recipe.head == "native")
-        save_card(folder, make_card(self.prepared.backbone, self.recipe, self.prepared.classes, quality))
+        columns = self.prepared.domains.used
+        save_card(
+            folder, make_card(self.prepared.backbone, self.recipe, self.prepared.classes, quality, columns=columns)
+        )
         return size + (folder / "adapter_card.json").stat().st_size
 
     def _report(

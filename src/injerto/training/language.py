@@ -354,5 +354,7 @@ class LanguageFit:
             }
             for name, entry in domains.items()
         }
-        save_card(folder, make_card(prepared.backbone, self.recipe, (), quality, prepared.responses))
+        save_card(
+            folder, make_card(prepared.backbone, self.recipe, (), quality, prepared.responses, prepared.domains.used)
+        )
         return size + (folder / "adapter_card.json").stat().st_size
