@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from injerto.basics.errors import InjertoError, first_line
-from injerto.basics.files import cache_root, file_sha256, remove_tree
+from injerto.basics.files import cache_root, file_sha256, remove_tree, sha256
 from injerto.basics.progress import progress
 from injerto.domains.folders import is_hidden, is_image_name, read_folder
 from injerto.domains.rows import Rows
@@ -26,6 +26,8 @@ MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 2**30
 _SPARE_BYTES = 64 * 2**20
 _BLOCK = 2**20
+UNPACKING = 2
+"""Raised whenever other members of an archive are unpacked than before, so that no earlier folder is read."""
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -60,7 +62,7 @@ def archive_stem(path: Path) -> str:
 def read_archive(path: Path) -> Rows:
     """Read a .zip or .tar (also .gz, .xz, .bz2) of a folder of pictures.
 
-    Its pictures are unpacked into ``cache_root()/archives/<SHA-256 of the archive>``, once.
+    Its pictures are unpacked into a folder of ``cache_root()/archives`` that is named by the archive's content, once.
 
     Args:
         path: The archive.
@@ -93,7 +95,7 @@ def unpack(path: Path) -> Path:
         raise InjertoError(
             f"cannot read {path}: {error.strerror or error}; check the file and its permissions"
         ) from error
-    target = cache_root() / "archives" / digest
+    target = cache_root() / "archives" / sha256(UNPACKING, digest)
     if target.is_dir():
         return target
     temporary = None

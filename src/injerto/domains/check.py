@@ -12,7 +12,7 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import cache_root, sha256, write_text
 from injerto.basics.progress import note, progress, warn
 from injerto.domains.domain import Domains, Input, Problem
-from injerto.domains.images import decode, reason
+from injerto.domains.images import DECODING, decode, reason
 from injerto.domains.rows import threads
 
 LISTED = 20
@@ -37,7 +37,7 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
     marker = (
         cache_root()
         / "verified"
-        / sha256(PIL.__version__, *(key for domain in domains.values() for key in domain.contents))
+        / sha256(DECODING, PIL.__version__, *(key for domain in domains.values() for key in domain.contents))
     )
     if domains.modality == "image" and not marker.exists():
         bad = _undecodable([item for domain in domains.values() for item in domain.inputs])

@@ -12,6 +12,8 @@ from injerto.basics.progress import warn
 from injerto.domains.domain import ImageInput
 from injerto.domains.preprocessing import ImagePreprocessing
 
+DECODING = 2
+"""Raised whenever a picture becomes other pixels than before, or is refused, so that no cache of the former is read."""
 POLICIES = ("none", "light", "standard")
 _SCALES = {"light": (0.6, 1.0), "standard": (0.35, 1.0)}
 _JITTER = 0.3

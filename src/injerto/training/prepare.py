@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from injerto.alignment.base import check_stages
-from injerto.backbones.backbone import Backbone, fingerprint
+from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note, warn
@@ -343,7 +343,7 @@ def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbo
         own = copy.deepcopy(given)
         if not isinstance(own, Backbone):
             return load_backbone(own, image_size=recipe.image_size)
-        own.fingerprint = fingerprint(own.model.state_dict())  # it may have been trained since it was loaded
+        own.identify()  # it may have been trained since it was loaded
         return own
     name = recipe.backbone
     assert name is not None
