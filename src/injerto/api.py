@@ -20,6 +20,7 @@ OWN = {
     "metrics.json",
     "log.jsonl",
     "splits.csv",
+    "base.json",
     "predictions.csv",
     "checkpoints",
     "adapter",
@@ -84,7 +85,7 @@ def fit(
 def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, overwrite: bool) -> "Run":
     _check_folder(folder, resume, overwrite)
     prepared, run_kind, fit_kind = _kinds(recipe, *given)
-    from injerto.evaluation.recorded import changes, save_splits
+    from injerto.evaluation.recorded import base_changes, changes, save_base, save_splits
     from injerto.training.clock import Clock
 
     clock = Clock(prepared.seconds)
@@ -92,20 +93,29 @@ def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, ove
     if (folder / "recipe.yaml").exists() and not overwrite:
         _check_recipe(folder, prepared.recipe)
         changed = changes(folder, prepared.domains, prepared.sides)
+        other = base_changes(folder, prepared.backbone, recipe.task == "causal-lm")
         if (folder / "metrics.json").exists():
             note(f"{folder} is finished already; nothing to do")
             if changed:
                 warn(f"its figures are of other data than these: {changed}; --overwrite makes it anew")
+            if other:
+                warn(f"its figures are of a base model that is another one now: {other}; --overwrite makes it anew")
             return run
         if changed:
             raise InjertoError(
                 f"--resume: {folder} was started on other data: {changed}; bring them back, or use --overwrite"
+            )
+        if other:
+            raise InjertoError(
+                f"--resume: the base model of {folder}, {prepared.backbone.spec}, is another one since it was started: "
+                f"{other}; bring it back, or use --overwrite"
             )
     for line in prepared.plan.lines():
         note(line)
     before = _set_aside(folder) if overwrite else None
     prepared.recipe.save(folder / "recipe.yaml")
     save_splits(folder, prepared.domains, prepared.sides)
+    save_base(folder, prepared.backbone)
     try:
         fit_kind(prepared, folder, clock).run(resume)
     except BaseException:

@@ -180,8 +180,8 @@ def check_base(path: Path, card: dict[str, Any], base: Backbone) -> None:
         )
     if other := misfit(card, base):
         raise InjertoError(
-            f"{path} was made for the base model {card['base']['name']}; {base.spec} has the same weights, but {other}, "
-            "so it is refused"
+            f"{path} was made for the base model {card['base']['name']}; {base.spec} has the same weights, but "
+            f"{other}, so it is refused"
         )
 
 

@@ -1,4 +1,4 @@
-"""How a network is defined: its configuration, the code of its own classes, and the settings of its modules, as digests.
+"""How a network is defined, as digests: its configuration, the code of its own classes, the settings of its modules.
 
 Nothing is imported or run. The code of the libraries is not read: their versions stand for it.
 """

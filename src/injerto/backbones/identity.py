@@ -1,8 +1,9 @@
 """What tells one base from another: its weights, tokenizer and pooling, and what it computes on a probe.
 
-Weights alone do not say what a network computes. The same weights give other embeddings with another vocabulary, another
-pooling, another ``layer_norm_eps`` or another ``forward``. A base therefore has two descriptions: one for the adapter card,
-which other machines and versions compare with a tolerance, and an exact one for the caches of this machine.
+Weights alone do not say what a network computes. The same weights give other embeddings with another vocabulary,
+another pooling, another ``layer_norm_eps`` or another ``forward``. A base therefore has two descriptions: one for the
+adapter card, which other machines and versions compare with a tolerance, and an exact one for the caches of this
+machine.
 """
 
 import json
@@ -101,8 +102,8 @@ def identify(backbone: "Backbone") -> Identity:
     probe = _probe(backbone, size)
     if not probe:
         warn(
-            f"{backbone.spec} gives another output each time for the same input: its forward draws at random, keeps a state "
-            "or mixes the inputs of a batch. What it computes is not cached"
+            f"{backbone.spec} gives another output each time for the same input: its forward draws at random, keeps a "
+            "state or mixes the inputs of a batch; what it computes is not kept on the disk"
         )
     scale = max(map(abs, probe), default=0.0) or 1.0
     rounded = [round(value / scale, 5) for value in (*probe, *([math.log10(scale)] if probe else []))]

@@ -1,4 +1,4 @@
-"""What a tokenizer does, as digests: one by its behaviour, for other machines; one exact, for the caches of this one."""
+"""What a tokenizer does: by its behaviour, for comparison across versions; exactly, for the caches of this machine."""
 
 import json
 from collections.abc import Iterator

@@ -347,9 +347,21 @@ def _backbone(recipe: Recipe, data: Any, domains: Domains, given: Any) -> Backbo
         return own
     name = recipe.backbone
     assert name is not None
-    key = name, data if isinstance(data, str) else None, recipe.image_size, recipe.max_length
-    loaded = load_once("backbone", key, lambda: open_backbone(name, data, recipe.image_size, recipe.max_length))
+    loaded = named_backbone(name, data, recipe.image_size, recipe.max_length)
     return copy.deepcopy(loaded) if is_shared() else loaded
+
+
+def named_backbone(name: str, data: Any, image_size: int | None, max_length: int | None) -> Backbone:
+    """A pretrained model by its name, loaded once where runs share what they load: it must stay as it is then.
+
+    Args:
+        name: As :func:`injerto.load_backbone` takes it.
+        data: What it is for.
+        image_size: Pixels a side; the model's own where not given.
+        max_length: Tokens a text, at most.
+    """
+    key = name, data if isinstance(data, str) else None, image_size, max_length
+    return load_once("backbone", key, lambda: open_backbone(name, data, image_size, max_length))
 
 
 def _announce(prepared: Prepared) -> None:
