@@ -36,6 +36,8 @@ NUMBERS = 8
 TOLERANCE = 1e-3
 """Largest difference between two outputs of the same float32 base, as a share of their size. The same base differs by
 about 1e-6 between thread counts and by up to 1e-4 between machines and versions of torch."""
+ELSEWHERE = 1e-2
+"""The same for a network that lies on an accelerator, whose float32 products may be rounded to 10 bits."""
 SHORT_TEXTS = ("a probe", "A longer probe, of 9 words: naïve, größer, 日本!")
 SENTENCE = "In 1998 the Old river rose; nobody (not even Ana) had seen it higher, and 40 houses were lost. "
 
@@ -50,10 +52,11 @@ class Identity:
         chat_template: Digest of its tokenizer's chat template; None where it has none.
         pooling: How hidden states become an embedding, for a transformers network.
         size: Height and width of the probe pictures; empty for texts.
-        probe: Projections of its embeddings of the probe inputs; empty where they are not the same every time.
+        probe: Projections of its embeddings of the probe inputs; empty where it cannot take them or is not steady.
         tolerance: Largest difference to ``probe``, as a share of its size, that the same base may show.
         definition: Digest of its configuration, its own code and its pooling.
         key: Digest of everything above and of the attributes of its modules, exact: the name of its caches.
+        steady: Whether the same input always has the same embedding, whatever else is in the batch.
     """
 
     weights: str
@@ -65,11 +68,7 @@ class Identity:
     tolerance: float
     definition: str
     key: str
-
-    @property
-    def steady(self) -> bool:
-        """Whether the same input always has the same embedding."""
-        return bool(self.probe)
+    steady: bool
 
     def card(self) -> dict[str, Any]:
         """The JSON form that the adapter card carries beside the weights' fingerprint."""
@@ -99,14 +98,14 @@ def identify(backbone: "Backbone") -> Identity:
     own = definition(backbone.model, backbone._embed)
     tokens = looks.tokenizer if isinstance(looks, TextPreprocessing) else None
     template = getattr(tokens, "chat_template", None)
-    probe = _probe(backbone, size)
-    if not probe:
+    probe, steady = _probe(backbone, size)
+    if not steady:
         warn(
             f"{backbone.spec} gives another output each time for the same input: its forward draws at random, keeps a "
             "state or mixes the inputs of a batch; what it computes is not kept on the disk"
         )
     scale = max(map(abs, probe), default=0.0) or 1.0
-    rounded = [round(value / scale, 5) for value in (*probe, *([math.log10(scale)] if probe else []))]
+    rounded = [f"{scale:.4g}", *(round(value / scale, 5) for value in probe)]
     exact = "" if tokens is None else exact_form(tokens)
     return Identity(
         weights=backbone.fingerprint,
@@ -115,8 +114,9 @@ def identify(backbone: "Backbone") -> Identity:
         pooling=pooling,
         size=size,
         probe=probe,
-        tolerance=max(TOLERANCE, 8 * _resolution(backbone.model)),
+        tolerance=_tolerance(backbone.model),
         definition=own,
+        steady=steady,
         key=sha256(backbone.fingerprint, own, settings(backbone.model), exact, json.dumps(rounded)),
     )
 
@@ -129,7 +129,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], chat: bool = F
         now: The same of the other.
         chat: Whether the chat template counts.
     """
-    if before.get("version") != now.get("version"):
+    if not before.get("version") == now.get("version") == VERSION:
         return None
     if before["tokenizer"] != now["tokenizer"]:
         return "another tokenizer"
@@ -178,6 +178,11 @@ def distance(before: "list[float] | tuple[float, ...]", now: "list[float] | tupl
     return float(np.abs(a - b).max()) / scale if scale else 0.0
 
 
+def _tolerance(model: nn.Module) -> float:
+    """Largest difference that the same base may show, where and in the types in which it lies."""
+    return max(TOLERANCE if _device(model).type == "cpu" else ELSEWHERE, 8 * _resolution(model))
+
+
 def _resolution(model: nn.Module) -> float:
     """The coarsest step between numbers of the network's types."""
     kinds = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype.itemsize > 1}
@@ -191,14 +196,17 @@ def _probe_size(backbone: "Backbone") -> tuple[int, ...]:
     return (SIDE, SIDE) if backbone.any_size else (looks.height, looks.width)
 
 
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 @torch.no_grad()
-def _probe(backbone: "Backbone", size: tuple[int, ...]) -> tuple[float, ...]:
-    """Projections of the embeddings of probe inputs; empty where they change from call to call.
+def _probe(backbone: "Backbone", size: tuple[int, ...]) -> tuple[tuple[float, ...], bool]:
+    """Projections of the embeddings of probe inputs, and whether they are the same every time.
 
     One thread computes them, so that their last digits do not depend on how many there are.
     """
     model = backbone.model.eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = _pictures(size) if size else _texts(backbone)
     saved = set(model.state_dict())
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
@@ -207,7 +215,7 @@ def _probe(backbone: "Backbone", size: tuple[int, ...]) -> tuple[float, ...]:
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            outputs = [(_run(backbone, batch, device), same) for batch, same in batches]
+            outputs = [(_run(backbone, batch), same) for batch, same in batches]
     finally:
         torch.set_num_threads(threads)
     changed = [name for name, buffer in buffers.items() if not torch.equal(before[name], buffer)]
@@ -215,19 +223,18 @@ def _probe(backbone: "Backbone", size: tuple[int, ...]) -> tuple[float, ...]:
         buffers[name].copy_(before[name])
     first = outputs[0][0]
     if first is None or changed:
-        return ()
+        return (), not changed
     room = (0.1 * TOLERANCE + 8 * _resolution(model)) * float(first.abs().max())
-    rows = [first]
-    for output, same in outputs[1:]:
-        if same is None:
-            rows += [] if output is None else [output]
-        elif output is None or float((first[same] - output).abs().max()) > room:
-            return ()
-    return tuple(float(f"{value:.6g}") for value in _project(torch.cat(rows)).flatten().tolist())
+    for output, same in outputs:
+        if output is not None and same is not None and float((first[same] - output).abs().max()) > room:
+            return (), False
+    rows = torch.cat([output for output, same in outputs if output is not None and same is None])
+    return tuple(float(f"{value:.6g}") for value in _project(rows).flatten().tolist()), True
 
 
-def _run(backbone: "Backbone", batch: Any, device: torch.device) -> Tensor | None:
+def _run(backbone: "Backbone", batch: Any) -> Tensor | None:
     """Embeddings, float64 on the CPU; None where the network cannot take such a batch."""
+    device = _device(backbone.model)
     moved = batch.to(device) if isinstance(batch, Tensor) else {name: part.to(device) for name, part in batch.items()}
     try:
         output: Tensor = backbone(moved)
