@@ -105,7 +105,7 @@ def identify(backbone: "Backbone") -> Identity:
             "state or mixes the inputs of a batch; what it computes is not kept on the disk"
         )
     scale = max(map(abs, probe), default=0.0) or 1.0
-    rounded = [f"{scale:.4g}", *(round(value / scale, 5) for value in probe)]
+    rounded = [f"{scale:.3g}", *(round(value / scale, 3) for value in probe)]  # equal on most machines
     exact = "" if tokens is None else exact_form(tokens)
     return Identity(
         weights=backbone.fingerprint,
