@@ -98,8 +98,8 @@ def check_alike(runs: Sequence[Run], keys: Sequence[str]) -> None:
 
 def _bases_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """In what the bases of two cards differ; None where they are the same."""
-    marks = [card["base"].get("identity") or {} for card in (one, other)]
-    apart = difference(*marks, chat=one["responses"] or other["responses"])
+    before, now = (card["base"].get("identity") or {} for card in (one, other))
+    apart = difference(before, now, chat=one["responses"] or other["responses"])
     if apart:
         return f"base ({apart})"
     plain = [{key: value for key, value in card["base"].items() if key != "identity"} for card in (one, other)]
