@@ -72,7 +72,7 @@ def settings(model: nn.Module) -> str:
 
 
 def _config(model: nn.Module) -> Any:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return None
     return {key: _plain(value) for key, value in sorted(config.to_dict().items()) if key not in UNRELATED}

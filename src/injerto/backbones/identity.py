@@ -156,7 +156,9 @@ def is_identity(value: Any) -> bool:
     if value["version"] != VERSION:
         return True  # another version's, which is not read
     words = [value.get(name) for name in ("tokenizer", "chat_template", "pooling")]
-    numbers = [value.get("tolerance"), *(value.get("probe") or [])] if isinstance(value.get("probe"), list) else [None]
+    numbers: list[Any] = (
+        [value.get("tolerance"), *(value.get("probe") or [])] if isinstance(value.get("probe"), list) else [None]
+    )
     return (
         all(word is None or (isinstance(word, str) and word.isprintable() and len(word) <= 64) for word in words)
         and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
