@@ -75,7 +75,7 @@ def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, ove
 
 def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, overwrite: bool) -> "Run":
     prepared, run_kind, fit_kind = _kinds(recipe, *given)
-    from injerto.evaluation.recorded import changes, save_splits
+    from injerto.evaluation.recorded import base_changes, changes, save_base, save_splits
     from injerto.training.clock import Clock
 
     clock = Clock(prepared.seconds)
@@ -83,10 +83,13 @@ def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool
     if (folder / "recipe.yaml").exists() and not overwrite:
         _check_recipe(folder, prepared.recipe)
         changed = changes(folder, prepared.domains, prepared.sides)
+        other = base_changes(folder, prepared.backbone, recipe.task == "causal-lm")
         if (folder / "metrics.json").exists():
             note(f"{folder} is finished already; nothing to do")
             if changed:
                 warn(f"its figures are of other data than these: {changed}; --overwrite makes it anew")
+            if other:
+                warn(f"its figures are of a base model that is another one now: {other}; --overwrite makes it anew")
             remove_earlier(folder)
             return run
         if changed:
@@ -94,11 +97,17 @@ def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool
                 f"cannot go on with {folder}: it was started on other data: {changed}; bring them back, or start again "
                 f"with --overwrite (in a comparison or search: remove {folder})"
             )
+        if other:
+            raise InjertoError(
+                f"cannot go on with {folder}: its base model {prepared.backbone.spec} has changed since it was started: "
+                f"{other}; bring it back, or start again with --overwrite (in a comparison or search: remove {folder})"
+            )
     for line in prepared.plan.lines():
         note(line)
     before = replace_run(folder) if overwrite else earlier_of(folder)
     prepared.recipe.save(folder / "recipe.yaml")
     save_splits(folder, prepared.domains, prepared.sides)
+    save_base(folder, prepared.backbone)
     try:
         fit_kind(prepared, folder, clock).run(resume)
     except BaseException:

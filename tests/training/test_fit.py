@@ -384,7 +384,7 @@ def test_the_report_has_what_was_promised(image_run: Path) -> None:
     assert metrics["adapter_bytes"] == size
     assert 0 < metrics["parameters"]["trainable"] < metrics["parameters"]["total"]
     assert {path.name for path in image_run.iterdir()} == {
-        "recipe.yaml", "metrics.json", "log.jsonl", "checkpoints", "adapter", "splits.csv", "predictions.csv"
+        "recipe.yaml", "metrics.json", "log.jsonl", "checkpoints", "adapter", "splits.csv", "base.json", "predictions.csv"
     }  # fmt: skip
 
 

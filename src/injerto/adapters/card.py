@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.backbones.backbone import Backbone
+from injerto.backbones.identity import is_identity
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import file_sha256, write_text
 from injerto.basics.lock import writer_of
@@ -71,6 +72,7 @@ def make_card(
             "name": base_name(backbone),
             "spec": backbone.spec if public else "",
             "fingerprint": backbone.fingerprint,
+            "identity": backbone.identity.card(),
             "embedding_dim": backbone.embedding_dim,
             "licence": backbone.licence,
         },
@@ -174,6 +176,9 @@ def _check(card: Any, path: Path) -> None:
     for key in ("name", "spec", "fingerprint"):
         if not isinstance(card["base"].get(key), str):
             raise InjertoError(f"{path} is damaged: base '{key}' is missing")
+    identity = card["base"].get("identity")
+    if identity is not None and not is_identity(identity):
+        raise InjertoError(f"{path} is damaged: base 'identity' is of the wrong kind")
     spec = card["base"]["spec"]
     if spec and not _PUBLIC.fullmatch(spec):
         raise InjertoError(f"{path}: base spec {spec[:80]!r} is no public model's name; name the base with --backbone")

@@ -15,7 +15,8 @@ from injerto.adapters.artifact import load_changed, load_low_rank, load_tensors,
 from injerto.adapters.card import load_card, warn_if_changed
 from injerto.adapters.peft import CONFIG, load_config
 from injerto.adapters.slider import Line
-from injerto.backbones.backbone import Backbone, fingerprint
+from injerto.backbones.backbone import Backbone
+from injerto.backbones.identity import difference
 from injerto.backbones.language import load_language
 from injerto.backbones.load import load_backbone
 from injerto.backbones.transformers_models import positions
@@ -134,7 +135,7 @@ def load_peft(path: str | PathLike[str], backbone: Any) -> Backbone:
     if not all(torch.isfinite(tensor).all() for tensor in base.model.state_dict().values()):
         raise InjertoError(f"{folder}: with the adapter the base's weights are not finite; it is not loaded")
     base.spec, base.hub_id = f"peft:{folder.resolve().name}", None
-    base.fingerprint = fingerprint(base.model.state_dict())
+    base.identify()
     return base
 
 
@@ -153,7 +154,9 @@ def load_base(path: Path, backbone: Any = None) -> Backbone:
     if card["task"] == "causal-lm":
         base = spec if isinstance(spec, Backbone) else load_language(spec)
     else:
-        base = _base(path, card, backbone)
+        base = _base(path, card, spec)
+    if isinstance(spec, Backbone):
+        base.identify()  # it may have been trained since it was loaded
     check_base(path, card, base)
     return base
 
@@ -167,7 +170,7 @@ def check_base(path: Path, card: dict[str, Any], base: Backbone) -> None:
         base: The plain base model.
 
     Raises:
-        InjertoError: Where it has other weights.
+        InjertoError: Where it has other weights, or computes something else with them.
     """
     if base.fingerprint != card["base"]["fingerprint"]:
         raise InjertoError(
@@ -175,6 +178,23 @@ def check_base(path: Path, card: dict[str, Any], base: Backbone) -> None:
             f"{card['base']['fingerprint'][:12]}; {base.spec} has {base.fingerprint[:12]}: "
             "other weights, so it is refused"
         )
+    if other := misfit(card, base):
+        raise InjertoError(
+            f"{path} was made for the base model {card['base']['name']}; {base.spec} has the same weights, but "
+            f"{other}, so it is refused"
+        )
+
+
+def misfit(card: dict[str, Any], base: Backbone) -> str | None:
+    """In what a base differs from the one that an adapter was made for, in words; None where it is the same.
+
+    Args:
+        card: The adapter's.
+        base: A plain base model.
+    """
+    if base.fingerprint != card["base"]["fingerprint"]:
+        return "other weights"
+    return difference(card["base"].get("identity") or {}, base.identity.card(), card["responses"])
 
 
 def _spec(path: Path, card: dict[str, Any], backbone: Any) -> Any:
@@ -216,8 +236,7 @@ def preprocessing_of(path: Path, base: Backbone, card: dict[str, Any]) -> ImageP
     return size
 
 
-def _base(path: Path, card: dict[str, Any], backbone: Any) -> Backbone:
-    spec = _spec(path, card, backbone)
+def _base(path: Path, card: dict[str, Any], spec: Any) -> Backbone:
     base = spec if isinstance(spec, Backbone) else load_backbone(spec)
     wanted = card["preprocessing"]
     takes = wanted.get("modality")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from injerto.backbones.identity import identify
 from injerto.backbones.stages import Stage, find_stages
 from injerto.basics.errors import InjertoError
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
         native_head: Path of the classifier in the network's own class (``fc``, ``head.fc``); None where it has none.
             For transformers see :func:`injerto.backbones.heads.transformers_head_keys`.
         fingerprint: SHA-256 of the weights as loaded.
+        identity: The weights and everything else that decides what the network computes, as loaded.
     """
 
     def __init__(
@@ -85,6 +87,12 @@ class Backbone(nn.Module):
         self.stages: tuple[Stage, ...] = find_stages(model, lambda: self._probe(batch))
         self._stage_of = {name: i for i, stage in enumerate(self.stages) for name in stage.parameters}
         self.any_size = not fixed_size and isinstance(batch, Tensor) and takes_any_size(self, batch)
+        self.identity = identify(self)
+
+    def identify(self) -> None:
+        """Take fingerprint and identity again: the network may have changed since it was loaded."""
+        self.fingerprint = fingerprint(self.model.state_dict())
+        self.identity = identify(self)
 
     def _probe(self, batch: Any) -> Tensor:
         try:

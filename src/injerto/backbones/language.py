@@ -15,7 +15,7 @@ from injerto.backbones.hub import reading
 from injerto.backbones.packaged import PACKAGED, locate
 from injerto.backbones.transformers_models import licence_of, positions, quiet
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import atomic_folder, cache_root, sha256
+from injerto.basics.files import atomic_folder, cache_root, file_sha256, sha256
 from injerto.basics.progress import note
 from injerto.domains.preprocessing import TextPreprocessing
 
@@ -82,7 +82,7 @@ def _converted(path: Path, spec: str) -> Path:
     """A GGUF file as a folder of transformers, made once: reading the file itself takes twenty seconds every time."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    digest = sha256(path.name, path.stat().st_size, version("transformers"))[:16]
+    digest = sha256(path.name, file_sha256(path), version("transformers"))[:16]
     folder = cache_root() / "models" / f"{path.stem}-{digest}"
     if folder.is_dir():
         return folder

@@ -22,6 +22,11 @@ class TextEmbed:
 
     modes: tuple[str, ...] = ("mean",)
 
+    @property
+    def name(self) -> str:
+        """The modes in a word."""
+        return "+".join(self.modes)
+
     def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Embed a batch.
 
@@ -59,6 +64,11 @@ class VisionEmbed:
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The kind."""
+        return self.kind
 
     def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
         """Embed a batch.

@@ -79,6 +79,8 @@ class AdapterBank:
         if limit is not None and not (isinstance(limit, int | float) and limit > 0):
             raise InjertoError(f"the limit is a number of bytes above 0, not {limit}")
         base = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+        if base is backbone:
+            base.identify()  # it may have been trained since it was loaded
         self.base, self.limit = base, limit
         self._trunk = Trunk(base, make_plan(base, precision, threads))
         self._residents: OrderedDict[str, Resident] = OrderedDict()

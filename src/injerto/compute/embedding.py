@@ -84,8 +84,8 @@ def kept(
         wanted: Positions that will be asked for; all where not given.
     """
     described += f"/below stage {cut.stage}" if cut.suffix is not None else ""
-    key = space_key(backbone.fingerprint, backbone.preprocessing.card(), described, plan.precision)
-    on_disk = cut.suffix is not None or room_for(len(keys), cut.width) is None
+    key = space_key(backbone.identity.key, backbone.preprocessing.card(), described, plan.arithmetic)
+    on_disk = backbone.identity.steady and (cut.suffix is not None or room_for(len(keys), cut.width) is None)
     store = FeatureStore(key, cut.width, on_disk)
 
     def compute(positions: list[int]) -> Iterator[Chunk]:

@@ -16,6 +16,7 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path, cache_problem, cache_root, remove_tree, sha256
 from injerto.basics.progress import format_bytes, note
 from injerto.compute.crew import crew
+from injerto.domains.images import DECODING
 
 SHARD_BYTES = 32_000_000
 """Bytes that are held in memory before they are written."""
@@ -25,22 +26,23 @@ Chunk = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Positions (n,), rows float32 (sum of counts, D), and how many rows each position has; None where each has one."""
 
 
-def space_key(fingerprint: str, preprocessing: dict[str, object], view: str, precision: str) -> str:
+def space_key(base: str, preprocessing: dict[str, object], view: str, arithmetic: str) -> str:
     """Name of the folder for values that are comparable: everything that decides a value but the content.
 
     Args:
-        fingerprint: The backbone's.
+        base: The key of the backbone's identity.
         preprocessing: Its card.
         view: Which augmented version, how norm statistics were made, and where the backbone was cut.
-        precision: ``fp32`` or ``bf16``.
+        arithmetic: Precision, device and layout.
     """
     versions = []
-    for package in ("torch", "timm", "transformers", "tokenizers", "pillow", "numpy"):
+    for package in ("injerto", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"):
         try:
             versions.append(f"{package}={version(package)}")
         except PackageNotFoundError:
             versions.append(f"{package}=none")
-    return sha256(FORMAT, fingerprint, json.dumps(preprocessing, sort_keys=True), view, precision, *versions)
+    card = json.dumps(preprocessing, sort_keys=True)
+    return sha256(FORMAT, DECODING, base, card, view, arithmetic, *versions)
 
 
 class FeatureStore:

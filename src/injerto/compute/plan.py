@@ -41,6 +41,11 @@ class ComputePlan:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     @property
+    def arithmetic(self) -> str:
+        """What decides the numbers of a computation, but for their last digits."""
+        return f"{self.precision}/{self.device}/{'channels_last' if self.channels_last else 'contiguous'}"
+
+    @property
     def text_chunk(self) -> int:
         """Tokens in one pass of frozen inference: as many texts of L tokens as fit, one at least.
 

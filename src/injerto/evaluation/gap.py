@@ -121,6 +121,8 @@ def measure_gap(
         network = open_backbone(str(backbone or BACKBONES[domains.modality]), data, image_size, max_length)
     else:
         network = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, image_size=image_size)
+        if network is backbone:
+            network.identify()  # it may have been trained since it was loaded
     if network.modality != domains.modality:
         raise InjertoError(f"{domains.name} holds {domains.modality}s, and {network.spec} takes {network.modality}s")
     plan = make_plan(network, precision, threads)

@@ -1,17 +1,30 @@
-"""``splits.csv``: a run's examples and their splits; written before the first step, so that changed data show."""
+"""What a run began with, written before its first step, so that changes show: its examples, and its base model.
+
+``splits.csv`` has the examples and their splits, ``base.json`` what the base model is.
+"""
 
 import csv
 import io
+import json
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from injerto.backbones.backbone import Backbone
+from injerto.backbones.identity import difference, distance, is_identity
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import sha256, write_csv
+from injerto.basics.files import sha256, write_csv, write_text
+from injerto.basics.progress import note
+from injerto.compute.machine import installed_versions
 from injerto.domains.domain import Domain
 
 FILE = "splits.csv"
+BASE = "base.json"
+SAME = 1e-4
+"""Largest difference between the outputs of a base on the probe before and after an interruption."""
 HEADER = ("domain", "content", "split")
 Row = tuple[str, str, str]
 """Domain, content hash and split."""
@@ -71,6 +84,72 @@ def changes(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.
     if before is None or before == _rows(domains, sides):
         return None
     return _difference(before, domains) or "the same examples are divided otherwise"
+
+
+def save_base(folder: Path, backbone: Backbone) -> None:
+    """Write ``base.json``, unless an earlier start of the run has written it.
+
+    Args:
+        folder: The run's folder.
+        backbone: The base model, as it was loaded or tuned since.
+    """
+    if not (folder / BASE).exists():
+        write_text(folder / BASE, json.dumps(_describe(backbone), indent=1) + "\n")
+
+
+def base_changes(folder: Path, backbone: Backbone, chat: bool = False) -> str | None:
+    """In what a run's base model is another one by now, in words; None where it is the same, or no record is there.
+
+    Other versions of the libraries are no other base: they are named in a note.
+
+    Args:
+        folder: The run's folder.
+        backbone: The base model, as it was loaded or tuned since.
+        chat: Whether the chat template counts.
+
+    Raises:
+        InjertoError: Where the record is damaged.
+    """
+    path = folder / BASE
+    if not path.exists():
+        return None
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        was, versions = dict(before["preprocessing"]), dict(before["versions"])
+        weights, mark, own = str(before["fingerprint"]), before["identity"], str(before["definition"])
+    except (ValueError, KeyError, TypeError):
+        was, mark = {}, None
+    if not is_identity(mark):
+        raise InjertoError(f"{path} is damaged: it cannot be told which base model the run had; start with --overwrite")
+    now = _describe(backbone)
+    if weights != now["fingerprint"]:
+        return "other weights"
+    if words := difference(mark, now["identity"], chat):
+        return words
+    for name, value in now["preprocessing"].items():
+        if was.get(name) != value and name != "tokenizer":  # a name only: what it does was compared
+            return f"another preprocessing ({name} {value}, not {was.get(name)})"
+    other = [
+        f"{name} {versions.get(name)} -> {new}" for name, new in now["versions"].items() if versions.get(name) != new
+    ]
+    if not other and own != now["definition"]:
+        return "another configuration or code"
+    if mark["version"] == now["identity"]["version"] and distance(mark["probe"], now["identity"]["probe"]) > SAME:
+        return "another configuration or code (its outputs on a probe differ)"
+    if other and not (folder / "metrics.json").exists():
+        note(f"{folder} was begun with other versions: {', '.join(other)}; its last digits may not be the same")
+    return None
+
+
+def _describe(backbone: Backbone) -> dict[str, Any]:
+    return {
+        "spec": backbone.spec,
+        "fingerprint": backbone.fingerprint,
+        "identity": backbone.identity.card(),
+        "definition": backbone.identity.definition,
+        "preprocessing": json.loads(json.dumps(backbone.preprocessing.card())),
+        "versions": installed_versions("tokenizers", "pillow", "numpy") | {"python": platform.python_version()},
+    }
 
 
 def check_sibling(folder: Path, domains: Mapping[str, Domain], out: Path, skip_bad: bool = False) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.adapters.card import CARD, load_card
-from injerto.adapters.load import adapter_folder, load_base
+from injerto.adapters.load import adapter_folder, load_base, misfit
 from injerto.adapters.sketch import Sketch
 from injerto.bank.bank import AdapterBank, UnknownAdapter, name_of
 from injerto.bank.resident import Resident
@@ -51,7 +51,7 @@ class Desk:
         self.folder = folder
         self._backbone = backbone
         self._options: dict[str, Any] = {"precision": precision, "threads": threads, "limit": limit}
-        self._banks: dict[str, AdapterBank] = {}
+        self._banks: list[AdapterBank] = []
         self._place: dict[str, AdapterBank] = {}
         self._lock, self._growing = threading.Lock(), threading.Lock()
         for run in runs:
@@ -63,14 +63,14 @@ class Desk:
         card = load_card(adapter_folder(run))
         if card["task"] != "classification":
             raise InjertoError(f"{run} is a language model's; classifiers are served")
-        mark = card["base"]["fingerprint"]
         with self._growing:
-            bank = self._banks.get(mark)
+            bank = next((one for one in self.banks if misfit(card, one.base) is None), None)
             if bank is None:
                 bank = AdapterBank(load_base(run, self._backbone), **self._options)
             bank.load(run, name)
             with self._lock:
-                self._banks[mark] = bank
+                if bank not in self._banks:
+                    self._banks.append(bank)
                 before = self._place.get(name)
                 self._place[name] = bank
         if before is not None and before is not bank:
@@ -86,7 +86,7 @@ class Desk:
     def banks(self) -> list[AdapterBank]:
         """One for each base."""
         with self._lock:
-            return list(self._banks.values())
+            return list(self._banks)
 
     def bank_of(self, name: str) -> AdapterBank:
         """The bank that has an adapter.

@@ -12,6 +12,7 @@ from injerto.adapters.artifact import save_tensors
 from injerto.adapters.card import save_card
 from injerto.adapters.combine import combine as add_up
 from injerto.adapters.load import load_base
+from injerto.backbones.identity import difference
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_new, clear_folder, write_text
 from injerto.basics.lock import hold
@@ -95,9 +96,23 @@ def check_alike(runs: Sequence[Run], keys: Sequence[str]) -> None:
     first = runs[0]
     for run in runs[1:]:
         for key in keys:
-            if run.card.get(key) != first.card.get(key):
+            if key == "base":
+                words = _bases_apart(run.card, first.card)
+            else:
+                words = key if run.card.get(key) != first.card.get(key) else None
+            if words:
                 cure = "; fit them with one --split-seed" if key == "split_seed" else ""
-                raise InjertoError(f"{run.path} and {first.path} differ in {key}: they can't be added up{cure}")
+                raise InjertoError(f"{run.path} and {first.path} differ in {words}: they can't be added up{cure}")
+
+
+def _bases_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """In what the bases of two cards differ; None where they are the same."""
+    before, now = (card["base"].get("identity") or {} for card in (one, other))
+    apart = difference(before, now, chat=one["responses"] or other["responses"])
+    if apart:
+        return f"base ({apart})"
+    plain = [{key: value for key, value in card["base"].items() if key != "identity"} for card in (one, other)]
+    return "base" if plain[0] != plain[1] else None
 
 
 def ship(

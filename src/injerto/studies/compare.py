@@ -13,6 +13,7 @@ from injerto.basics.files import check_own, remove_tree
 from injerto.basics.launcher import check_alone
 from injerto.basics.lock import hold
 from injerto.basics.progress import format_seconds, note
+from injerto.studies.bases import check_bases
 from injerto.studies.budget import Halving, check_axes, plan_halving, read_budget
 from injerto.studies.cluster import check_cluster, run_all
 from injerto.studies.fixed import check_named, fixed_settings
@@ -135,7 +136,7 @@ def _compare(
     from injerto.compute.machine import installed_versions, machine
 
     if missing:
-        _check_needs(missing, [one for one in order if one not in missing], folder)
+        _check_needs(missing, [*(one for one in order if one not in missing), *earlier], folder)
     plan = plan_halving(folder, planned, numbers, limit)
     axes, beside = describe(planned, len(beside), earlier)
     given.pop("source", None)
@@ -222,6 +223,8 @@ def _check_needs(planned: Sequence[Planned], done: Sequence[Planned], folder: Pa
     domains = read_domains(first, first.data)
     if alike := [one.name for one in done if one.recipe.target == first.target]:
         check_sibling(folder / "runs" / alike[0], domains, folder, first.skip_bad)
+    wanted = {one.recipe.backbone for one in planned}
+    check_bases((folder / "runs" / one.name for one in done if one.recipe.backbone in wanted), first.data, folder)
     check_shared(list({one.label: one.recipe for one in reversed(planned)}.values()), first.data)
 
 

@@ -14,6 +14,7 @@ from injerto.basics.progress import note, quiet
 from injerto.evaluation.validators import VALIDATORS
 from injerto.recipe.command import flags
 from injerto.recipe.recipe import is_balanced, make_recipe
+from injerto.studies.bases import check_bases
 from injerto.studies.choice import CHOOSER
 from injerto.studies.fixed import check_named, fixed_settings
 from injerto.studies.ledger import Ledger, differences, hide_password
@@ -166,12 +167,14 @@ def _plan(
         domains = read_domains(base, data)
         space = default_space(base, domains.modality)
         recipes = check_space(data, space, fixed)
-    from injerto.evaluation.recorded import check_sibling
+    from injerto.evaluation.recorded import FILE, check_sibling
     from injerto.training.beforehand import check_shared
     from injerto.training.prepare import settle_roles
 
-    for earlier in sorted(folder.glob("trials/*/*/"))[:1]:
+    done = sorted(folder.glob("trials/*/*/"))
+    for earlier in [run for run in done if (run / FILE).exists()][:1]:  # losing runs do not keep it
         check_sibling(earlier, domains, folder, base.skip_bad)
+    check_bases((run for run in done if (run / "metrics.json").exists()), data, folder)
     check_shared(list({recipe.model_dump_json(): recipe for recipe in recipes}.values()), data)
     with quiet():
         sources, _ = settle_roles(base, domains)

@@ -34,7 +34,7 @@ from injerto.studies.ledger import Ledger
 from injerto.studies.sampling import distributions
 from injerto.studies.space import Dimension, point_at, settings_at
 
-KEPT = {"metrics.json", "recipe.yaml"}
+KEPT = {"metrics.json", "recipe.yaml", "base.json"}
 """What stays of a run that does not win."""
 TRIALS = 30
 """How many trials there are where neither their number nor a time is given."""

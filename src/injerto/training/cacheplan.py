@@ -92,7 +92,7 @@ def _plan_cache(prepared: "Prepared", span: Span, uses: float, count: int) -> tu
         return None, f"nothing ({backbone.spec} can't be cut below stage {span.frozen})"
     what = "embeddings" if embeddings else f"stages 0-{span.frozen - 1}" if span.frozen > 1 else "stage 0"
     rows = count * (_mean_tokens(prepared) if cut.ragged else 1)
-    reason = room_for(round(rows), cut.width)
+    reason = room_for(round(rows), cut.width) if backbone.identity.steady else "its outputs change from call to call"
     if reason and not embeddings:
         return None, f"nothing ({what} of {count} inputs: {reason})"
     size = format_bytes(round(rows) * cut.width * 4)

@@ -35,7 +35,8 @@ class Caches:
     def statistics_changed(self) -> None:
         """Norm statistics were re-estimated: from now on values belong to another space."""
         layers = norm_layers(self.prepared.backbone).values()
-        self._statistics = "/" + sha256(*(layer.running_mean.cpu().numpy().tobytes() for layer in layers))  # type: ignore[union-attr, operator]
+        moments = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
+        self._statistics = "/" + sha256(*(moment.cpu().numpy().tobytes() for moment in moments))  # type: ignore[union-attr, operator]
 
     def embeddings(self, parts: Sequence[Domain], title: str) -> np.ndarray:
         """Embeddings of unaugmented inputs by the backbone before training, float32 (N, D).

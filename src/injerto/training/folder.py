@@ -16,6 +16,7 @@ OWN = {
     "metrics.json",
     "log.jsonl",
     "splits.csv",
+    "base.json",
     "predictions.csv",
     "checkpoints",
     "adapter",

@@ -1,5 +1,6 @@
 """One run of a language model: read texts or prompts with responses, tune, measure perplexity before and after."""
 
+import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,8 @@ def prepare_language(recipe: Recipe, data: Any, backbone: Any = None) -> Prepare
         assert resolved.backbone is not None
         network = load_language(resolved.backbone, resolved.max_length)
     elif isinstance(backbone, Backbone):
-        network = backbone
+        network = copy.deepcopy(backbone)  # the user's own stays as it is
+        network.identify()  # it may have been trained since it was loaded
         resolved = resolved.model_copy(update={"backbone": network.spec})
     else:
         raise InjertoError("backbone: a language model is given by name or folder, or as load_language(...) returns it")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from injerto.alignment.base import check_stages
-from injerto.backbones.backbone import Backbone, fingerprint
+from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note, warn
@@ -351,13 +351,25 @@ def _backbone(recipe: Recipe, data: Any, given: Any) -> Backbone:
         own = copy.deepcopy(given)
         if not isinstance(own, Backbone):
             return load_backbone(own, image_size=recipe.image_size)
-        own.fingerprint = fingerprint(own.model.state_dict())  # it may have been trained since it was loaded
+        own.identify()  # it may have been trained since it was loaded
         return own
     name = recipe.backbone
     assert name is not None
-    key = name, data if isinstance(data, str) else None, recipe.image_size, recipe.max_length
-    loaded = load_once("backbone", key, lambda: open_backbone(name, data, recipe.image_size, recipe.max_length))
+    loaded = named_backbone(name, data, recipe.image_size, recipe.max_length)
     return copy.deepcopy(loaded) if is_shared() else loaded
+
+
+def named_backbone(name: str, data: Any, image_size: int | None, max_length: int | None) -> Backbone:
+    """A pretrained model by its name, loaded once where runs share what they load: it must stay as it is then.
+
+    Args:
+        name: As :func:`injerto.load_backbone` takes it.
+        data: What it is for.
+        image_size: Pixels a side; the model's own where not given.
+        max_length: Tokens a text, at most.
+    """
+    key = name, data if isinstance(data, str) else None, image_size, max_length
+    return load_once("backbone", key, lambda: open_backbone(name, data, image_size, max_length))
 
 
 def _announce(prepared: Prepared) -> None:
