@@ -165,7 +165,7 @@ def test_a_run_does_not_go_on_with_another_base(
     with pytest.raises(InjertoError) as caught:
         begun(resume=True)
     said = str(caught.value)
-    assert words in said and "is another one since it was started" in said and "\n" not in said
+    assert words in said and "has changed since it was started" in said and "\n" not in said
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
