@@ -13,7 +13,7 @@ from injerto.backbones.backbone import Backbone, pool
 from injerto.backbones.packaged import ENCODERS, load_packaged
 from injerto.backbones.timm_models import embed as timm_embed
 from injerto.backbones.timm_models import image_preprocessing, load_timm, pretrained_cfg
-from injerto.backbones.transformers_models import default_preprocessing, load_transformers, vision_embed
+from injerto.backbones.transformers_models import default_preprocessing, is_causal, load_transformers, vision_embed
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.plugins import load_plugin, plugins
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
@@ -182,4 +182,5 @@ def _load_transformers_module(
         return Backbone(model, embed, spec=spec, library="transformers", preprocessing=preprocessing, fixed_size=tokens)
     if not isinstance(preprocessing, TextPreprocessing):
         raise InjertoError(f"{spec} takes texts; give preprocessing=TextPreprocessing(tokenizer, max_length, name)")
-    return Backbone(model, TextEmbed(), spec=spec, library="transformers", preprocessing=preprocessing)
+    embed = TextEmbed(("lasttoken",) if is_causal(model.config) else ("mean",))
+    return Backbone(model, embed, spec=spec, library="transformers", preprocessing=preprocessing)
