@@ -128,9 +128,9 @@ def export_merged(folder: Path, model: Model | LanguageModel, card: dict[str, An
             network.config = named_classes(copy.deepcopy(network.config), model.labels)
             _save_transformers(folder, network, backbone)
             note(
-                f"{folder}: transformers' own classifier for {backbone.spec} cannot hold this head (it pools otherwise, "
-                "or has no bias): the folder is the encoder, and pipeline() or AutoModelFor...Classification would give "
-                f"it a random head; the README's lines load it with {HEAD}"
+                f"{folder}: transformers' own classifier for {backbone.spec} cannot hold this head (it pools "
+                "otherwise, or has no bias): the folder is the encoder, and pipeline() or AutoModelFor...Classification "
+                f"would give it a random head; the README's lines load it with {HEAD}"
             )
         elif backbone.library == "timm":
             _save_timm(folder, network, backbone, None)
@@ -147,7 +147,10 @@ def _save_transformers(folder: Path, network: Any, backbone: Backbone) -> None:
         network.save_pretrained(folder)
     size = backbone.preprocessing
     if isinstance(size, TextPreprocessing):
-        size.tokenizer.save_pretrained(folder)
+        tokenizer = copy.deepcopy(size.tokenizer)
+        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+            tokenizer.pad_token = tokenizer.eos_token  # the mask hides it; without one nothing is batched
+        tokenizer.save_pretrained(folder)
         if isinstance(backbone._embed, TextEmbed):
             width = backbone.embedding_dim // len(backbone._embed.modes)
             save_pooling(folder, backbone._embed, width, size.max_length)

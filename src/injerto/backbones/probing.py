@@ -27,7 +27,7 @@ def check_weights(model: nn.Module, spec: str) -> None:
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
-            raise InjertoError(f"{spec}: the shape of '{name}' is not known yet; run one batch through the network first")
+            raise InjertoError(f"{spec}: the shape of '{name}' is not known yet; run one batch through it first")
         if tensor.is_meta:
             raise InjertoError(f"{spec}: '{name}' is on the meta device and has no values; load the weights first")
 
@@ -50,7 +50,7 @@ def check_output(output: Any, spec: str) -> None:
         raise InjertoError(f"{spec} must return real numbers, not {output.dtype}; wrap it so")
     if not torch.isfinite(output).all():
         raise InjertoError(
-            f"{spec} computes NaN or infinity on a probe batch; are its weights whole? Load them again, or choose another"
+            f"{spec} computes NaN or infinity on a probe batch; check that its weights are whole, or choose another"
         )
 
 
@@ -109,6 +109,6 @@ def check_vocabulary(tokenizer: Any, rows: int | None, spec: str) -> None:
     words = [word for _, word in beyond if word not in special]
     if words:
         raise InjertoError(
-            f"{spec} has embeddings for {rows} tokens, its tokenizer knows {len(words)} more, as '{words[0]}'; give the "
-            "tokenizer of this network, or save the network after resize_token_embeddings(len(tokenizer))"
+            f"{spec} has embeddings for {rows} tokens, its tokenizer knows {len(words)} more, as '{words[0]}'; give "
+            "the tokenizer of this network, or save the network after resize_token_embeddings(len(tokenizer))"
         )

@@ -166,7 +166,9 @@ def _consistent(domains: Domains, responses: bool) -> Domains:
     lost = sum(len(domains[name]) - len(part) for name, part in kept.items())
     if lost:
         warn(f"{lost} prompts without a response are left out")
-    return Domains({name: part for name, part in kept.items() if len(part)}, "text", domains.name, domains.problems, domains.used)
+    return Domains(
+        {name: part for name, part in kept.items() if len(part)}, "text", domains.name, domains.problems, domains.used
+    )
 
 
 def _announce(prepared: PreparedLanguage, size: TextPreprocessing) -> None:

@@ -15,7 +15,9 @@ from injerto.tuning.base import Span
 class Packed:
     """The train examples of every source, packed, and how they become batches."""
 
-    def __init__(self, examples: Mapping[str, Sequence[Encoded]], length: int, filler: int, device: str, alone: bool) -> None:
+    def __init__(
+        self, examples: Mapping[str, Sequence[Encoded]], length: int, filler: int, device: str, alone: bool
+    ) -> None:
         """Pack each source for itself.
 
         Args:
@@ -26,7 +28,9 @@ class Packed:
             alone: Whether each example has a row of its own, for a model that does not take packed rows.
         """
         self.rows = {
-            name: [[example] for example in found] if alone else [[found[i] for i in row] for row in pack(found, length)]
+            name: [[example] for example in found]
+            if alone
+            else [[found[i] for i in row] for row in pack(found, length)]
             for name, found in examples.items()
         }
         self.filler, self.device, self.alone = filler, device, alone
