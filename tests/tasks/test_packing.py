@@ -27,7 +27,7 @@ def network(kind: str, words: int) -> Any:
             t.FalconConfig(vocab_size=words, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, alibi=True)
         ),
         "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(vocab_size=words, num_key_value_heads=2, head_dim=8, **small)),
-        "mistral": lambda: t.MistralForCausalLM(t.MistralConfig(vocab_size=words, sliding_window=4, **small)),
+        "mistral": lambda: t.MistralForCausalLM(t.MistralConfig(vocab_size=words, sliding_window=4, num_key_value_heads=2, **small)),
         "bigcode": lambda: t.GPTBigCodeForCausalLM(
             t.GPTBigCodeConfig(vocab_size=words, n_embd=16, n_layer=2, n_head=2)
         ),

@@ -37,10 +37,9 @@ def own_classifier(model: Model, network: Any) -> nn.Module | None:
         whole = _build(network, model.labels, image).eval()
     except (ValueError, AttributeError, TypeError):  # transformers has no such class for this network
         return None
-    if not isinstance(model.backbone.preprocessing, TextPreprocessing):
-        pass
-    elif whole.config.pad_token_id is None:
-        tokenizer = model.backbone.preprocessing.tokenizer
+    size = model.backbone.preprocessing
+    if isinstance(size, TextPreprocessing) and whole.config.pad_token_id is None:
+        tokenizer = size.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         whole.config.pad_token_id = pad
     device = next(network.parameters()).device
@@ -108,6 +107,7 @@ def named_classes(config: Any, labels: Sequence[str]) -> Any:
 def _fillings(whole: Any, network: Any, weight: Tensor, bias: Tensor) -> Iterator[None]:
     """Ways to put a linear head into the class; each is in the weights when it is yielded."""
     known = set(network.state_dict())
+    weight, bias = weight.to(whole.device), bias.to(whole.device)
     prefix = f"{whole.base_model_prefix}."
     linears = [
         (path, layer)
@@ -134,7 +134,7 @@ def _fillings(whole: Any, network: Any, weight: Tensor, bias: Tensor) -> Iterato
         if out.bias is None or inner.bias is None:
             return
         if inner.out_features == width:  # a tanh between
-            inner.weight.copy_(SMALL * torch.eye(width))
+            inner.weight.copy_(SMALL * torch.eye(width, device=weight.device))
             inner.bias.zero_()
             out.weight.copy_(weight / SMALL)
             out.bias.copy_(bias)
@@ -145,7 +145,7 @@ def _fillings(whole: Any, network: Any, weight: Tensor, bias: Tensor) -> Iterato
             inner.bias.zero_()
             inner.bias[: 2 * classes] = torch.cat([bias, -bias])
             out.weight.zero_()
-            eye = torch.eye(classes)
+            eye = torch.eye(classes, device=weight.device)
             out.weight[:, : 2 * classes] = torch.cat([eye, -eye], dim=1)
             out.bias.zero_()
             yield

@@ -34,9 +34,7 @@ def rehearse(backbone: Backbone, tuned: Tuned, plan: ComputePlan) -> ComputePlan
         plan = replace(plan, precision="fp32")
         why = _try(backbone, tuned, plan)
     if why:
-        raise InjertoError(
-            f"{backbone.spec} does not train with this --tuning ({why}); choose another, or --head probe"
-        )
+        raise InjertoError(f"{backbone.spec} does not train so ({why}); choose another --tuning, or --head probe")
     return plan
 
 
