@@ -70,3 +70,32 @@ def test_a_head_that_does_not_fit_is_said(
     assert list(config["id2label"].values()) == list(run.labels)
     network = injerto.load_backbone(str(tmp_path / "merged"))
     assert network._embed.modes == ("mean",)
+
+
+@pytest.mark.parametrize("kind", ["vit", pytest.param("convnext", marks=pytest.mark.slow)])
+def test_pictures_in_transformers_own_class(kind: str, pictures: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
+    import transformers as t
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    network = {
+        "vit": lambda: t.ViTModel(t.ViTConfig(image_size=32, patch_size=8, **small), add_pooling_layer=False),
+        "convnext": lambda: t.ConvNextModel(
+            t.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], image_size=64)
+        ),
+    }[kind]()
+    network.save_pretrained(tmp_path / "base")
+    common = {"source": "day", "backbone": str(tmp_path / "base"), "steps": 4, "augment": "none"} | quick
+    run = injerto.fit(pictures, out=tmp_path / "run", tuning="last:1", **common)
+    injerto.export(run.path, tmp_path / "merged", format="merged")
+    whole = t.AutoModelForImageClassification.from_pretrained(tmp_path / "merged").eval()
+    assert list(whole.config.id2label.values()) == list(run.labels)
+    size = run.model.backbone.preprocessing
+    images = torch.randn(3, 3, size.height, size.width)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(pixel_values=images).logits, run.model(images).logits, rtol=1e-3, atol=1e-4)
+    again = injerto.load_backbone(str(tmp_path / "merged")).preprocessing
+    np.testing.assert_allclose([*again.mean, *again.std], [*size.mean, *size.std], rtol=1e-6)
+    assert (again.height, again.width, again.squash, again.interpolation) == (
+        size.height, size.width, size.squash, size.interpolation,
+    )  # fmt: skip

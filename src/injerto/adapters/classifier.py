@@ -174,7 +174,7 @@ def save_processor(folder: Any, size: Any) -> None:
     from PIL import Image
     from transformers import BitImageProcessor, ViTImageProcessor
 
-    shared = {
+    shared: dict[str, Any] = {
         "resample": int(Image.Resampling[size.interpolation.upper()]),
         "image_mean": list(size.mean),
         "image_std": list(size.std),

@@ -189,8 +189,10 @@ def _load_transformers_module(
             preprocessing = default_preprocessing(model.config, image_size)
         if isinstance(preprocessing, TextPreprocessing):
             raise InjertoError(f"{spec} takes pictures, not texts; give an ImagePreprocessing")
-        embed, tokens = vision_embed(model, preprocessing, spec, pooler=True)
-        return Backbone(model, embed, spec=spec, library="transformers", preprocessing=preprocessing, fixed_size=tokens)
+        vision, tokens = vision_embed(model, preprocessing, spec, pooler=True)
+        return Backbone(
+            model, vision, spec=spec, library="transformers", preprocessing=preprocessing, fixed_size=tokens
+        )
     if not isinstance(preprocessing, TextPreprocessing):
         raise InjertoError(f"{spec} takes texts; give preprocessing=TextPreprocessing(tokenizer, max_length, name)")
     embed = TextEmbed(("lasttoken",) if is_causal(model.config) else ("mean",))
