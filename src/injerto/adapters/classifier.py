@@ -46,7 +46,7 @@ def own_classifier(model: Model, network: Any) -> nn.Module | None:
     whole.to(device)
     batch = probe_batch(model.backbone.preprocessing, device)
     wanted = model(batch).logits.float()
-    first = model.head.layers[0]
+    first: Any = model.head.layers[0]
     weight, bias = first.weight.detach().float(), first.bias.detach().float()
     plain = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     for _ in _fillings(whole, network, weight, bias):
@@ -115,11 +115,11 @@ def _fillings(whole: Any, network: Any, weight: Tensor, bias: Tensor) -> Iterato
         if isinstance(layer, nn.Linear) and f"{path.removeprefix(prefix)}.weight" not in known
     ]
     classes, width = weight.shape
-    outs = [layer for _, layer in linears if layer.out_features == classes]
+    outs: list[Any] = [layer for _, layer in linears if layer.out_features == classes]
     if not outs:
         return
     out = outs[-1]
-    dense = [layer for _, layer in linears if layer is not out]
+    dense: list[Any] = [layer for _, layer in linears if layer is not out]
     if not dense and out.in_features in (width, 2 * width):
         for start in range(0, out.in_features, width):
             if out.bias is None and not _shift_norm(whole, weight, bias):
@@ -156,7 +156,7 @@ def _shift_norm(whole: Any, weight: Tensor, bias: Tensor) -> bool:
 
     The embedding of the exported encoder moves by a constant.
     """
-    norms = [m for m in whole.base_model.modules() if isinstance(m, nn.LayerNorm) and m.bias is not None]
+    norms: list[Any] = [m for m in whole.base_model.modules() if isinstance(m, nn.LayerNorm) and m.bias is not None]
     if not norms or norms[-1].bias.shape[0] != weight.shape[1]:
         return not bool(bias.any())
     shift = torch.linalg.lstsq(weight.double(), bias.double()[:, None]).solution[:, 0]

@@ -96,7 +96,7 @@ def accepted(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
         model: A transformers network.
         given: Arguments by name.
     """
-    names, free = _parameters(type(model))
+    names, free = _parameters(type(model))  # type: ignore[arg-type]
     return {name: value for name, value in given.items() if name in names or (free and name != "use_cache")}
 
 
