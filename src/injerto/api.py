@@ -99,7 +99,7 @@ def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool
             )
         if other:
             raise InjertoError(
-                f"cannot go on with {folder}: its base model {prepared.backbone.spec} has changed since it was started: "
+                f"cannot go on with {folder}: its base {prepared.backbone.spec} has changed since it was started: "
                 f"{other}; bring it back, or start again with --overwrite (in a comparison or search: remove {folder})"
             )
     for line in prepared.plan.lines():

@@ -75,6 +75,8 @@ def test_the_models_own_pooling(text_folder: Callable[..., Path]) -> None:
         (flags | {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, torch.cat([cls, mean], 1)),
         (flags | {"pooling_mode_mean_sqrt_len_tokens": True}, root),
         ({"pooling_mode": "cls"}, cls),
+        ({"pooling_mode_lasttoken": True}, torch.stack([h[-1] for h in hidden])),
+        ({"pooling_mode": "weightedmean"}, torch.stack([rising(h) for h in hidden])),
     ]
     for config, expected in cases:
         backbone = load_backbone(f"hf:{sentence(folder, config, 16)}")
@@ -82,8 +84,14 @@ def test_the_models_own_pooling(text_folder: Callable[..., Path]) -> None:
             assert torch.allclose(backbone(batch), expected, atol=1e-5), config
         assert backbone.embedding_dim == expected.shape[1] and backbone.preprocessing.max_length == 16
     assert load_backbone(f"hf:{sentence(folder, {}, 999)}").preprocessing.max_length == 40  # no position beyond
-    with pytest.raises(InjertoError, match="lasttoken"):
-        pooling_modes({"pooling_mode_lasttoken": True}, "x")
+    with pytest.raises(InjertoError, match="colbert"):
+        pooling_modes({"pooling_mode_colbert": True}, "x")
+
+
+def rising(hidden: torch.Tensor) -> torch.Tensor:
+    """The mean with weights 1, 2, 3, ..."""
+    weights = torch.arange(1.0, len(hidden) + 1)[:, None]
+    return (hidden * weights).sum(0) / weights.sum()
 
 
 def test_a_layer_behind_the_pooling_is_refused(text_folder: Callable[..., Path]) -> None:

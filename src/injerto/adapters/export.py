@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from injerto.adapters.artifact import native_names, new_tensors, save_tensors
 from injerto.adapters.card import ADAPTER, HEAD, INT8, base_name, save_card
+from injerto.adapters.classifier import named_classes, own_classifier, save_pooling, save_processor
 from injerto.adapters.likeness import unlike_peft
 from injerto.adapters.load import adapter_folder
 from injerto.adapters.peft import CONFIG
@@ -21,6 +22,7 @@ from injerto.backbones.pooling import TextEmbed, VisionEmbed
 from injerto.backbones.transformers_models import quiet
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import write_text
+from injerto.basics.progress import note
 from injerto.compute.batches import Inputs
 from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
@@ -124,12 +126,24 @@ def export_merged(folder: Path, model: Model | LanguageModel, card: dict[str, An
         return
     plain = len(model.head.layers) == 1 and isinstance(model.neck, nn.Identity)
     own = backbone.native_head if backbone.library == "timm" and plain else None
+    whole = own_classifier(model, network) if backbone.library == "transformers" else None
     if own is not None:
         _save_timm(folder, network, backbone, model)
         write_text(folder / "README.md", _readme(backbone, TIMM_LOADER))
+    elif whole is not None:
+        _save_transformers(folder, whole, backbone)
+        image = backbone.modality == "image"
+        write_text(folder / "README.md", _readme(backbone, PICTURE_LOADER if image else TEXT_LOADER))
     else:
         if backbone.library == "transformers":
+            network = network if network is not backbone.model else copy.copy(network)
+            network.config = named_classes(copy.deepcopy(network.config), model.labels)
             _save_transformers(folder, network, backbone)
+            note(
+                f"{folder}: transformers' own classifier for {backbone.spec} cannot hold this head (it pools "
+                "otherwise, or has no bias): the folder is the encoder, and pipeline() or AutoModelFor... "
+                f"would give it a random head; the README's lines load it with {HEAD}"
+            )
         elif backbone.library == "timm":
             _save_timm(folder, network, backbone, None)
         else:
@@ -145,7 +159,15 @@ def _save_transformers(folder: Path, network: Any, backbone: Backbone) -> None:
         network.save_pretrained(folder)
     size = backbone.preprocessing
     if isinstance(size, TextPreprocessing):
-        size.tokenizer.save_pretrained(folder)
+        tokenizer = copy.deepcopy(size.tokenizer)
+        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+            tokenizer.pad_token = tokenizer.eos_token  # the mask hides it; without one nothing is batched
+        tokenizer.save_pretrained(folder)
+        if isinstance(backbone._embed, TextEmbed):
+            width = backbone.embedding_dim // len(backbone._embed.modes)
+            save_pooling(folder, backbone._embed, width, size.max_length)
+    else:
+        save_processor(folder, size)
 
 
 def _save_timm(folder: Path, network: Any, backbone: Backbone, model: Model | None) -> None:
@@ -179,6 +201,14 @@ LANGUAGE_LOADER = """from transformers import AutoModelForCausalLM, AutoTokenize
 model = AutoModelForCausalLM.from_pretrained(FOLDER)
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 """
+TEXT_LOADER = """from transformers import pipeline
+
+classify = pipeline("text-classification", model=FOLDER)
+"""
+PICTURE_LOADER = """from transformers import pipeline
+
+classify = pipeline("image-classification", model=FOLDER)
+"""
 TIMM_LOADER = """import timm
 
 model = timm.create_model(f"local-dir:{FOLDER}", pretrained=True).eval()
@@ -189,6 +219,8 @@ _POOLS = {
     "max": 'hidden.masked_fill(mask == 0, float("-inf")).amax(1)',
     "mean": "(hidden * mask).sum(1) / mask.sum(1)",
     "mean_sqrt_len_tokens": "(hidden * mask).sum(1) / mask.sum(1).sqrt()",
+    "weightedmean": "(hidden * mask * mask.cumsum(1)).sum(1) / (mask * mask.cumsum(1)).sum(1)",
+    "lasttoken": "hidden[range(len(hidden)), mask[:, :, 0].sum(1).long() - 1]",
 }
 _VIEWS = {
     "pooler": "out.pooler_output.flatten(1)",
@@ -217,7 +249,8 @@ def _loader(backbone: Backbone, model: Model) -> str:
         assert isinstance(size, TextPreprocessing)
         pools = ", ".join(_POOLS[mode] for mode in embed.modes)
         lines += [
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+            'tokenizer = AutoTokenizer.from_pretrained(FOLDER, padding_side="right")',
+            "tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token",
             "batch = tokenizer(TEXTS, padding=True, truncation=True, "
             f'max_length={size.max_length}, return_tensors="pt")',
             'mask = batch["attention_mask"].unsqueeze(-1).float()',

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from injerto.backbones.identity import identify
+from injerto.backbones.probing import check_company, check_output, check_vocabulary, check_weights, embedding_rows
 from injerto.backbones.stages import Stage, find_stages
 from injerto.basics.errors import InjertoError
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
+from injerto.domains.texts import pad, tokenize
 
 if TYPE_CHECKING:
     from injerto.backbones.split import Prefix, Suffix
@@ -76,6 +78,9 @@ class Backbone(nn.Module):
             InjertoError: Where the network does not take its own input or yields no embedding.
         """
         super().__init__()
+        check_weights(model, spec)
+        if isinstance(preprocessing, TextPreprocessing):
+            check_vocabulary(preprocessing.tokenizer, embedding_rows(model), spec)
         self.spec, self.library, self.preprocessing = spec, library, preprocessing
         self.modality: Literal["image", "text"] = "text" if isinstance(preprocessing, TextPreprocessing) else "image"
         self.hub_id, self.licence, self.native_head = hub_id, licence, native_head
@@ -86,6 +91,7 @@ class Backbone(nn.Module):
         self.embedding_dim = 0  # the probe says
         self.stages: tuple[Stage, ...] = find_stages(model, lambda: self._probe(batch))
         self._stage_of = {name: i for i, stage in enumerate(self.stages) for name in stage.parameters}
+        check_company(self, batch)
         self.any_size = not fixed_size and isinstance(batch, Tensor) and takes_any_size(self, batch)
         self.identity = identify(self)
 
@@ -102,8 +108,7 @@ class Backbone(nn.Module):
         except Exception as error:
             shape = tuple(batch.shape) if isinstance(batch, Tensor) else "input_ids, attention_mask"
             raise InjertoError(f"{self.spec} does not run on a probe batch ({shape}): {first_line(error)}") from error
-        if output.ndim != 2 or len(output) != 2:
-            raise InjertoError(f"{self.spec} must return embeddings (B, D), not {tuple(output.shape)}; remove its head")
+        check_output(output, self.spec)
         self.embedding_dim = output.shape[1]
         return output
 
@@ -202,15 +207,8 @@ def probe_batch(preprocessing: ImagePreprocessing | TextPreprocessing, device: t
     if isinstance(preprocessing, ImagePreprocessing):
         generator = torch.Generator().manual_seed(0)
         return torch.randn(2, 3, preprocessing.height, preprocessing.width, generator=generator).to(device)
-    tokenizer = preprocessing.tokenizer
-    rows = [tokenizer(text)["input_ids"][: preprocessing.max_length] for text in PROBE_TEXTS]
-    length = max(len(row) for row in rows)
-    ids = torch.full((2, length), tokenizer.pad_token_id or 0, dtype=torch.int64)
-    mask = torch.zeros((2, length), dtype=torch.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    arrays = pad(tokenize(PROBE_TEXTS, preprocessing), preprocessing)
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def takes_any_size(run: Callable[[Tensor], Tensor], batch: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.hub import reading
 from injerto.backbones.packaged import PACKAGED, locate
+from injerto.backbones.probing import embedding_rows
 from injerto.backbones.transformers_models import licence_of, positions, quiet
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_folder, cache_root, file_sha256, sha256
@@ -58,9 +59,8 @@ def load_language(spec: str | PathLike[str], max_length: int | None = None) -> B
         torch.manual_seed(0)
         model, tokenizer = _read(name, spec)
         licence = licence or licence_of(name)
-    size = TextPreprocessing(
-        tokenizer, int(min(max_length or LONGEST, positions(model))), hub_id or Path(name).resolve().name
-    )
+    length = int(min(max_length or LONGEST, positions(model)))
+    size = TextPreprocessing(tokenizer, length, hub_id or Path(name).resolve().name, rows=embedding_rows(model))
     return Backbone(model, embed, spec=spec, library="transformers", preprocessing=size, hub_id=hub_id, licence=licence)
 
 
@@ -106,7 +106,8 @@ def body(model: nn.Module) -> nn.Module:
     Args:
         model: A transformers model.
     """
-    return getattr(model, str(model.base_model_prefix))  # type: ignore[no-any-return]
+    found: nn.Module = getattr(model, str(model.base_model_prefix), model)
+    return found
 
 
 def embed(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

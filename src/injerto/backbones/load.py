@@ -1,5 +1,6 @@
 """Which spec is which model: the one way to a backbone."""
 
+import copy
 import json
 from collections.abc import Callable
 from os import PathLike, fspath
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 from injerto.backbones.backbone import Backbone, pool
 from injerto.backbones.packaged import ENCODERS, load_packaged
+from injerto.backbones.probing import check_weights
 from injerto.backbones.timm_models import embed as timm_embed
 from injerto.backbones.timm_models import image_preprocessing, load_timm, pretrained_cfg
-from injerto.backbones.transformers_models import default_preprocessing, load_transformers, vision_embed
+from injerto.backbones.transformers_models import default_preprocessing, is_causal, load_transformers, vision_embed
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.plugins import load_plugin, plugins
+from injerto.basics.progress import note
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 
 GROUP = "injerto.backbones"
@@ -144,7 +147,15 @@ def _unknown(spec: str) -> InjertoError:
 def _load_module(
     model: nn.Module, image_size: int | None, preprocessing: ImagePreprocessing | TextPreprocessing | None
 ) -> Backbone:
-    spec = f"module:{type(model).__name__}"
+    inner = getattr(model, "_orig_mod", model)  # torch.compile keeps the network here
+    spec = f"module:{type(inner).__name__}"
+    if inner is not model:
+        note(f"{spec}: the network itself is used, not what torch.compile made of it")
+    model = inner
+    check_weights(model, spec)
+    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in model.state_dict().values()):
+        note(f"{spec}: a copy of the network in float32 is used; its weights are of half precision")
+        model = copy.deepcopy(model).float()
     model.eval()
     if hasattr(model, "config") and hasattr(model, "get_input_embeddings"):
         return _load_transformers_module(model, spec, image_size, preprocessing)
@@ -178,8 +189,11 @@ def _load_transformers_module(
             preprocessing = default_preprocessing(model.config, image_size)
         if isinstance(preprocessing, TextPreprocessing):
             raise InjertoError(f"{spec} takes pictures, not texts; give an ImagePreprocessing")
-        embed, tokens = vision_embed(model, preprocessing, spec, pooler=True)
-        return Backbone(model, embed, spec=spec, library="transformers", preprocessing=preprocessing, fixed_size=tokens)
+        vision, tokens = vision_embed(model, preprocessing, spec, pooler=True)
+        return Backbone(
+            model, vision, spec=spec, library="transformers", preprocessing=preprocessing, fixed_size=tokens
+        )
     if not isinstance(preprocessing, TextPreprocessing):
         raise InjertoError(f"{spec} takes texts; give preprocessing=TextPreprocessing(tokenizer, max_length, name)")
-    return Backbone(model, TextEmbed(), spec=spec, library="transformers", preprocessing=preprocessing)
+    embed = TextEmbed(("lasttoken",) if is_causal(model.config) else ("mean",))
+    return Backbone(model, embed, spec=spec, library="transformers", preprocessing=preprocessing)

@@ -15,6 +15,7 @@ from torch import nn
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.hub import reading
 from injerto.backbones.pooling import TextEmbed, VisionEmbed
+from injerto.backbones.probing import embedding_rows
 from injerto.basics.errors import InjertoError
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 
@@ -75,7 +76,7 @@ def _read(
             raise InjertoError(
                 f"{spec} takes texts: for pictures choose another --backbone, for texts leave out --image-size"
             )
-        embed = TextEmbed(_pooling_modes(name, spec))
+        embed = TextEmbed(_pooling_modes(name, spec) or (("lasttoken",) if is_causal(config) else ("mean",)))
         model, _ = _weights(name, folder, spec, **({"add_pooling_layer": False} if poolable else {}))
         return model, embed, _text_preprocessing(name, folder, model, hub_id), False
     if kind.main_input_name != "pixel_values":
@@ -88,15 +89,23 @@ def _read(
     return model, vision, preprocessing, tokens
 
 
-def _check_kind(config: Any, spec: str) -> None:
+def is_causal(config: Any) -> bool:
+    """Whether a token of a text network sees only the tokens before it, so that the last one alone sees the text.
+
+    Args:
+        config: The network's configuration.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
     kind = config.model_type
+    return bool(getattr(config, "is_decoder", False)) or (kind in CAUSAL and kind not in MASKED)
+
+
+def _check_kind(config: Any, spec: str) -> None:
+    kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise InjertoError(f"{spec} is an encoder-decoder ({kind}); choose an encoder, such as hf:bert-base-uncased")
-    if getattr(config, "is_decoder", False) or (kind in CAUSAL and kind not in MASKED):
-        raise InjertoError(f"{spec} is a causal language model ({kind}); choose an encoder, as hf:bert-base-uncased")
     if hasattr(config, "text_config") and hasattr(config, "vision_config"):
         raise InjertoError(f"{spec} has a text and a picture tower ({kind}); choose a model of one kind, as timm:NAME")
     if kind == "timm_wrapper":
@@ -148,7 +157,7 @@ def _transformer_folder(name: str) -> str:
 
 
 def _pooling_modes(name: str, spec: str) -> tuple[str, ...]:
-    """The model's own sentence-transformers pooling, else the masked mean."""
+    """The model's own sentence-transformers pooling; empty where it has none."""
     from injerto.backbones.pooling import pooling_modes
 
     modules = _modules(name)
@@ -157,7 +166,7 @@ def _pooling_modes(name: str, spec: str) -> tuple[str, ...]:
     if others:
         raise InjertoError(f"{spec} has a {others[0]} layer behind its pooling, which is not supported; choose another")
     if "Pooling" not in kinds:
-        return ("mean",)
+        return ()
     config = _read_json(name, os.path.join(modules[kinds.index("Pooling")]["path"], "config.json")) or {}
     return pooling_modes(config, spec)
 
@@ -168,7 +177,8 @@ def _text_preprocessing(name: str, folder: str, model: nn.Module, hub_id: str | 
     tokenizer = AutoTokenizer.from_pretrained(name, subfolder=folder, trust_remote_code=False)
     own = (_read_json(name, os.path.join(folder, "sentence_bert_config.json")) or {}).get("max_seq_length")
     length = min(own or min(tokenizer.model_max_length, LONGEST), positions(model))
-    return TextPreprocessing(tokenizer=tokenizer, max_length=int(length), name=hub_id or Path(name).resolve().name)
+    called = hub_id or Path(name).resolve().name
+    return TextPreprocessing(tokenizer, int(length), called, rows=embedding_rows(model))
 
 
 def positions(model: nn.Module) -> float:

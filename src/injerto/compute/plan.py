@@ -119,5 +119,23 @@ def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None =
     _survive_forks()
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    convolutional = any(isinstance(module, nn.Conv2d) for module in backbone.modules())
-    return ComputePlan(here.device, precision, backbone.modality == "image" and convolutional, threads)
+    convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    channels_last = backbone.modality == "image" and bool(convolutions)
+    if channels_last and here.device == "cpu" and (odd := sum(map(_odd_groups, convolutions))):
+        note(
+            f"plan: {odd} grouped convolutions of {backbone.spec} have groups that channels_last is unsafe for on a "
+            "processor; the layout is contiguous"
+        )
+        channels_last = False
+    return ComputePlan(here.device, precision, channels_last, threads)
+
+
+def _odd_groups(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution has groups, of several channels each, whose number does not fill the vectors.
+
+    Torch has crashed the process on such ones in channels_last (a tiny RegNet of random weights at 224 px), and a crash
+    cannot be caught; the groups of pretrained networks hold a multiple of 4 channels, a depthwise one's hold 1.
+    """
+    groups = convolution.groups
+    sizes = convolution.in_channels // groups, convolution.out_channels // groups
+    return groups > 1 and max(sizes) > 1 and any(size % 4 for size in sizes)

@@ -39,11 +39,13 @@ class TextPreprocessing:
         tokenizer: A ``transformers`` tokenizer (``__call__`` yields ``input_ids``; has ``pad_token_id``).
         max_length: Longest input in tokens, special tokens included; longer texts are cut.
         name: The tokenizer's name for the card (no path of this machine).
+        rows: How many tokens the network has embeddings for; None where that is not known.
     """
 
     tokenizer: Any
     max_length: int
     name: str
+    rows: int | None = None
 
     def card(self) -> dict[str, Any]:
         """The JSON form that the adapter card carries."""

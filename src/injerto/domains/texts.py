@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note
 from injerto.domains.preprocessing import TextPreprocessing
 
@@ -48,14 +49,48 @@ def tokenize(texts: Sequence[str], preprocessing: TextPreprocessing) -> list[np.
         preprocessing: Tokenizer and longest input.
 
     Returns:
-        One int32 array per text, shape (tokens,), at most ``max_length`` long.
+        One int32 array per text, shape (tokens,), 1 to ``max_length`` long: a text of no tokens (a tokenizer without
+        special ones has none for an empty text) is its end, or padding, alone.
+
+    Raises:
+        InjertoError: Where a text holds a token that the network has no embedding for.
     """
     rows: list[np.ndarray] = []
     for start in range(0, len(texts), CHUNK):
         chunk = list(texts[start : start + CHUNK])
         encoded = preprocessing.tokenizer(chunk, truncation=True, max_length=preprocessing.max_length)
-        rows += [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
-    return rows
+        rows += [np.asarray(check_ids(ids, preprocessing), dtype=np.int32) for ids in encoded["input_ids"]]
+    blank = np.asarray([_blank(preprocessing)], dtype=np.int32)
+    return [row if len(row) else blank for row in rows]
+
+
+def check_ids(ids: list[int], preprocessing: TextPreprocessing) -> list[int]:
+    """Refuse tokens that the network has no embedding for.
+
+    Args:
+        ids: Of one text.
+        preprocessing: Tokenizer, and the number of embeddings.
+
+    Returns:
+        The same.
+
+    Raises:
+        InjertoError: For a token beyond the table.
+    """
+    if preprocessing.rows is not None and ids and max(ids) >= preprocessing.rows:
+        word = preprocessing.tokenizer.convert_ids_to_tokens(max(ids))
+        raise InjertoError(
+            f"a text holds '{word}', token {max(ids)} of the tokenizer, and the network has embeddings for "
+            f"{preprocessing.rows}; take it out of the texts, or give the tokenizer of this network"
+        )
+    return ids
+
+
+def _blank(preprocessing: TextPreprocessing) -> int:
+    """The token that stands for padding; the mask hides it, but the network must have an embedding for it."""
+    tokenizer, rows = preprocessing.tokenizer, preprocessing.rows
+    known = [getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "unk")]
+    return next((index for index in known if index is not None and (rows is None or index < rows)), 0)
 
 
 def pad(
@@ -65,7 +100,7 @@ def pad(
 
     Args:
         rows: Token ids, each of shape (tokens,).
-        preprocessing: Whose tokenizer's padding token is used (0 where it has none).
+        preprocessing: Whose tokenizer's padding token is used (its end where it has none).
         length: The length to pad to; that of the longest row by default.
 
     Returns:
@@ -78,8 +113,7 @@ def pad(
     length = longest if length is None else length
     if longest > length:
         raise ValueError(f"a row has {longest} tokens, more than the {length} to pad to")
-    filler = preprocessing.tokenizer.pad_token_id
-    ids = np.full((len(rows), length), 0 if filler is None else filler, dtype=np.int64)
+    ids = np.full((len(rows), length), _blank(preprocessing), dtype=np.int64)
     mask = np.zeros((len(rows), length), dtype=np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row

@@ -127,9 +127,10 @@ def nested_draws(
 
     Every draw resamples the test groups of all seeds at once, so that a group counts as often in one seed as in any
     other, and adds how the seeds' means come out where as many seeds are picked with replacement; both rows of a
-    comparison see the same draws, so what they share cancels. Seeds that were tested on the same examples (a target's, or a given split) share the luck of
-    that choice: resampled seed by seed it would average out, and the interval would be too narrow by up to the root of
-    their number. Seeds whose tests have no group in common are resampled independently.
+    comparison see the same draws, so what they share cancels. Seeds that were tested on the same examples (a target's,
+    or a given split) share the luck of that choice: resampled seed by seed it would average out, and the interval would
+    be too narrow by up to the root of their number. Seeds whose tests have no group in common are resampled
+    independently.
 
     Resampling S seeds shows only (S - 1) / S of the variance between them: with one seed none at all, with three the
     interval is narrow where seeds differ much (:mod:`injerto.statistics.significance` has the figures).

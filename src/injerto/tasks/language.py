@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from injerto.backbones.backbone import Backbone
+from injerto.backbones.backbone import Backbone, first_line
 from injerto.backbones.language import body
+from injerto.backbones.pooling import accepted
 from injerto.basics.errors import InjertoError
 from injerto.domains.preprocessing import TextPreprocessing
+from injerto.domains.texts import check_ids
 
 IGNORED = -1
 """The target of a position whose next token is not learned."""
 CHUNK = 1024
 """Positions whose logits are held at once."""
+PROBE = 1e-4
+"""Largest difference of the probe's logits, relative to the largest, that rounding explains."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def encode_text(text: str, size: TextPreprocessing) -> list[Encoded]:
         size: Tokenizer and longest example.
     """
     tokenizer = size.tokenizer
-    ids = tokenizer(text, add_special_tokens=True)["input_ids"]
+    ids = check_ids(tokenizer(text, add_special_tokens=True)["input_ids"], size)
     if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
     pieces = [ids[start : start + size.max_length] for start in range(0, len(ids), size.max_length)]
@@ -72,6 +76,7 @@ def encode_pair(prompt: str, response: str, size: TextPreprocessing) -> Encoded 
         ids = [*head, *tokenizer(response, add_special_tokens=False)["input_ids"]]
         ids += [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         same = len(head)
+    check_ids(ids, size)
     if same >= min(len(ids), size.max_length):
         return None
     return Encoded(np.asarray(ids[: size.max_length], np.int32), max(1, same), len(ids) <= size.max_length)
@@ -161,26 +166,107 @@ class LanguageModel(nn.Module):
     Attributes:
         backbone: The model with its output layer.
         labels: Empty; there are no classes.
+        unpacked: Why rows hold one example each; None where several share a row.
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        """Find out whether the output layer may be asked for chosen positions alone.
+        """Probe the model: whether its output layer takes chosen positions alone, and whether examples share a row.
 
         Args:
             backbone: From :func:`injerto.backbones.language.load_language`.
+
+        Raises:
+            InjertoError: Where the model sees later tokens, or computes other values beside padding.
         """
         super().__init__()
         self.backbone = backbone
         self.labels: tuple[str, ...] = ()
         self._direct = self._plain_output()
+        self.unpacked = self._probe_packing()
 
     @torch.no_grad()
     def _plain_output(self) -> bool:
+        """Whether the logits are the output layer's values of the last hidden states."""
         model: Any = self.backbone.model
         ids = torch.zeros((1, 2), dtype=torch.int64, device=next(model.parameters()).device)
-        head = model.get_output_embeddings()
-        found = head(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
-        return bool(torch.allclose(found, model(input_ids=ids, use_cache=False).logits, atol=1e-4))
+        logits = model(**self._arguments(input_ids=ids)).logits
+        try:
+            found = model.get_output_embeddings()(body(model)(**self._arguments(input_ids=ids)).last_hidden_state)
+        except Exception:  # the output layer is called in another way
+            return False
+        return bool(found.shape == logits.shape and torch.allclose(found, logits, atol=1e-4))
+
+    def _arguments(self, **given: Any) -> dict[str, Any]:
+        """The arguments without those that the model's forward does not take."""
+        return accepted(self.backbone.model, given | {"use_cache": False})
+
+    @torch.no_grad()
+    def _probe_packing(self) -> str | None:
+        """Compare packed and padded rows with the same examples alone; None where packed rows give the same values."""
+        alone = [self._logits(self._arguments(input_ids=ids)) for ids in (row[None] for row in self._probe_rows())]
+        first = self._probe_rows()[0]
+        cut = self._logits(self._arguments(input_ids=first[None, :-1]))
+        if not _close(cut[0], alone[0][0, :-1]):
+            raise InjertoError(
+                f"{self.backbone.spec} sees the tokens that it is to predict: it is not a causal language model; "
+                "choose another"
+            )
+        examples = [Encoded(row.cpu().numpy()) for row in self._probe_rows()]
+        wanted = torch.cat([values[0] for values in alone])
+        self.unpacked = None
+        try:
+            why = self._difference([examples[:2], examples[2:]], wanted)
+        except Exception as error:
+            why = first_line(error)
+        if why is None:
+            return None
+        self.unpacked = why
+        try:
+            lost = self._difference([[example] for example in examples], wanted)
+        except Exception as error:
+            lost = first_line(error)
+        if lost:
+            raise InjertoError(f"{self.backbone.spec} computes other values in a padded batch ({lost}); choose another")
+        return why
+
+    def _probe_rows(self) -> list[Tensor]:
+        """Three rows of random tokens; the first is longer than a sliding window that an example may exceed."""
+        model: Any = self.backbone.model
+        size = self.backbone.preprocessing
+        assert isinstance(size, TextPreprocessing)
+        window = getattr(model.config, "sliding_window", None) or 0
+        longest = window + 4 if 0 < window < size.max_length else 7
+        generator = torch.Generator().manual_seed(0)
+        count = model.get_input_embeddings().num_embeddings
+        device = next(model.parameters()).device
+        lengths = [min(length, size.max_length) for length in (longest, 5, 3)]
+        return [torch.randint(0, count, (length,), generator=generator).to(device) for length in lengths]
+
+    def _difference(self, rows: list[list[Encoded]], wanted: Tensor) -> str | None:
+        """How far rows of examples are from the same examples alone, (tokens, V); None where they agree."""
+        inputs, _ = collate(rows)
+        inputs = {name: value.to(wanted.device) for name, value in inputs.items()}
+        found = self._logits(self._given(inputs))[inputs["segments"] > 0]
+        if _close(found, wanted):
+            return None
+        return f"the logits of examples beside each other differ by {float((found - wanted).abs().max()):.1g}"
+
+    def _logits(self, given: dict[str, Any]) -> Tensor:
+        logits: Tensor = self.backbone.model(**given).logits
+        return logits.float()
+
+    def _given(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """The model's arguments for rows from :func:`collate`."""
+        segments = inputs["segments"]
+        if self.unpacked is not None:
+            return self._arguments(input_ids=inputs["input_ids"], attention_mask=(segments > 0).long())
+        dtype = next(self.backbone.model.parameters()).dtype
+        return {
+            "input_ids": inputs["input_ids"],
+            "position_ids": inputs["position_ids"],
+            "attention_mask": block_mask(segments, dtype),
+            "use_cache": False,
+        }
 
     def new_layers(self) -> dict[str, nn.Parameter]:
         """There are none."""
@@ -196,13 +282,7 @@ class LanguageModel(nn.Module):
             targets: (B, T), -1 where nothing is learned.
         """
         model: Any = self.backbone.model
-        segments = inputs["segments"]
-        given = {
-            "input_ids": inputs["input_ids"],
-            "position_ids": inputs["position_ids"],
-            "attention_mask": block_mask(segments, next(model.parameters()).dtype),
-            "use_cache": False,
-        }
+        given = self._given(inputs)
         chosen = targets != IGNORED
         if not self._direct:
             return functional.cross_entropy(model(**given).logits[chosen].float(), targets[chosen], reduction="none")
@@ -218,6 +298,11 @@ class LanguageModel(nn.Module):
         if torch.is_grad_enabled():
             return torch.cat([checkpoint(losses, h, w, use_reentrant=False) for h, w in chunks])
         return torch.cat([losses(h, w) for h, w in chunks])
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    """Whether logits agree, but for rounding."""
+    return found.shape == wanted.shape and float((found - wanted).abs().max()) <= PROBE * float(wanted.abs().max())
 
 
 def block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:

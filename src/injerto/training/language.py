@@ -221,7 +221,11 @@ class LanguageFit:
         assert isinstance(size, TextPreprocessing)
         self.size = size
         train = {name: [p for found in prepared.part(name, "train")[1] for p in found] for name in prepared.sources}
-        self.packed = Packed(train, size.max_length, size.tokenizer.pad_token_id or 0, self.plan.device)
+        why = self.model.unpacked
+        if why is not None:
+            note(f"packing: {prepared.backbone.spec} takes one example a row ({why}); rows are padded instead")
+        filler = size.tokenizer.pad_token_id or 0
+        self.packed = Packed(train, size.max_length, filler, self.plan.device, why is not None)
         self.watch = Watch()
 
     def run(self, resume: bool) -> dict[str, Any]:
@@ -275,7 +279,8 @@ class LanguageFit:
         assert self.recipe.batch_size is not None
         recipe = self.recipe.model_copy(update={"batch_size": min(self.recipe.batch_size, rows)})
         steps = count_steps(rows, recipe.batch_size or 1, recipe.steps, recipe.epochs)
-        note(f"packed: {rows} rows of up to {self.size.max_length} tokens, {steps} steps of {recipe.batch_size}")
+        what = "padded" if self.packed.alone else "packed"
+        note(f"{what}: {rows} rows of up to {self.size.max_length} tokens, {steps} steps of {recipe.batch_size}")
         trainer = Trainer(
             self.model,
             recipe,

@@ -1,4 +1,4 @@
-"""Training batches of a language model: rows into which several examples are packed."""
+"""Training batches of a language model: rows into which several examples are packed where the model takes that."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,7 +15,9 @@ from injerto.tuning.base import Span
 class Packed:
     """The train examples of every source, packed, and how they become batches."""
 
-    def __init__(self, examples: Mapping[str, Sequence[Encoded]], length: int, filler: int, device: str) -> None:
+    def __init__(
+        self, examples: Mapping[str, Sequence[Encoded]], length: int, filler: int, device: str, alone: bool
+    ) -> None:
         """Pack each source for itself.
 
         Args:
@@ -23,9 +25,15 @@ class Packed:
             length: Tokens of a row, at most.
             filler: The padding token.
             device: Where batches go.
+            alone: Whether each example has a row of its own, for a model that does not take packed rows.
         """
-        self.rows = {name: [[found[i] for i in row] for row in pack(found, length)] for name, found in examples.items()}
-        self.filler, self.device = filler, device
+        self.rows = {
+            name: [[example] for example in found]
+            if alone
+            else [[found[i] for i in row] for row in pack(found, length)]
+            for name, found in examples.items()
+        }
+        self.filler, self.device, self.alone = filler, device, alone
 
     def sizes(self, target: bool = False) -> dict[str, int]:
         """Rows of each source.
@@ -36,12 +44,14 @@ class Packed:
         return {} if target else {name: len(rows) for name, rows in self.rows.items()}
 
     def lengths(self, spans: Sequence[Span]) -> dict[str, np.ndarray] | None:
-        """None: packed rows are of one length as nearly as makes no difference.
+        """Tokens of the rows where they hold one example; None for packed rows, which are of nearly equal length.
 
         Args:
             spans: The run's.
         """
-        return None
+        if not self.alone:
+            return None
+        return {name: np.asarray([len(row[0].ids) for row in rows]) for name, rows in self.rows.items()}
 
     def batches(self, plan: StepPlan, spans: Sequence[Span], first: int = 0) -> Iterator[Batch]:
         """The batches of a run.

@@ -30,6 +30,7 @@ from injerto.training.cacheplan import plan_caches
 from injerto.training.division import check_division, check_labels, divide, part_of
 from injerto.training.examples import Stream
 from injerto.training.reading import data_key, read_domains
+from injerto.training.rehearsal import rehearse
 from injerto.training.settings import check_mixing, check_roles, check_share, check_terms
 from injerto.training.shared import is_shared, load_once
 from injerto.training.stepplan import count_steps
@@ -207,7 +208,8 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         resolved = resolved.model_copy(update={"norm": "frozen"})
     if resolved.head == "native" and network.native_head is None:
         raise InjertoError(
-            f"--head native: {network.spec} has no classifier of its own that fits its embedding; use --head linear"
+            f"--head native: {network.spec} has no classifier of its own that fits its embedding; use --head linear "
+            "(export --format merged writes transformers' own classifier where it can hold that)"
         )
     prepared = Prepared(
         recipe=resolved,
@@ -218,7 +220,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         classes=classes,
         backbone=network,
         tuned=tuned,
-        plan=make_plan(network, resolved.precision, resolved.threads),
+        plan=rehearse(network, tuned, make_plan(network, resolved.precision, resolved.threads)),
         remember=remember,
         few=few,
         stages=stages,

@@ -43,7 +43,9 @@ def kind_of(layer: nn.Module) -> type[LowRank] | None:
     """
     if type(layer).__name__ == "Conv1D" and isinstance(getattr(layer, "weight", None), nn.Parameter):
         return LowRankConv1D  # transformers' own, without importing it
-    return next((kind for plain, kind in KINDS if isinstance(layer, plain)), None)
+    kind = next((kind for plain, kind in KINDS if isinstance(layer, plain)), None)
+    computed = kind is not None and kind is not LowRankAttention and layer._parameters.get(kind.WEIGHT) is None
+    return None if computed else kind  # weight_norm and other parametrizations compute the weight anew
 
 
 _mixed: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}

@@ -82,11 +82,16 @@ class LinearPair(torch.autograd.Function):
         """
         rows = inputs.reshape(-1, inputs.shape[-1])
         inner = rows @ a.T
-        found = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        output = inputs.new_empty(*inputs.shape[:-1], len(weight))  # a view of it may not be changed in place later
+        found = output.view(-1, len(weight))
+        if bias is None:
+            torch.mm(rows, weight.T, out=found)
+        else:
+            torch.addmm(bias, rows, weight.T, out=found)
         found.addmm_(inner, b.T, alpha=factor)
         ctx.save_for_backward(rows, weight, a, b, inner)
         ctx.factor, ctx.shape = factor, inputs.shape
-        return found.view(*inputs.shape[:-1], len(weight))
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor, Tensor, None]:
