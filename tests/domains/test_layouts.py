@@ -79,7 +79,7 @@ def test_splits_above_and_below_domains(tmp_path: Path) -> None:
         (("train/cat/1.png", "train/dog/p/2.png", "test/cat/3.png"), "lie at two depths"),
         (("train/images/1.png", "val/images/2.png"), "would be of the class 'images'"),
         (("cat/images/1.png", "dog/images/2.png"), "would be of the class 'images'"),
-        (("a/cat/1.png", "a/dog/p/2.png", "a/dog/q/3.png"), "2 pictures lie too deep"),
+        (("a/cat/1.png", "b/dog/p/2.png", "b/dog/q/3.png"), "2 pictures lie too deep"),
     ],
 )
 def test_folders_that_may_mean_two_things_are_refused(tmp_path: Path, names: tuple[str, ...], why: str) -> None:
@@ -221,7 +221,7 @@ NAMES = st.sampled_from(
     ["a", "b", "cat", "train", "test", "val", "images", "_unlabeled", ".hid", "@eaDir", "x y", "\u00f1"]
 )
 ENDINGS = ("", ".png", ".JPG", ".avif", ".txt", ".md", ".csv", ".tga", ".eps")
-FILES = st.tuples(st.lists(NAMES, max_size=4), st.sampled_from("1 2 .3 ~$4".split()), st.sampled_from(ENDINGS))
+FILES = st.tuples(st.lists(NAMES, max_size=4), st.sampled_from(["1", "2", ".3", "~$4"]), st.sampled_from(ENDINGS))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -246,11 +246,11 @@ def test_every_file_is_used_ignored_or_hidden_and_an_archive_is_its_tree(
         packed = folder / ("data.tar" if tar else "data.zip")
         if tar:
             with tarfile.open(packed, "w") as archive:
-                archive.add(root, "data")
+                archive.add(root, ".")
         else:
             with zipfile.ZipFile(packed, "w") as archive_:
                 for path in sorted(root.rglob("*")):
-                    archive_.write(path, f"data/{path.relative_to(root)}")
+                    archive_.write(path, str(path.relative_to(root)))
         again = outcome(packed)
     if isinstance(told, str):
         assert isinstance(again, str)

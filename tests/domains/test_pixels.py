@@ -68,7 +68,7 @@ def test_cmyk_of_adobe_is_stored_inverted(tmp_path: Path) -> None:
 
 def test_a_palette_and_lab() -> None:
     palette = Image.fromarray(COLOUR).quantize(256, dither=Image.Dither.NONE)
-    lab = Image.new("LAB", (4, 4), (255, 0, 0))
+    lab = Image.new("LAB", (4, 4), (255, 128, 128))
     for image, expected in ((palette, np.asarray(palette.convert("RGB"))), (lab, np.full((4, 4, 3), 255))):
         stream = io.BytesIO()
         image.save(stream, "TIFF")
