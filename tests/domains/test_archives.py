@@ -154,3 +154,36 @@ def test_a_broken_archive_is_one_line(tmp_path: Path, cache: Path, name: str) ->
 def test_an_archive_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(InjertoError, match="the archive t holds no pictures; expected"):
         load_domains(write_zip(tmp_path / "t.zip", {"notes.txt": b"x"}))
+
+
+def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.writestr(f"cat/{number}.bmp", bytes(40_000_000))
+    with pytest.raises(InjertoError, match="unpacks to more than 200 times its size"):
+        load_domains(path)
+    assert not list((cache / "archives").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        for level in (1, 2):
+            archive.writestr("cat/1.png", picture(level))
+    with pytest.raises(InjertoError, match=r"member 'cat/1.png' is there twice"):
+        load_domains(tmp_path / "twice.zip")
+
+
+def test_names_in_a_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Backslashes of Windows, UTF-8 without its mark as macOS writes it, and a code page that is not named."""
+    windows = load_domains(write_zip(tmp_path / "w.zip", {"cat\\1.png": picture(1), "dog\\2.png": picture(2)}))
+    assert set(windows["w"].labels) == {"cat", "dog"} and capsys.readouterr().err == ""
+    for name, stored, expected in (("mac", "niño", "niño"), ("shift", "猫", None)):
+        encoded = stored.encode("utf-8" if expected else "shift_jis")
+        stand_in = "x" * len(encoded)
+        data = write_zip(tmp_path / f"{name}.zip", {f"{stand_in}/1.png": picture(1), "dog/2.png": picture(2)})
+        data.write_bytes(data.read_bytes().replace(stand_in.encode(), encoded))
+        labels = {label for label in load_domains(data)[name].labels if label != "dog"}
+        assert labels == {expected or encoded.decode("cp437")}
+        assert ("are read as code page 437" in capsys.readouterr().err) == (expected is None)

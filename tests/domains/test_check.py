@@ -72,3 +72,22 @@ def test_a_domain_whose_name_begins_with_an_equals_sign(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label,domain\na,x,=odd\nb,y,a=b\n")
     domains = load_domains(tmp_path / "t.csv")
     assert paths_elsewhere(["=odd", "a=b"]) == {} and named_in(domains, ["=odd", "a=b"]) == ("=odd", "a=b")
+
+
+def test_remarks_are_made_again_and_the_check_is_keyed_by_what_decides_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "a" / "x" / "pages.tif", save_all=True, append_images=frames[1:])
+    calls = []
+    decode = check.decode
+    monkeypatch.setattr(check, "decode", lambda *given: calls.append(given) or decode(*given))
+    for _ in range(2):
+        load_domains(folder).check()
+        assert "1 pictures hold several frames or pages; the first of each is used (first: a/x/pages.tif)" in (
+            capsys.readouterr().err
+        )
+    assert len(calls) == 11
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InjertoError, match="11 of 11 images cannot be read"):
+        load_domains(folder).check()

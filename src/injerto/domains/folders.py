@@ -208,7 +208,7 @@ def _refuse_mixture(shown: str, layout: Layout, tree: _Folder) -> None:
     inside = sum(count for folder, count in texts.items() if folder in classes)
     beside = sum(count for folder, count in texts.items() if folder not in classes and count > 1)
     if beside or inside > len(layout.items):
-        most = "/".join(max(texts, key=lambda parts: (parts not in classes, texts[parts])))
+        most = "/".join(max((where not in classes, count, where) for where, count in texts.items())[2])
         raise InjertoError(
             f"{shown} holds {len(layout.items)} pictures and {inside + beside} texts in class folders (such as "
             f"'{_on_one_line(most)}'); read pictures and texts from a folder each"

@@ -80,6 +80,8 @@ def is_picture_content(path: Path) -> bool:
     Args:
         path: The file.
     """
+    if not path.is_file():  # a pipe would never end
+        return False
     formats = [name for name in openable() if name in _BY_CONTENT]
     with suppress(Exception):  # a picture's decoder may raise anything
         head = _head(path)[:16]

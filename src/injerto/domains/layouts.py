@@ -193,10 +193,12 @@ def _add_splits(layout: Layout, tops: dict[str, Node], shown: str, single: str) 
             layout.add(single, folder, (*layout.base, split), split)
         return
     for split, folder in tops.items():
-        own = {name for name in folder.filled if folder.folders[name].filled}
         flat = {name for name in folder.filled if folder.folders[name].files and not folder.folders[name].filled}
-        if flat and (own or not flat <= deep):  # a test split by domain may have no labels
-            ways = [next(tops[top].folders[name].walk((top, name))) for top, name in ((split, min(flat)), _deep(tops))]
+        if not flat <= deep:  # a test split by domain may have no labels
+            ways = [
+                next(tops[top].folders[name].walk((top, name)))
+                for top, name in ((split, min(flat - deep)), _deep(tops))
+            ]
             raise InjertoError(
                 f"{shown}: under the splits {layout.noun} lie at two depths ('{'/'.join(ways[0])}' and "
                 f"'{'/'.join(ways[1])}'); use <split>/<class>/ or <split>/<domain>/<class>/ throughout"
