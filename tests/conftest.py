@@ -337,11 +337,15 @@ def text_run(tmp_path_factory: pytest.TempPathFactory, reviews: Path, tiny_bert:
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """A function that runs the command line in this process: ``code``, ``out`` and ``err``."""
+    from injerto.basics.progress import set_quiet
     from injerto.cli.main import run
 
     def call(*arguments: object) -> SimpleNamespace:
         capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
+        try:
+            code = run([str(argument) for argument in arguments])
+        finally:
+            set_quiet(False)  # --quiet is for a process, which here runs other tests too
         out, err = capsys.readouterr()
         return SimpleNamespace(code=code, out=out, err=err)
 

@@ -116,14 +116,9 @@ def test_fit_prints_a_table(cli: Cli, arguments: list[object]) -> None:
 
 
 def test_quiet_is_quiet(cli: Cli, arguments: list[object]) -> None:
-    from injerto.basics.progress import set_quiet
-
-    try:
-        result = cli("--quiet", *arguments, "--json")
-        assert result.err == ""
-        only_json(result)
-    finally:
-        set_quiet(False)
+    result = cli("--quiet", *arguments, "--json")
+    assert result.err == ""
+    only_json(result)
 
 
 def test_fit_is_injerto_fit(
