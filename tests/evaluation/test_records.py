@@ -86,7 +86,10 @@ def test_a_run_knows_its_columns_and_refuses_what_it_cannot_score(
     ).path
     assert cli("evaluate", run, data).code == 0
     other = table(tmp_path / "other.csv", [(text, "unheard of") for text, _ in rows], ("text", "label"))
-    assert "has a label that" in refused("evaluate", run, other)
+    assert "from which the run read its inputs" in refused("evaluate", run, other)
+    assert "no label of other is a class of the run" in refused(
+        "evaluate", run, other, "--input", "text", "--label", "label"
+    )
     blank = table(tmp_path / "blank.csv", [(f"{text} indeed", "") for text, _ in rows])
     assert "has a label that" in refused("evaluate", run, blank)
 

@@ -87,7 +87,12 @@ def test_each_command_runs(cli: Any, found: dict[str, Any], tmp_path: Path) -> N
     for number, one in enumerate(found["recipes"][1:3]):
         words = shlex.split(one["command"])
         assert words[:2] == ["injerto", "fit"]
-        shown = cli(*words[1:], "--out", tmp_path / str(number), "--steps", 2, "--json")
+        for flag, value in (("--steps", "2"), ("--out", str(tmp_path / str(number)))):
+            if flag in words:
+                words[words.index(flag) + 1] = value
+            else:
+                words += [flag, value]
+        shown = cli(*words[1:], "--json")
         assert shown.code == 0, shown.err
         recipe = injerto.load(tmp_path / str(number)).path / "recipe.yaml"
         assert f"tuning: {one['tuning']}" in recipe.read_text()

@@ -211,7 +211,7 @@ def test_on_the_command_line(
     said = cli("predict", run.path, "the book was", "--tokens", 4)
     assert said.code == 0 and said.out.startswith("the book was\t")
     found = json.loads(cli("predict", run.path, "the book was", "--json", "--tokens", 4).out)
-    assert set(found["predictions"][0]) == {"input", "text"}
+    assert set(found["predictions"][0]) == {"input", "source", "text"}
     assert "perplexity" in cli("evaluate", run.path, texts).out
     assert "perplexity" in cli("info", run.path).out
     assert "goes with a language model" in refused("predict", image_run, "x.png", "--tokens", 4)

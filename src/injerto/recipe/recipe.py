@@ -1,6 +1,5 @@
 """Recipe: flags, YAML and keyword arguments all become one of these; it is saved with every run."""
 
-from collections import Counter
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ from injerto.basics.errors import InjertoError, first_line, suggest
 from injerto.basics.files import write_text
 from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, RSLORA_ALPHA, augmentation_for, defaults_for
 from injerto.recipe.grammar import TUNINGS, AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
+from injerto.recipe.mapping import load_mapping
 from injerto.recipe.shipped import ABOUT, shipped_recipes
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -438,18 +438,12 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
     shipped = {} if path.exists() else shipped_recipes()
     try:
-        loader = yaml.SafeLoader(shipped.get(str(path), path).read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        keys = [str(key.value).replace("-", "_") for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        fields = loader.construct_document(node) if node is not None else None
+        fields = load_mapping(shipped.get(str(path), path).read_text(encoding="utf-8"))
     except OSError as error:
         named = f"; it is no shipped recipe either: {suggest(str(path), list(shipped))}" if "." not in str(path) else ""
         raise InjertoError(f"cannot read {path}: {error.strerror}{named}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InjertoError(f"{path} is not valid YAML: {first_line(error)}") from None
-    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
-        raise InjertoError(f"{path} must hold 'name: value' lines")
-    for key, times in Counter(keys).items():
-        if times > 1:
-            raise InjertoError(f"{path} names {key} {times} times; name each setting once")
-    return {key.replace("-", "_"): value for key, value in fields.items() if key != ABOUT}
+    except ValueError as error:
+        raise InjertoError(f"{path} {error}") from None
+    return {key: value for key, value in fields.items() if key != ABOUT}

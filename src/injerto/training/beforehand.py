@@ -33,6 +33,8 @@ def check_shared(recipes: Sequence[Recipe], data: str) -> None:
     check_cache()
     first = recipes[0]
     loaded = read_domains(first, data)
+    for name in dict.fromkeys(name for recipe in recipes for name in recipe.source or ()):
+        loaded.named(name)
     with quiet():  # a row without alignment is what its target is for
         for recipe in recipes:
             find_tuning(recipe.tuning_spec)
