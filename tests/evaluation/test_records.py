@@ -91,7 +91,7 @@ def test_a_run_knows_its_columns_and_refuses_what_it_cannot_score(
         "evaluate", run, other, "--input", "text", "--label", "label"
     )
     blank = table(tmp_path / "blank.csv", [(f"{text} indeed", "") for text, _ in rows])
-    assert "has a label that" in refused("evaluate", run, blank)
+    assert "no example of blank has a label" in refused("evaluate", run, blank)
 
 
 def test_labels_that_are_no_classes_and_probes_without_examples(
