@@ -252,6 +252,8 @@ def test_nothing_on_stdin(refused: Callable[..., str], text_run: Path, monkeypat
     [
         (b"fine\n\ngood\n", "1 of 3 texts cannot be read (standard input:2: the text is empty)"),
         (b"fine\ncaf\xe9\n", "line 2 of standard input is not UTF-8 (byte 0xe9)"),
+        (b"id,text,date\n1,fine,2024\n", "standard input begins with a table's heading (id,text,date)"),
+        (b'{"id": 1, "text": "fine"}\n{"id": 2, "text": "good"}\n', "standard input begins with a table's heading"),
     ],
 )
 def test_every_line_of_stdin_gets_an_answer_or_none_does(

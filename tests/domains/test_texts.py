@@ -1,8 +1,12 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import injerto
 from injerto.domains.preprocessing import TextPreprocessing
-from injerto.domains.texts import pad, tokenize
+from injerto.domains.texts import note_cut, pad, tokenize
 
 
 class Words:
@@ -27,3 +31,17 @@ def test_tokenize_and_pad() -> None:
     with pytest.raises(ValueError, match="5 tokens, more than the 4"):
         pad(rows[:3], preprocessing, length=4)
     assert tokenize([], preprocessing) == []
+
+
+def test_texts_that_are_cut_are_counted(tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preprocessing = replace(injerto.load_backbone(tiny_bert).preprocessing, max_length=6)
+    texts = ["good film " * 10, "good", "a fine book with words", "dull " * 3]
+    wanted = [len(preprocessing.tokenizer(text)["input_ids"]) for text in texts]
+    note_cut(texts, preprocessing)
+    cut = [count for count in wanted if count > 6]
+    said = capsys.readouterr().err
+    assert cut and said == (
+        f"data: {len(cut)} of 4 texts are longer than 6 tokens and are cut there (the longest has {max(cut)})\n"
+    )
+    note_cut(texts, replace(preprocessing, max_length=100))
+    assert capsys.readouterr().err == ""

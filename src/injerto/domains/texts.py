@@ -9,6 +9,8 @@ from injerto.basics.progress import note
 from injerto.domains.preprocessing import TextPreprocessing
 
 CHUNK = 1024
+MEASURED = 256
+"""Texts whose tokens are counted to report how many are cut."""
 
 
 def clean_text(text: str) -> str:
@@ -91,6 +93,22 @@ def _blank(preprocessing: TextPreprocessing) -> int:
     tokenizer, rows = preprocessing.tokenizer, preprocessing.rows
     known = [getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "unk")]
     return next((index for index in known if index is not None and (rows is None or index < rows)), 0)
+
+
+def note_cut(texts: Sequence[str], preprocessing: TextPreprocessing) -> None:
+    """Report in one line how many of the first texts are longer than the longest input, and so are cut.
+
+    Args:
+        texts: All of them; the tokens of the first :data:`MEASURED` are counted.
+        preprocessing: Tokenizer and longest input.
+    """
+    limit, some = preprocessing.max_length, texts[:MEASURED]
+    long = [text for text in some if len(text.encode()) > limit - 4]  # a token has a byte, but for special ones
+    counts = [len(preprocessing.tokenizer(text, verbose=False)["input_ids"]) for text in long]
+    cut = [count for count in counts if count > limit]
+    if cut:
+        of = f"{len(some)} texts" if len(some) == len(texts) else f"the first {len(some)} texts"
+        note(f"data: {len(cut)} of {of} are longer than {limit} tokens and are cut there (the longest has {max(cut)})")
 
 
 def pad(

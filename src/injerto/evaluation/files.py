@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.progress import note, warn
+from injerto.basics.progress import note
 from injerto.domains.archives import is_archive, unpack
 from injerto.domains.characters import is_blank
 from injerto.domains.columns import ColumnNames
@@ -159,14 +159,17 @@ def read_lines(data: bytes, name: str, names: ColumnNames) -> Inputs:
         names: The column that the run was fitted with, for which a heading is looked through.
 
     Raises:
-        InjertoError: Where it is no text.
+        InjertoError: Where it is no text, or a table.
     """
     return _of_lines(_lines(_decoded(data, name)), name, names)
 
 
 def _of_lines(lines: Sequence[str], name: str, names: ColumnNames) -> Inputs:
-    if lines and _is_heading(lines[0], names):
-        warn(f"the first line of {name} looks like a table's heading, and each line is one text; name the table's file")
+    if len(lines) > 1 and _is_heading(lines[0], names):
+        raise InjertoError(
+            f"{name} begins with a table's heading ({lines[0][:60]}), each line would be one text; save the "
+            "table with its ending (.csv, .tsv, .jsonl) and name that file"
+        )
     found = Inputs("text")
     for number, text in enumerate(lines, 1):
         found.add(text, f"{name}:{number}")

@@ -2,6 +2,7 @@
 
 import copy
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
 from injerto.domains.load import load_domains
+from injerto.domains.preprocessing import TextPreprocessing
+from injerto.domains.texts import note_cut
 from injerto.evaluation.domains import REPORTED, role_of
 from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
@@ -237,6 +240,8 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         if resolved.select == "best-source-val":
             note("no source has a val split: the last checkpoint is kept")
     _announce(prepared)
+    if isinstance(network.preprocessing, TextPreprocessing):
+        note_cut([str(text) for domain in domains.values() for text in domain.inputs], network.preprocessing)
     _check_measurable(prepared)
     plan_caches(prepared)
     prepared.seconds = time.perf_counter() - start
@@ -394,7 +399,7 @@ def _announce(prepared: Prepared) -> None:
     for what, names_of in (("classes", prepared.classes), ("domains", prepared.domains)):
         alike = [sorted(same) for same in _alike(names_of) if len(same) > 1]
         if alike:
-            warn(f"{what} that differ only in capitals are taken for different ones: {' and '.join(alike[0])}")
+            warn(f"{what} that differ only in capitals or width are taken for different ones: {' and '.join(alike[0])}")
     given: dict[str, set[str]] = {}
     for name in prepared.sources:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):
@@ -436,8 +441,8 @@ def _warn_of_unlearned(prepared: Prepared) -> set[str]:
 
 
 def _alike(names: Iterable[str]) -> Iterable[set[str]]:
-    """Names that differ only in capitals, together."""
+    """Names that differ only in capitals or in compatible characters (full width, ligatures), together."""
     found: dict[str, set[str]] = {}
     for name in names:
-        found.setdefault(name.casefold(), set()).add(name)
+        found.setdefault(unicodedata.normalize("NFKC", name).casefold(), set()).add(name)
     return found.values()
