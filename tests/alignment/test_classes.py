@@ -88,3 +88,18 @@ def test_confident_guesses_on_the_first_view_teach_the_second() -> None:
     assert logits.grad[:5].abs().sum() == 0  # the guess is no teacher of itself
     assert logits.grad[6].abs().sum() == 0
     assert build("self-training").health(outputs)["confident"] == pytest.approx(2 / 3)
+
+
+def test_guesses_that_are_rescaled_match_the_classes_frequencies() -> None:
+    """AdaMatch's rescaling: whoever asks which terms assume no label shift must hear of self-training."""
+    assert build("self-training").matches_frequencies
+    assert not build("mcc").matches_frequencies
+    torch.manual_seed(0)
+    logits = torch.randn(400, 3) + torch.tensor([2.0, 0.0, 0.0])  # the target's guesses lean to class 0
+    source = torch.randn(400, 3)
+    both = torch.cat([source, logits, logits])
+    outputs = step(both, [0] * 400 + [1] * 800, [0] * 400 + [-1] * 800, [PLAIN] * 800 + [SECOND] * 400)
+    guess, _ = build("self-training")._guesses(outputs)  # type: ignore[operator]
+    plain = torch.bincount(logits.argmax(1), minlength=3) / 400
+    rescaled = torch.bincount(guess, minlength=3) / 400
+    assert plain[0] > 0.6 and rescaled[0] < 0.45

@@ -55,3 +55,22 @@ def test_without_two_judged_rows_there_is_no_choice() -> None:
     unjudged = {**row("c", 0, 1.0), "validators": {}}
     assert choose([row("a", 0, 0.5), failed, unjudged]) is None
     assert choose([]) is None
+
+
+def weighed(label: str, accuracy: float, balanced: float, kind: str = "balanced") -> dict[str, Any]:
+    split = {"accuracy": accuracy, "balanced_accuracy": balanced}
+    domains = {"day": {"role": "source", "splits": {"val": split}}}
+    return {"row": label, "seed": 0, "status": "ok", "domains": domains, "recipe": {"class_weights": kind}}
+
+
+def test_rows_with_balanced_class_weights_are_compared_by_balanced_accuracy() -> None:
+    rows = [weighed("a", 0.94, 0.6), weighed("b", 0.9, 0.8)]
+    found = choose(rows)
+    assert found is not None and found["row"] == "b" and found["scores"] == {"a": 0.6, "b": 0.8}
+    assert found["rule"] == "source val, balanced"
+    mixed = choose([rows[0], weighed("b", 0.9, 0.8, "none")])  # one measure must hold for both: the plain one
+    assert mixed is not None and mixed["row"] == "a" and mixed["rule"] == "source val"
+    guarded = [{**one, "validators": {"rejected": None, "scores/infomax": 0.9 - one_by_one}} for one_by_one, one in
+               enumerate(rows)]  # fmt: skip
+    turned = choose(guarded)
+    assert turned is not None and turned["turned_away"] == ["a"]  # 0.6 is more than 0.1 below 0.8

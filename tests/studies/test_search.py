@@ -157,6 +157,25 @@ def test_without_a_target_source_val_decides_then_the_nll(fake: Any, look: Call)
     assert [trial["score"] for trial in content["trials"]] == [0.8, 0.9, 0.9, 0.85]
 
 
+def test_trials_with_balanced_class_weights_are_judged_by_balanced_accuracy(
+    fake: Any, look: Call, tmp_path: Path
+) -> None:
+    values = [(0.94, 0.6), (0.9, 0.8), (0.92, 0.7)]
+
+    def rule(settings: dict[str, Any]) -> Any:
+        accuracy, balanced = values[(len(fake.calls) - 1) % 3]
+        found = metrics(accuracy, 0)
+        found["domains"]["day"]["splits"]["val"]["balanced_accuracy"] = balanced
+        return found
+
+    fake.rule = rule
+    content = look(trials=3, target=(), class_weights="balanced")
+    assert content["objective"] == "source val balanced accuracy" and content["best"]["number"] == 1
+    assert [trial["score"] for trial in content["trials"]] == [0.6, 0.8, 0.7]
+    both = look(tmp_path / "both", trials=3, target=(), space={"class_weights": "none,balanced", "head_lr": "1e-4..1"})
+    assert both["objective"] == "source val accuracy" and both["best"]["number"] == 0
+
+
 def test_another_validator_and_the_mean_over_seeds(fake: Any, look: Call) -> None:
     fake.rule = lambda s: metrics(0.8, s["seed"] + s["head_lr"])
     content = look(select_by="bnm", seeds=3, seed=4, trials=2)

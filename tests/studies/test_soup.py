@@ -1,15 +1,22 @@
 """Greedy soup: the average it says it is, never worse on source val than its best run."""
 
+import copy
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import injerto
 from injerto.basics.errors import InjertoError
+from injerto.compute.batches import BatchMaker
+from injerto.tuning.norms import norm_layers, recalibrate
+
+soup_module = importlib.import_module("injerto.studies.soup")
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +83,56 @@ def test_what_cannot_be_mixed_is_refused(
     assert "--data" in refused("soup", moved, runs[1], "--out", tmp_path / "s")
     assert not (tmp_path / "s").exists()
     assert cli("soup", moved, runs[1], "--out", tmp_path / "s", "--data", pictures).code == 0
+
+
+def test_a_soup_of_runs_that_moved_statistics_has_its_own(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics of an average are those of its weights on the train examples, not the average of statistics."""
+    settings = {"source": "day", "backbone": tiny_timm, "split_seed": 0, "steps": 6, "norm": "train"} | quick
+    settings |= {"tuning": "last:2", "augment": "none", "lr": 0.05, "select": "last"}
+    runs = [injerto.fit(pictures, out=tmp_path / str(seed), seed=seed, **settings) for seed in range(2)]
+    monkeypatch.setattr(soup_module, "quick_score", lambda *_: (1.0, 0.0))  # no run is left out
+    cooked = injerto.soup([run.path for run in runs], tmp_path / "soup")
+    assert all(entry["in"] for entry in cooked.metrics["soup"]["runs"])
+    states = [run.model.backbone.model.state_dict() for run in runs]
+    found = cooked.model.backbone
+    domain = injerto.load_domains(pictures)["day"]
+    train = [i for i, key in enumerate(domain.contents) if runs[0].recorded_splits()[key] == "train"]
+    order = sorted(train, key=lambda i: domain.contents[i])
+    maker = BatchMaker(found.preprocessing, "cpu")
+    rows = [maker.image(domain.inputs[i]) for i in order]
+    parts = np.array_split(np.arange(len(rows)), len(rows) // 8)
+    reference = copy.deepcopy(found)
+    moved = {name for name in norm_layers(found) if found.stage_of(f"{name}.running_mean") >= len(found.stages) - 2}
+    recalibrate(reference, [maker.collate_images([rows[i] for i in part]) for part in parts], moved)
+    for name, value in found.model.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(value, reference.model.state_dict()[name], rtol=1e-3, atol=1e-4)
+            mean = (states[0][name] + states[1][name]) / 2
+            assert torch.allclose(value, mean, rtol=1e-3, atol=1e-4) == (name.rpartition(".")[0] not in moved)
+        elif value.is_floating_point():
+            torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_a_soup_of_balanced_runs_is_chosen_by_balanced_accuracy(
+    pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    score = soup_module.quick_score
+
+    def watched(logits: Any, labels: Any, balanced: bool = False) -> Any:
+        asked.append(balanced)
+        return score(logits, labels, balanced)
+
+    monkeypatch.setattr(soup_module, "quick_score", watched)
+    settings = {"source": "day", "backbone": tiny_timm, "split_seed": 0, "steps": 3, "tuning": "head"} | quick
+    runs = [
+        injerto.fit(pictures, out=tmp_path / f"{seed}{kind}", seed=seed, class_weights=kind, **settings).path
+        for seed, kind in ((0, "balanced"), (1, "balanced"), (1, "none"))
+    ]
+    injerto.soup(runs[:2], tmp_path / "balanced")
+    assert asked and all(asked)
+    asked.clear()
+    injerto.soup(runs[1:], tmp_path / "mixed")
+    assert asked and not any(asked)

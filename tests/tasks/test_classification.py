@@ -1,11 +1,21 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from injerto.basics.errors import InjertoError
 from injerto.domains.domain import Domain
-from injerto.tasks.classification import balanced_weights, class_map, classification_loss, encode
+from injerto.tasks.classification import (
+    balanced_weights,
+    class_map,
+    classification_loss,
+    classification_losses,
+    encode,
+)
 
 
 def batch(count: int = 12, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,3 +100,45 @@ def test_sources_without_classes_are_refused() -> None:
         class_map(domains, ["a"])
     with pytest.raises(InjertoError, match=r"source a, b has one class only \('x'\)"):
         class_map(domains, ["a", "b"])
+
+
+def by_hand(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, smoothing: float) -> list[float]:
+    """Weighted cross-entropy of soft labels, number by number."""
+    found = []
+    for row, label in zip(logits.astype(np.float64), labels.astype(np.float64), strict=True):
+        total = sum(math.exp(value - row.max()) for value in row)
+        loss = 0.0
+        for value, share, weight in zip(row, label, weights, strict=True):
+            share = (1 - smoothing) * share + smoothing / len(row)
+            loss -= weight * share * (value - row.max() - math.log(total))
+        found.append(loss)
+    return found
+
+
+def test_mixed_labels_with_class_weights_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    labels, weights = torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([0.1, 1.9])
+    each, known = classification_losses(logits, labels, weights)
+    assert known.all() and each.tolist() == pytest.approx([2.027, 0.178], abs=5e-4)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 6), st.sampled_from([0.0, 0.1, 0.4]), st.booleans())
+def test_the_weighted_loss_of_any_label_is_torchs_and_that_by_hand(
+    seed: int, classes: int, smoothing: float, whole: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(0, 3, (9, classes))).float().requires_grad_()
+    weights = torch.from_numpy(rng.gamma(1.0, 1.0, classes)).float()
+    index = torch.from_numpy(rng.integers(0, classes, 9))
+    soft = torch.from_numpy(rng.dirichlet(np.ones(classes), 9)).float()
+    labels = index if whole else soft
+    each, _ = classification_losses(logits, labels, weights, smoothing)
+    expected = functional.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
+    assert torch.equal(each, expected)
+    shares = functional.one_hot(index, classes).numpy() if whole else soft.numpy()
+    np.testing.assert_allclose(
+        each.detach(), by_hand(logits.detach().numpy(), shares, weights.numpy(), smoothing), rtol=2e-4, atol=1e-5
+    )
+    same = classification_losses(logits, functional.one_hot(index, classes).float(), weights, smoothing)[0]
+    torch.testing.assert_close(same, classification_losses(logits, index, weights, smoothing)[0])

@@ -1,12 +1,21 @@
 """EMA against its formula, SWAD against the paper's algorithm written down naively."""
 
+import copy
+import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from injerto.training.averages import Ema, Swad
+import injerto
+from injerto.compute.plan import make_plan
+from injerto.training.averages import Ema, Swad, estimate_norms
+from injerto.training.examples import Batch
+from injerto.training.trainer import Trainer
 
 Weights = dict[str, torch.Tensor]
 
@@ -74,3 +83,72 @@ def test_swad_without_a_valley_is_the_average_since_the_best_evaluation() -> Non
         average.step(weights)
         average.evaluated(8.0 - step)  # falls to the end
     torch.testing.assert_close(average.weights()["w"], rows[-1]["w"])
+
+
+# --- BatchNorm statistics of an average -------------------------------------------------------------------------------
+
+
+def test_statistics_of_averaged_weights_are_estimated_with_them(
+    make_backbone: Callable[..., Any], make_network: Callable[..., Any]
+) -> None:
+    """As swa_utils.update_bn of torch, on the layers that move; the average of two networks' statistics is neither."""
+    from torch.optim.swa_utils import update_bn
+
+    one, other, average = make_backbone(0), make_backbone(1), make_backbone(0)
+    for name, parameter in average.model.named_parameters():
+        parameter.data.copy_((one.model.get_parameter(name) + other.model.get_parameter(name)) / 2)
+    for name, buffer in average.model.named_buffers():
+        if buffer.is_floating_point():
+            buffer.copy_((one.model.get_buffer(name) + other.model.get_buffer(name)) / 2)
+    pictures = [torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    reference = copy.deepcopy(average.model)
+    update_bn(pictures, reference)
+    before = {name: buffer.clone() for name, buffer in average.model.named_buffers()}
+    zeros = torch.zeros(6, dtype=torch.int64)
+    batches = [Batch(inputs, zeros, zeros, zeros) for inputs in pictures]
+    estimate_norms(average, 0, batches, make_plan(average, "fp32", 1))
+    for name, buffer in average.model.named_buffers():
+        torch.testing.assert_close(buffer, reference.get_buffer(name), rtol=1e-4, atol=1e-5)
+        assert name.endswith("tracked") or not torch.allclose(buffer, before[name], rtol=0.05)
+    assert not any(module.training for module in average.model.modules())
+    frozen = make_backbone(0)
+    estimate_norms(frozen, 2, batches, make_plan(frozen, "fp32", 1))
+    for name, buffer in frozen.model.named_buffers():
+        assert (frozen.stage_of(name) < 2) == torch.equal(buffer, one.model.get_buffer(name))
+
+
+@pytest.mark.parametrize("average", ["ema", "swad"])
+def test_what_ships_has_statistics_of_its_own_weights(
+    average: str, pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    trainers: list[Trainer] = []
+    select = Trainer._select
+
+    def watched(self: Trainer) -> Any:
+        trainers.append(self)
+        return select(self)
+
+    monkeypatch.setattr(Trainer, "_select", watched)
+    settings = {"source": "day", "backbone": tiny_timm, "tuning": "last:2", "augment": "none"} | quick
+    settings |= {"steps": 8, "norm": "train", "average": average, "lr": 0.01, "select": None}
+    run = injerto.fit(pictures, out=tmp_path / "run", **settings)
+    trainer, state = trainers[0], run.model.backbone.model.state_dict()
+    network = copy.deepcopy(run.model.backbone.model)
+    running = {name: value.clone() for name, value in state.items() if "running" in name}
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    network.eval()
+    moved = [name for name in layers if run.model.backbone.stage_of(f"{name}.running_mean") >= trainer.spans[-1].frozen]
+    assert moved and len(moved) < len(layers)
+    for name in moved:
+        layers[name].reset_running_stats(), layers[name].train()
+        layers[name].momentum = None
+    steps = min(8, 64)
+    trainer.examples.kept.clear()  # from the pictures themselves
+    batches = trainer.examples.batches(trainer.steps_plan, [dataclasses.replace(trainer.spans[-1], stop=steps)])
+    with torch.no_grad():
+        for batch in batches:
+            network(batch.inputs)
+    for name, value in network.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(running[name], value, rtol=1e-3, atol=1e-4)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 import injerto
 from injerto.basics.errors import InjertoError
-from injerto.evaluation.validators import VALIDATORS, Verdict
+from injerto.evaluation.validators import VALIDATORS, Evidence, Verdict, best_of, judge
+from injerto.statistics.recall import mean_recall
 from injerto.training import fit as fit_module
 from injerto.training.progress import Progress
 
@@ -135,3 +136,73 @@ def test_what_cannot_choose_is_refused(
 ) -> None:
     with pytest.raises(InjertoError, match=message):
         injerto.fit(styles, out=tmp_path / "run", **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory, data_writers: SimpleNamespace) -> Path:
+    """Pictures of which most are of one class."""
+    root = Path(
+        data_writers.pictures(tmp_path_factory.mktemp("data") / "uneven", per_class=30, domains=("day", "dusk"))
+    )
+    for domain in ("day", "dusk"):
+        for label in ("green", "red"):
+            for path in sorted((root / domain / label).iterdir())[12:]:
+                path.unlink()
+    return root
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_balanced_class_weights_choose_by_balanced_accuracy(
+    class_weights: str, uneven: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    more = {"target": (), "alignment": "none", "select": "best-source-val", "lr": 3e-3, "class_weights": class_weights}
+    run = injerto.fit(uneven, out=tmp_path / "run", **(settings | more))
+    entries, chosen = log_of(run), run.metrics["selection"]
+    name = "val_balanced_accuracy" if class_weights == "balanced" else "val_accuracy"
+    assert chosen["score"] == max(entry[name] for entry in entries)
+    assert next(e for e in entries if e["step"] == chosen["step"])[name] == chosen["score"]
+    val = run.metrics["domains"]["day"]["splits"]["val"]  # the log's numbers are those of the report
+    last = next(entry for entry in entries if entry["step"] == chosen["step"])
+    assert last["val_accuracy"] == pytest.approx(val["accuracy"])
+    assert last["val_balanced_accuracy"] == pytest.approx(val["balanced_accuracy"])
+    assert last["val_nll"] == pytest.approx(val["nll"], rel=1e-3)
+
+
+def test_the_guard_and_the_source_validator_count_classes_equally_then() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.asarray([0] * 90 + [1] * 10)
+    lazy = np.where(np.arange(100)[:, None] < 94, [[2.0, 0.0]], [[0.0, 2.0]])  # 96 % right, 60 + 100 % by class
+    fair = np.where(
+        (labels == 1)[:, None] | (np.arange(100)[:, None] < 12), [[0.0, 2.0]], [[2.0, 0.0]]
+    )  # 88 %, 87 + 100
+    target = rng.normal(size=(50, 2)) * 3
+    for balanced, best in ((False, 0), (True, 1)):
+        evidence = [
+            Evidence(logits, labels, rng.normal(size=(100, 4)), target, rng.normal(size=(50, 4)), balanced=balanced)
+            for logits in (lazy, fair)
+        ]
+        assert best_of("source", evidence) == best
+        accuracies = [mean_recall(logits.argmax(1) == labels, labels) for logits in (lazy, fair)]
+        verdict = judge("infomax", evidence[0], max(accuracies))
+        assert (verdict.rejected is not None) == balanced  # 0.8 is more than 0.1 below 0.93
+
+
+def test_a_validator_judges_a_balanced_run_by_one_measure(
+    uneven: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference and what the guard holds against it are the same accuracy."""
+    seen: list[tuple[float, float]] = []
+
+    def watched(name: str, evidence: Any, reference: float, seed: int) -> Verdict:
+        known = np.asarray(evidence.source_labels)
+        seen.append((mean_recall(evidence.source_logits.argmax(1) == known, known), reference))
+        assert evidence.balanced
+        return judge(name, evidence, reference, seed)
+
+    monkeypatch.setattr(fit_module, "judge", watched)
+    more = {"class_weights": "balanced", "select": "source"}
+    run = injerto.fit(uneven, out=tmp_path / "run", **(settings | more))
+    best = 0.0
+    for entry, (_, reference) in zip(log_of(run), seen, strict=False):
+        best = max(best, entry["val_balanced_accuracy"])
+        assert reference == pytest.approx(best)

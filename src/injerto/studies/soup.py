@@ -1,5 +1,6 @@
 """Greedy soup: several runs from the same base model, averaged where that helps on source ``val``."""
 
+import copy
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -66,6 +67,8 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
     domains = _domains(recipe, data)
     vals = _vals(opened[0], domains, recipe.source or tuple(domains))
     judge = settled(opened[0].model)
+    if judge is opened[0].model:  # what is tried must not change what is added up
+        judge = copy.deepcopy(judge)
     weights = [{name: tensor.clone() for name, tensor in settled(run.model).state_dict().items()} for run in opened]
     balanced = all(is_balanced(load_recipe(run.path / "recipe.yaml")) for run in opened)
     renew = _renewal(opened, domains, recipe)
