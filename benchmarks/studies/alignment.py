@@ -90,7 +90,7 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     ),
     "emoji-self-training": shifts(  # with a strong view that is strong, and new in every cycle
         EMOJI, {"tuning": ["head"], "alignment": ["none", "mmd", "self-training", "mmd+self-training"]},
-        3, steps=300, image_size=128, neck="256", select="last", **LITE0,
+        5, steps=300, image_size=128, neck="256", select="last", **LITE0,
     ),
     "emoji-full": shifts(
         EMOJI[:1], {"tuning": ["full"], "alignment": ["none", "mmd", "dann", "mmd+mcc"]}, 3,
