@@ -2,7 +2,6 @@
 
 import copy
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
 from injerto.compute.features import check_cache
 from injerto.compute.plan import ComputePlan, make_plan
+from injerto.domains.characters import look
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
 from injerto.domains.load import load_domains
@@ -399,7 +399,8 @@ def _announce(prepared: Prepared) -> None:
     for what, names_of in (("classes", prepared.classes), ("domains", prepared.domains)):
         alike = [sorted(same) for same in _alike(names_of) if len(same) > 1]
         if alike:
-            warn(f"{what} that differ only in capitals or width are taken for different ones: {' and '.join(alike[0])}")
+            shown = " and ".join(ascii(one) if one.casefold() != alike[0][0].casefold() else one for one in alike[0])
+            warn(f"{what} that look alike are taken for different ones: {shown}")
     given: dict[str, set[str]] = {}
     for name in prepared.sources:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):
@@ -441,8 +442,8 @@ def _warn_of_unlearned(prepared: Prepared) -> set[str]:
 
 
 def _alike(names: Iterable[str]) -> Iterable[set[str]]:
-    """Names that differ only in capitals or in compatible characters (full width, ligatures), together."""
+    """Names that are hardly told from each other, together."""
     found: dict[str, set[str]] = {}
     for name in names:
-        found.setdefault(unicodedata.normalize("NFKC", name).casefold(), set()).add(name)
+        found.setdefault(look(name), set()).add(name)
     return found.values()
