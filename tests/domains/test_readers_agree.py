@@ -110,10 +110,8 @@ def forms(table: Table, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "Arrow batch", arrow.combine_chunks().to_batches()[0]
     yield "dict of columns", columns(table)
     yield "list of rows", records(table)
-    try:
-        import polars
-    except ImportError:
-        return
+    import polars
+
     yield "polars", polars.DataFrame(columns(table), schema=dict.fromkeys(HEADING, polars.String))
 
 
@@ -136,6 +134,22 @@ def test_datasets_give_the_same(tmp_path_factory: pytest.TempPathFactory, table:
     folder = tmp_path_factory.mktemp("saved") / "data"
     data.save_to_disk(str(folder))
     assert shown(load_domains(folder, split_column="split")) == expected(table)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(tables())
+def test_a_workbook_gives_the_same(tmp_path_factory: pytest.TempPathFactory, table: Table) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in [HEADING, *table]:
+        book.active.append(row)
+    for cells in book.active.iter_rows():
+        for cell in cells:
+            cell.data_type = "s" if cell.value is not None else cell.data_type
+    path = tmp_path_factory.mktemp("workbook") / "table.xlsx"
+    book.save(path)
+    assert shown(load_domains(path, split_column="split")) == expected(table)
 
 
 @QUICK
