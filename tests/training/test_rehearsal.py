@@ -10,6 +10,7 @@ import injerto
 from injerto.basics.errors import InjertoError
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.recipe.grammar import parse_tuning
+from injerto.recipe.recipe import make_recipe
 from injerto.training.rehearsal import rehearse
 from injerto.tuning.base import apply_tuning
 
@@ -49,13 +50,16 @@ class Broken(nn.Module):
         return BrokenBackward.apply(values)
 
 
-def tried(between: nn.Module | None, precision: str, tuning: str = "full") -> tuple[Any, ComputePlan, ComputePlan]:
+def tried(
+    between: nn.Module | None, precision: str, tuning: str = "full", norm: str = "frozen", rows: int = 2
+) -> tuple[Any, ComputePlan, ComputePlan]:
     torch.manual_seed(0)
     backbone = injerto.load_backbone(Net(between), image_size=32)
     plan = make_plan(backbone, "fp32", 1)
     plan = type(plan)(**{**vars(plan), "precision": precision})
+    recipe = make_recipe(data="x", norm=norm, batch_size=rows)
     tuned = apply_tuning(backbone, parse_tuning(tuning), 1.0, 0)
-    return backbone, plan, rehearse(backbone, tuned, plan)
+    return backbone, plan, rehearse(backbone, tuned, plan, recipe)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -85,3 +89,12 @@ def test_a_network_that_cannot_train_is_refused_in_one_line() -> None:
 def test_a_frozen_backbone_is_not_tried() -> None:
     _, plan, after = tried(Broken(), "fp32", "head")
     assert after == plan
+
+
+def test_statistics_of_one_example_are_refused_by_their_cause() -> None:
+    small = nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Upsample(scale_factor=4))
+    with pytest.raises(InjertoError, match="one example at a time with --norm train .*--batch-size"):
+        tried(small, "fp32", norm="train", rows=1)
+    for norm, rows in (("train", 2), ("frozen", 1)):
+        backbone, plan, after = tried(small, "fp32", norm=norm, rows=rows)
+        assert after == plan and not any(module.training for module in backbone.model.modules())

@@ -91,9 +91,10 @@ class Backbone(nn.Module):
         self.embedding_dim = 0  # the probe says
         self.stages: tuple[Stage, ...] = find_stages(model, lambda: self._probe(batch))
         self._stage_of = {name: i for i, stage in enumerate(self.stages) for name in stage.parameters}
-        check_company(self, batch)
         self.any_size = not fixed_size and isinstance(batch, Tensor) and takes_any_size(self, batch)
         self.identity = identify(self)
+        if self.identity.steady:
+            check_company(self, batch)
 
     def identify(self) -> None:
         """Take fingerprint and identity again: the network may have changed since it was loaded."""

@@ -101,7 +101,7 @@ def check_vocabulary(tokenizer: Any, rows: int | None, spec: str) -> None:
     Raises:
         InjertoError: Where words are beyond the table.
     """
-    if rows is None or not hasattr(tokenizer, "get_vocab") or len(tokenizer) <= rows:
+    if rows is None or not hasattr(tokenizer, "__len__") or len(tokenizer) <= rows:
         return
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = set(tokenizer.all_special_tokens) | {str(token) for token in added.values() if token.special}
