@@ -338,7 +338,7 @@ def test_the_merges_of_pieces_count() -> None:
 
 def test_a_slow_tokenizer_is_known_too(plain_text: Backbone) -> None:
     class Slow:
-        pad_token_id, truncation_side = 0, "right"
+        pad_token_id, eos_token_id, truncation_side = 0, None, "right"
 
         def __init__(self, words: str) -> None:
             self.words = {word: i for i, word in enumerate(words.split())}
@@ -346,7 +346,9 @@ def test_a_slow_tokenizer_is_known_too(plain_text: Backbone) -> None:
         def get_vocab(self) -> dict[str, int]:
             return self.words
 
-        def __call__(self, text: str) -> dict[str, list[int]]:
+        def __call__(self, text: str | list[str], **_: Any) -> dict[str, Any]:
+            if isinstance(text, list):
+                return {"input_ids": [self(one)["input_ids"] for one in text]}
             return {"input_ids": [2, *(self.words.get(word, 1) for word in text.split())]}
 
     one, other = Slow("pad unk cls good bad"), Slow("pad unk cls bad good")

@@ -101,7 +101,7 @@ def identify(backbone: "Backbone") -> Identity:
     probe, steady = _probe(backbone, size)
     if not steady:
         warn(
-            f"{backbone.spec} gives another output each time for the same input: its forward draws at random, keeps a "
+            f"{backbone.spec} gives different outputs for one input: its forward draws at random, keeps a "
             "state or mixes the inputs of a batch; what it computes is not kept on the disk"
         )
     scale = max(map(abs, probe), default=0.0) or 1.0
