@@ -19,6 +19,8 @@ OBJECTS = (
     "by split or domain"
 )
 _NAME = "table"
+_SINGLE = frozenset(("Series", "Index", "Array", "ChunkedArray", "StringArray", "LargeStringArray"))
+"""Types of one column without a name."""
 
 
 def read_object(data: Any, names: ColumnNames) -> Rows:
@@ -67,6 +69,8 @@ def _columns(data: Any, where: str) -> dict[str, list[Any]]:
         return columns_of(data, where)
     if kind == "polars" and type(data).__name__ == "LazyFrame":
         data = data.collect()
+    if type(data).__name__ in _SINGLE:
+        raise InjertoError(f"cannot read domains from a {type(data).__name__}; {_hint(data)}")
     if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__dataframe__") or kind == "pyarrow":
         return _of_arrow(data, where)
     raise InjertoError(f"cannot read domains from a {type(data).__name__}; {_hint(data)}")
@@ -129,6 +133,6 @@ def _hint(data: Any) -> str:
         return "make it a data frame (pandas.DataFrame(array))"
     if isinstance(data, tuple) and len(data) == 2:
         return "inputs and labels apart are given to injerto.Classifier, or as {'text': inputs, 'label': labels}"
-    if isinstance(data, (list, tuple, np.ndarray)) or type(data).__name__ == "Series":
+    if isinstance(data, (list, tuple, np.ndarray)) or type(data).__name__ in _SINGLE:
         return "name its columns: {'text': [...], 'label': [...]}"
     return f"give {OBJECTS}"

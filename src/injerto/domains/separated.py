@@ -49,7 +49,8 @@ def parse(path: Path, text: str, separator: str | None = None) -> Separated:
 
     Cells are quoted as spreadsheets do it (``"`` around the cell, doubled inside). A file with tabs is read without
     quoting where its quotes do not fit or would swallow rows, with a note; any other such file is refused. The first
-    line may be ``sep=;`` as Excel writes it. Rows end where the heading does: at a line feed, or at a carriage return.
+    line may be ``sep=;`` as Excel writes it, or ``#TYPE`` as PowerShell does. Rows end where the heading does: at a line
+    feed, or at a carriage return.
 
     Args:
         path: For messages.
@@ -65,11 +66,8 @@ def parse(path: Path, text: str, separator: str | None = None) -> Separated:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InjertoError(f"{path}, line {line}: a NUL byte; the file is damaged or UTF-16, save it as UTF-8")
-    skipped, text = _excel_mark(text)
-    if skipped:
-        separator = skipped
-    separator = separator or _separator(text)
-    first = 2 if skipped else 1
+    named, text, first = _preamble(text)
+    separator = named or separator or _separator(text)
     try:
         records = _fitting(list(_records(text, separator, first)))
     except _Broken as quoted:
@@ -88,11 +86,13 @@ def _refusal(path: Path, broken: _Broken) -> InjertoError:
     return InjertoError(f"{path} cannot be read as a table (line {broken.line}: {broken.reason}); {_ADVICE}")
 
 
-def _excel_mark(text: str) -> tuple[str, str]:
-    """The separator that a first line ``sep=;`` names, and the text without that line."""
+def _preamble(text: str) -> tuple[str, str, int]:
+    """The separator that a first line ``sep=;`` names; the text behind such a line or ``#TYPE``; its first line."""
     line, end, rest = text.partition("\n")
     line = line.rstrip("\r").strip('"')
-    return (line[4:], rest) if end and line.lower().startswith("sep=") and len(line) == 5 else ("", text)
+    if end and line.lower().startswith("sep=") and len(line) == 5:
+        return line[4:], rest, 2
+    return ("", rest, 2) if end and line.startswith("#TYPE ") else ("", text, 1)
 
 
 def _line_end(text: str) -> str:

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
 from injerto.compute.features import check_cache
 from injerto.compute.plan import ComputePlan, make_plan
-from injerto.domains.characters import look
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
+from injerto.domains.labels import look_alikes, means_no_label, several_in_one
 from injerto.domains.load import load_domains
 from injerto.domains.preprocessing import TextPreprocessing
 from injerto.domains.texts import note_cut
@@ -48,8 +48,6 @@ REMEMBERED = 5
 
 SHOWN = 12
 """Names of classes in the line that says what was found."""
-NO_LABEL = {"na", "n/a", "nan", "null", "unlabeled", "unlabelled", "?"}
-"""Words that mean no label more often than a class."""
 
 
 @dataclass
@@ -394,13 +392,17 @@ def _announce(prepared: Prepared) -> None:
     names += ", ..." if len(prepared.classes) > SHOWN else ""
     note(f"data: {len(prepared.classes)} classes: {names}")
     for called in prepared.classes:
-        if called.strip("_").lower() in NO_LABEL:
+        if means_no_label(called):
             warn(f"'{called}' is taken for a class; where there is none leave it empty (pictures: a folder _unlabeled)")
     for what, names_of in (("classes", prepared.classes), ("domains", prepared.domains)):
-        alike = [sorted(same) for same in _alike(names_of) if len(same) > 1]
-        if alike:
+        if alike := look_alikes(names_of):
             shown = " and ".join(ascii(one) if one.casefold() != alike[0][0].casefold() else one for one in alike[0])
             warn(f"{what} that look alike are taken for different ones: {shown}")
+    if joined := several_in_one(prepared.classes):
+        warn(
+            f"{len(joined)} classes look like several labels in one cell (first: '{joined[0]}'); each is taken for one "
+            "class, as an example has one"
+        )
     given: dict[str, set[str]] = {}
     for name in prepared.sources:
         for content, label in zip(prepared.domains[name].contents, prepared.domains[name].labels, strict=True):
@@ -439,11 +441,3 @@ def _warn_of_unlearned(prepared: Prepared) -> set[str]:
             "cannot be learned, and their examples count as mistakes"
         )
     return set(absent)
-
-
-def _alike(names: Iterable[str]) -> Iterable[set[str]]:
-    """Names that are hardly told from each other, together."""
-    found: dict[str, set[str]] = {}
-    for name in names:
-        found.setdefault(look(name), set()).add(name)
-    return found.values()
