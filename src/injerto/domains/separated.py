@@ -49,8 +49,8 @@ def parse(path: Path, text: str, separator: str | None = None) -> Separated:
 
     Cells are quoted as spreadsheets do it (``"`` around the cell, doubled inside). A file with tabs is read without
     quoting where its quotes do not fit or would swallow rows, with a note; any other such file is refused. The first
-    line may be ``sep=;`` as Excel writes it, or ``#TYPE`` as PowerShell does. Rows end where the heading does: at a line
-    feed, or at a carriage return.
+    line may be ``sep=;`` as Excel writes it, or ``#TYPE`` as PowerShell does. Rows end where the heading does: at a
+    line feed, or at a carriage return.
 
     Args:
         path: For messages.
