@@ -13,9 +13,9 @@ from torch import nn
 import injerto
 from injerto.backbones.load import load_backbone
 from injerto.basics.files import sha256
-from injerto.compute.inference import IMAGE_CHUNK, Embedder
+from injerto.compute.inference import IMAGE_CHUNK, Embedder, inference_plan
 from injerto.compute.lowering import lower
-from injerto.compute.machine import machine
+from injerto.compute.machine import Machine, machine
 from injerto.compute.plan import ComputePlan, make_plan
 
 PLAN = ComputePlan("cpu", "fp32", True, 1)
@@ -217,3 +217,25 @@ def test_a_model_shorter_than_the_first_edges(bert: Any) -> None:
     )
     assert Embedder(short, TEXT_PLAN).seconds_per_input() > 0
     assert np.isfinite(embed(Embedder(short, TEXT_PLAN), sentences([1, 20]), ["x", "y"])).all()
+
+
+class Fourier(torch.nn.Module):
+    """A network with an operation that bfloat16 has no kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Conv2d(3, 4, 8, 8), torch.nn.Linear(4, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.fft.fft2(self.first(images)).real.abs().mean((2, 3)))
+
+
+def test_what_does_not_run_in_bf16_is_planned_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_backbone: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr("injerto.compute.plan.machine", lambda: Machine("cpu", "a processor", 2, True))
+    backbone = load_backbone(Fourier(), image_size=32)
+    assert inference_plan(backbone, "auto", 1).precision == "fp32"
+    assert "does not run in bf16" in capsys.readouterr().err
+    assert inference_plan(make_backbone(), "auto", 1).precision == "bf16"
+    assert inference_plan(backbone, "fp32", 1).precision == "fp32" and capsys.readouterr().err == ""

@@ -18,8 +18,7 @@ from injerto.bank.resident import About, Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
 from injerto.basics.errors import InjertoError, suggest
 from injerto.compute.batches import BatchMaker, bucket, prefetch
-from injerto.compute.inference import IMAGE_CHUNK
-from injerto.compute.plan import make_plan
+from injerto.compute.inference import IMAGE_CHUNK, inference_plan
 from injerto.domains.columns import ColumnNames
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
@@ -82,7 +81,7 @@ class AdapterBank:
         if base is backbone:
             base.identify()  # it may have been trained since it was loaded
         self.base, self.limit = base, limit
-        self._trunk = Trunk(base, make_plan(base, precision, threads))
+        self._trunk = Trunk(base, inference_plan(base, precision, threads))
         self._residents: OrderedDict[str, Resident] = OrderedDict()
         self._about: dict[str, About] = {}
         self._layouts: dict[Any, Any] = {}

@@ -2,20 +2,21 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from injerto.backbones.backbone import Backbone
-from injerto.basics.progress import progress
+from injerto.backbones.backbone import Backbone, first_line, probe_batch
+from injerto.basics.progress import note, progress
 from injerto.compute.batches import BatchMaker, Inputs, bucket, prefetch
 from injerto.compute.cuts import HIDDEN, Cut, run_suffix
 from injerto.compute.features import Chunk, Features
 from injerto.compute.fold import fold_batch_norm, settled
 from injerto.compute.lowering import lower
-from injerto.compute.plan import ComputePlan
+from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.domains.texts import tokenize
 
@@ -225,6 +226,35 @@ class Continuer:
             chunk = order[start : start + size]
             yield chunk, int(counts[chunk].max())
             start += len(chunk)
+
+
+def inference_plan(backbone: Backbone, precision: str = "auto", threads: int | None = None) -> ComputePlan:
+    """The plan for a backbone that is run frozen: float32 where it does not run with its weights in bfloat16.
+
+    Args:
+        backbone: The pretrained model.
+        precision: As :func:`injerto.compute.plan.make_plan` takes it.
+        threads: As there.
+
+    Returns:
+        The plan; a note says so where the precision is another one than was asked for.
+
+    Raises:
+        InjertoError: As there.
+    """
+    plan = make_plan(backbone, precision, threads)
+    if plan.precision != "bf16":
+        return plan
+    embedder = Embedder(backbone, plan, constant=False)
+    try:
+        found = embedder.forward(probe_batch(backbone.preprocessing, torch.device(plan.device)))
+        why = None if torch.isfinite(found).all() else "its output is NaN or infinite"
+    except Exception as error:  # whatever an operation without such a kernel raises
+        why = first_line(error)
+    if why is None:
+        return plan
+    note(f"plan: {backbone.spec} does not run in bf16 ({why}); fp32 instead")
+    return replace(plan, precision="fp32")
 
 
 def fast(network: nn.Module, plan: ComputePlan, probe: torch.Tensor | None, pixels: bool = False) -> nn.Module:

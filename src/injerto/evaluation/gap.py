@@ -14,7 +14,7 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress, warn
 from injerto.compute.embedding import embed_parts, open_backbone
-from injerto.compute.plan import make_plan
+from injerto.compute.inference import inference_plan
 from injerto.domains.check import no_classes
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in, paths_elsewhere
@@ -125,7 +125,7 @@ def measure_gap(
             network.identify()  # it may have been trained since it was loaded
     if network.modality != domains.modality:
         raise InjertoError(f"{domains.name} holds {domains.modality}s, and {network.spec} takes {network.modality}s")
-    plan = make_plan(network, precision, threads)
+    plan = inference_plan(network, precision, threads)
     names = list(domains)
     values = embed_parts(network, plan, list(domains.values()), f"{domains.modality}s of {len(names)} domains")
     ends = np.cumsum([len(domains[name]) for name in names])

@@ -14,7 +14,7 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note
 from injerto.compute.embedding import embed_parts, open_backbone
-from injerto.compute.plan import make_plan
+from injerto.compute.inference import inference_plan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.load import check_reading, load_domains
 from injerto.evaluation.run import Run
@@ -157,7 +157,7 @@ def _scored(
     else:
         network = open_backbone(name, data, image_size, max_length)
         _check_modality(name, network.modality, modality)
-        plan = make_plan(network, precision, threads)
+        plan = inference_plan(network, precision, threads)
         values = embed_parts(network, plan, parts, f"{name}")
         each = np.split(values, np.cumsum([len(part) for part in parts])[:-1])
     seconds = {"embedding": time.perf_counter() - start}

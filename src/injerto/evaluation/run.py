@@ -17,7 +17,8 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.lock import writer_of
 from injerto.basics.progress import note, warn
-from injerto.compute.plan import ComputePlan, make_plan
+from injerto.compute.inference import inference_plan
+from injerto.compute.plan import ComputePlan
 from injerto.domains.columns import ColumnNames
 from injerto.domains.domain import Domain, Domains
 from injerto.evaluation.domains import measure, warn_of_unknown
@@ -63,7 +64,7 @@ class Run:
     @cached_property
     def _opened(self) -> tuple[Model, dict[str, Any], ComputePlan]:
         model, card, line = load_model(self.path, self._backbone)
-        plan = make_plan(model.backbone, self._precision, self._threads)
+        plan = inference_plan(model.backbone, self._precision, self._threads)
         if self._t is not None:
             if line is not None:
                 line.move(model, self._t)

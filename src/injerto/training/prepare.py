@@ -18,7 +18,8 @@ from injerto.basics.progress import note, warn
 from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
 from injerto.compute.features import check_cache
-from injerto.compute.plan import ComputePlan, make_plan
+from injerto.compute.inference import inference_plan
+from injerto.compute.plan import ComputePlan
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
 from injerto.domains.labels import look_alikes, means_no_label, several_in_one
@@ -221,7 +222,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
         classes=classes,
         backbone=network,
         tuned=tuned,
-        plan=rehearse(network, tuned, make_plan(network, resolved.precision, resolved.threads), resolved),
+        plan=rehearse(network, tuned, inference_plan(network, resolved.precision, resolved.threads), resolved),
         remember=remember,
         few=few,
         stages=stages,
