@@ -187,3 +187,32 @@ def test_names_in_a_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         labels = {label for label in load_domains(data)[name].labels if label != "dog"}
         assert labels == {expected or encoded.decode("cp437")}
         assert ("are read as code page 437" in capsys.readouterr().err) == (expected is None)
+
+
+def test_tables_in_an_archive_are_read_as_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for split, rows in {"train": range(6), "val": range(6, 9), "test": range(9, 12)}.items():
+        lines = ["text,label", *(f"text {row},{'ab'[row % 2]}" for row in rows)]
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    wanted = load_domains(folder)["tables"]
+    for wrapped in (False, True):
+        packed = tmp_path / f"tables{wrapped}.zip"
+        with zipfile.ZipFile(packed, "w") as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, f"inner/{file.name}" if wrapped else file.name)
+        (found,) = load_domains(packed).values()
+        assert (found.ids, found.labels, found.given) == (wanted.ids, wanted.labels, wanted.given)
+
+
+def test_a_list_of_pictures_in_an_archive_gives_their_labels(tmp_path: Path) -> None:
+    packed = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for place in range(4):
+            stream = io.BytesIO()
+            Image.new("RGB", (8, 8), (60 * place, 0, 0)).save(stream, "PNG")
+            archive.writestr(f"{place}.png", stream.getvalue())
+        archive.writestr("metadata.csv", "file_name,label\n0.png,a\n1.png,a\n2.png,b\n3.png,b\n")
+    found = load_domains(packed)["pictures"]
+    labels = {Path(str(item)).name: label for item, label in zip(found.inputs, found.labels, strict=True)}
+    assert labels == {"0.png": "a", "1.png": "a", "2.png": "b", "3.png": "b"}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from injerto.basics.errors import InjertoError
-from injerto.domains import archives
+from injerto.domains.columns import ColumnNames
 from injerto.domains.folders import list_pictures, read_folder
-from injerto.domains.load import load_domains
+from injerto.domains.load import load_domains, read_rows
 
 
 def draw(root: Path, *names: str) -> None:
@@ -270,7 +270,7 @@ def outcome(path: Path) -> str | tuple[list[tuple[str, str, str | None, str | No
         patch.setattr(folders, "note", lines.append)
         patch.setattr(folders, "warn", lines.append)
         try:
-            rows = archives.read_archive(path) if path.is_file() else read_folder(path)
+            rows = read_rows(path, ColumnNames()) if path.is_file() else read_folder(path)
         except InjertoError as error:
             return str(error)
     counts = [re.match(r"(\d+) (?:other files? ignored|(?:pictures|texts) in )", line) for line in lines]

@@ -18,8 +18,7 @@ from typing import IO, cast
 from injerto.basics.errors import InjertoError, first_line
 from injerto.basics.files import cache_problem, cache_root, file_sha256, remove_tree, sha256
 from injerto.basics.progress import progress, warn
-from injerto.domains.folders import is_hidden, read_folder
-from injerto.domains.rows import Rows
+from injerto.domains.folders import is_hidden
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 MAX_MEMBERS = 2_000_000
@@ -61,22 +60,6 @@ def archive_stem(path: Path) -> str:
     return path.name[: -len(suffix)] or path.name
 
 
-def read_archive(path: Path) -> Rows:
-    """Read a .zip or .tar (also .gz, .xz, .bz2, .zst) of a folder of pictures or texts.
-
-    Args:
-        path: The archive.
-
-    Returns:
-        The examples, as :func:`injerto.domains.folders.read_folder` gives them.
-
-    Raises:
-        InjertoError: Where the archive is broken, tries to leave its folder, is beyond the bounds or does not fit on
-            the disk.
-    """
-    return read_folder(unpack(path), archive_stem(path))
-
-
 def unpack(path: Path) -> Path:
     """Unpack an archive's files into the cache folder, once; nothing but whole results is ever left there.
 
@@ -89,7 +72,8 @@ def unpack(path: Path) -> Path:
         The folder in the cache.
 
     Raises:
-        InjertoError: As :func:`read_archive`.
+        InjertoError: Where the archive is broken, tries to leave its folder, is beyond the bounds or does not fit on
+            the disk.
     """
     try:
         digest = file_sha256(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError, suggest
-from injerto.domains.archives import is_archive, read_archive
+from injerto.domains.archives import archive_stem, is_archive, unpack
 from injerto.domains.columns import ColumnNames, apply_group_pattern, rows_from_columns
 from injerto.domains.domain import Domains
 from injerto.domains.folders import read_folder
@@ -149,7 +149,7 @@ def read_rows(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
         rows = read_table_folder(path, names)
         return read_folder(path) if rows is None else rows
     if is_archive(path) and not is_table(path):
-        return read_archive(path)
+        return _read_archive(path, names)
     if not is_table(path):
         raise InjertoError(f"cannot read domains from the file {path}{_other_kind(path)}; give {FORMS}")
     columns, numbers = read_table(path)
@@ -158,6 +158,17 @@ def read_rows(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
         names = ColumnNames(**kept)
     places = [f"{path.name}:{number}" for number in numbers]
     return rows_from_columns(columns, table_stem(path), names, base=path.parent, file=path.name, places=places)
+
+
+def _read_archive(path: Path, names: ColumnNames) -> Rows:
+    """Tables, pictures or texts in an archive, seen through a folder around all of it."""
+    from injerto.domains.table_folder import read_table_folder
+
+    root = inner = unpack(path)
+    while len(entries := list(inner.iterdir())) == 1 and entries[0].is_dir():
+        inner = entries[0]
+    rows = read_table_folder(inner, names, archive_stem(path))
+    return read_folder(root, archive_stem(path)) if rows is None else rows
 
 
 def _other_kind(path: Path) -> str:

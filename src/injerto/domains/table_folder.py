@@ -20,7 +20,7 @@ _AMBIGUOUS = (".txt", ".json")
 _SHARD = re.compile(r"(.+?)[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]{8,})?")
 
 
-def read_table_folder(root: Path, names: ColumnNames) -> Rows | None:
+def read_table_folder(root: Path, names: ColumnNames, name: str | None = None) -> Rows | None:
     """Read a folder that holds tables.
 
     Tables that are called as splits (``train.csv``, ``validation-00000-of-00002.parquet``, ``test/0000.parquet``, also
@@ -30,6 +30,7 @@ def read_table_folder(root: Path, names: ColumnNames) -> Rows | None:
     Args:
         root: The folder.
         names: Which column is what.
+        name: What to call the data; the folder's name by default.
 
     Returns:
         The examples; None where the folder's tables are not the data (there are none, or pictures without a list).
@@ -40,7 +41,7 @@ def read_table_folder(root: Path, names: ColumnNames) -> Rows | None:
     root = root if list(_tables(root)) or not (root / "data").is_dir() else root / "data"
     tables = list(_tables(root))
     pictures = _holds_pictures(root)
-    name = root.resolve().name if root.name != "data" else root.resolve().parent.name
+    name = name or (root.resolve().name if root.name != "data" else root.resolve().parent.name)
     lists = [path for path in tables if table_stem(path).lower() in LISTS]
     if pictures:
         return _read_lists(root, lists, name, names) if lists else None
