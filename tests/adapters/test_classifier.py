@@ -67,7 +67,7 @@ def test_a_head_that_does_not_fit_is_said(
     injerto.export(run.path, tmp_path / "merged", format="merged")
     assert capsys.readouterr().err.count("random head") == 1
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
-    assert list(config["id2label"].values()) == list(run.labels)
+    assert not set(run.labels) & set(config.get("id2label", {}).values())  # named, a random head would look like ours
     network = injerto.load_backbone(str(tmp_path / "merged"))
     assert network._embed.modes == ("mean",)
 

@@ -80,28 +80,15 @@ def _build(network: Any, labels: Sequence[str], image: bool) -> Any:
     """The class with the network's weights and a random head."""
     from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-    config = named_classes(copy.deepcopy(network.config), labels)
+    config = copy.deepcopy(network.config)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
     kind: Any = AutoModelForImageClassification if image else AutoModelForSequenceClassification
     with torch.random.fork_rng(devices=[]):
         whole = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
     whole.base_model.load_state_dict(network.state_dict(), strict=False)
     return whole
-
-
-def named_classes(config: Any, labels: Sequence[str]) -> Any:
-    """Write the classes into a configuration.
-
-    Args:
-        config: Changed in place.
-        labels: Names in the order of the logits.
-
-    Returns:
-        The same.
-    """
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
-    return config
 
 
 def _fillings(whole: Any, network: Any, weight: Tensor, bias: Tensor) -> Iterator[None]:

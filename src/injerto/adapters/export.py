@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from injerto.adapters.artifact import native_names, new_tensors, save_tensors
 from injerto.adapters.card import ADAPTER, HEAD, INT8, base_name, save_card
-from injerto.adapters.classifier import named_classes, own_classifier, save_pooling, save_processor
+from injerto.adapters.classifier import own_classifier, save_pooling, save_processor
 from injerto.adapters.likeness import unlike_peft
 from injerto.adapters.load import adapter_folder
 from injerto.adapters.peft import CONFIG
@@ -136,8 +136,6 @@ def export_merged(folder: Path, model: Model | LanguageModel, card: dict[str, An
         write_text(folder / "README.md", _readme(backbone, PICTURE_LOADER if image else TEXT_LOADER))
     else:
         if backbone.library == "transformers":
-            network = network if network is not backbone.model else copy.copy(network)
-            network.config = named_classes(copy.deepcopy(network.config), model.labels)
             _save_transformers(folder, network, backbone)
             note(
                 f"{folder}: transformers' own classifier for {backbone.spec} cannot hold this head (it pools "
