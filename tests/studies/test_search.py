@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,6 +224,7 @@ def in_child(work: Callable[[], Any]) -> int:
             work()
             os._exit(0)
         except BaseException:
+            traceback.print_exc()  # else a failure in the child would have no cause
             os._exit(1)
     return pid
 
@@ -489,3 +491,18 @@ def _about(tmp_path: Path) -> dict[str, Any]:
     study = optuna.load_study(study_name="out", storage=f"sqlite:///{tmp_path / 'out' / 'search.db'}")
     found: dict[str, Any] = study.user_attrs["search"]
     return found
+
+
+def test_a_trial_whose_point_another_process_is_drawing_has_no_parameters_yet() -> None:
+    import optuna
+
+    from injerto.studies.found import entry_of
+    from injerto.studies.space import Dimension
+
+    study = optuna.create_study()
+    trial = study.ask()
+    space = [Dimension("head_lr", "field", (), 1e-5, 1e-1), Dimension("weight_decay", "field", (), 1e-3, 1e-1)]
+    trial.suggest_float("head_lr", 1e-5, 1e-1, log=True)
+    assert entry_of(study.trials[0], space, None)["parameters"] is None
+    trial.suggest_float("weight_decay", 1e-3, 1e-1, log=True)
+    assert set(entry_of(study.trials[0], space, None)["parameters"]) == {"head_lr", "weight_decay"}

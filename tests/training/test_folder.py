@@ -17,7 +17,7 @@ import injerto
 from injerto.basics.errors import InjertoError
 from injerto.basics.lock import LOCK, hold, this_process
 from injerto.training import trainer
-from injerto.training.folder import EARLIER, earlier_of, remove_earlier, replace_run
+from injerto.training.folder import EARLIER, earlier_of, remove_earlier, replace_run, tidy
 
 Go = Callable[..., Any]
 HOLD = """
@@ -297,3 +297,13 @@ def test_an_empty_out_is_not_the_current_folder(go: Go) -> None:
     for out in ("", "  "):
         with pytest.raises(InjertoError, match="out is empty"):
             go(out=out)
+
+
+def test_half_written_tensors_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    for place in ("adapter", "checkpoints"):
+        (tmp_path / place).mkdir()
+        for name in (".tmpVXXz7L", ".last.safetensors.a1b2c3d4.tmp", "last.safetensors", ".tmp", ".tmpfile-of-mine"):
+            (tmp_path / place / name).write_bytes(b"x")
+    tidy(tmp_path)
+    for place in ("adapter", "checkpoints"):
+        assert sorted(file.name for file in (tmp_path / place).iterdir()) == [".tmp", ".tmpfile-of-mine", "last.safetensors"]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from injerto.basics.errors import InjertoError
 from injerto.basics.lock import LOCK
 
-LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|{re.escape(LOCK)}")
+LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|\.tmp[A-Za-z0-9]{{6}}|{re.escape(LOCK)}")
 """Names that a killed process leaves behind: half-written files and its lock."""
 
 

@@ -169,7 +169,8 @@ def entry_of(trial: FrozenTrial, space: Sequence[Dimension], validator: str | No
     """
     rows: Rows = trial.user_attrs.get("rows", [])
     entry: dict[str, Any] = {"number": trial.number, "state": STATES[trial.state.name]}
-    entry |= {"parameters": point_at(trial.params, space) if trial.params else None}
+    drawn = all(one.name in trial.params for one in space)  # another process may be drawing it at this moment
+    entry |= {"parameters": point_at(trial.params, space) if drawn else None}
     entry |= {"score": score_of(rows, validator) if rows else None, "source_val": mean_val(rows) if rows else None}
     rejected = [row["validators"]["rejected"] for row in rows if row["validators"]["rejected"]]
     entry |= {
