@@ -220,7 +220,7 @@ def test_strange_names_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[s
 NAMES = st.sampled_from(
     ["a", "b", "cat", "train", "test", "val", "images", "_unlabeled", ".hid", "@eaDir", "x y", "\u00f1"]
 )
-ENDINGS = ("", ".png", ".JPG", ".avif", ".txt", ".md", ".csv", ".tga", ".eps")
+ENDINGS = ("", ".png", ".JPG", ".avif", ".txt", ".md", ".xml", ".tga", ".eps")
 FILES = st.tuples(st.lists(NAMES, max_size=4), st.sampled_from(["1", "2", ".3", "~$4"]), st.sampled_from(ENDINGS))
 
 
@@ -237,7 +237,7 @@ def test_every_file_is_used_ignored_or_hidden_and_an_archive_is_its_tree(
     Image.new("RGB", (2, 2)).save(stream, "PNG")
     for number, (way, stem, ending) in enumerate(files):
         name = "/".join([*way, stem + ending])
-        content = b"text %d" % number if ending in ("", ".txt", ".md", ".csv", ".eps") else stream.getvalue()
+        content = b"text %d" % number if ending in ("", ".txt", ".md", ".xml", ".eps") else stream.getvalue()
         write(root, {name: content})
         hidden += any(part[0] in ".@~" for part in [*way, stem + ending])
     with pytest.MonkeyPatch.context() as patch:
@@ -270,7 +270,7 @@ def outcome(path: Path) -> str | tuple[list[tuple[str, str, str | None, str | No
         patch.setattr(folders, "note", lines.append)
         patch.setattr(folders, "warn", lines.append)
         try:
-            rows = read_rows(path, ColumnNames()) if path.is_file() else read_folder(path)
+            rows = read_rows(path, ColumnNames())
         except InjertoError as error:
             return str(error)
     counts = [re.match(r"(\d+) (?:other files? ignored|(?:pictures|texts) in )", line) for line in lines]
