@@ -10,7 +10,7 @@ READY := .venv/.ready
 # Of what pip says while it sets up: the packages of ten megabytes and more, and that it installs.
 SHOWN := s/^ *(Downloading|Using cached) ([^ ]+ \([0-9]{2,}(\.[0-9]+)? [MG]B\)).*/  \2/p; s/^Installing collected.*/  installing/p
 
-.PHONY: help setup demo test test-slow bench bench-quick docs lint clean
+.PHONY: help setup demo test test-slow bench bench-quick campaign docs lint clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -32,6 +32,9 @@ bench: $(READY) ## all benchmarks against their peers (an hour and more); writes
 bench-quick: $(READY) ## do both sides of the benchmarks compute the same? (minutes)
 	.venv/bin/python benchmarks/run.py --quick
 
+campaign: $(READY) ## kills, full disks, flipped bits, hostile input, a server under attack (30 minutes)
+	.venv/bin/python -m benchmarks.campaign
+
 docs: $(READY) ## the documentation site, into site/
 	.venv/bin/mkdocs build --quiet --strict
 
@@ -42,7 +45,7 @@ lint: $(READY) ## style, types, layers
 	.venv/bin/lint-imports --no-cache
 
 clean: ## remove .venv, caches and what the demo wrote
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site src/*.egg-info injerto-demo
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site campaign src/*.egg-info injerto-demo
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last, so an interrupted set-up starts over; pyproject.toml being newer means the dependencies may have changed.
