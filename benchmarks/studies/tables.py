@@ -10,6 +10,7 @@ from pathlib import Path
 from pages.guides import (
     advise,
     bank,
+    campaign,
     drift,
     interval,
     load,
@@ -56,6 +57,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("bank.md", "bank"): bank(),
         ("bank.md", "load"): load(),
         ("bank.md", "drift"): drift(),
+        ("reliability.md", "campaign"): campaign(),
         ("../README.md", "demo"): demo(),
         **method_blocks(),
         ("../README.es.md", "demo"): demo("es"),

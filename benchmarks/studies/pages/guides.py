@@ -180,3 +180,27 @@ def drift() -> str:
     gained = f"{before:.1f} % before and {after:.1f} % after the second `fit`, on {kept / 100:.0f} drifted pictures"
     text = f"\nOther line drawings: {gained} (mean over {len(seeds)} seeds; [study](../benchmarks/studies/drift.py)).\n"
     return table(["pictures of", "windows that raised an alarm"], cells) + text
+
+
+def campaign() -> str:
+    """Attacks and how they ended, by part of the campaign."""
+    path = HERE.parent / "results" / "campaign.json"
+    if not path.exists():
+        return NOT_YET
+    content = json.loads(path.read_text())
+    titles = {
+        "kills": "the process is killed at a write, a rename, ...",
+        "disks": "the disk is full, read-only, or fails",
+        "flips": "a bit of a file flips; a file is cut or exchanged",
+        "inputs": "mutated archives, pictures, tables, adapters, recipes",
+        "settings": "a random walk over the settings",
+        "server": "requests while adapters come, go and are replaced",
+    }
+    cells = []
+    for name, part in content["parts"].items():
+        found = part["outcomes"]
+        bad = sum(found.values()) - found["same"] - found["refused"]
+        cells.append([titles[name], f"{part['attacks']:,}", f"{found['same']:,}", f"{found['refused']:,}", f"{bad:,}"])
+    where = f"seed {content['seed']}, {content['minutes']:g} minutes on {content['machine']}"
+    headings = ["attack", "tried", "the same answer", "refused in a sentence", "anything else"]
+    return table(headings, cells) + f"\nCommit {content['commit']}, {where}.\n"
