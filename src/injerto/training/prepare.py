@@ -17,7 +17,7 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note, warn
 from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
-from injerto.compute.features import check_cache
+from injerto.compute.spaces import check_cache
 from injerto.compute.inference import inference_plan
 from injerto.compute.plan import ComputePlan
 from injerto.domains.domain import Domain, Domains
