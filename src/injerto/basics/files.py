@@ -17,7 +17,6 @@ from injerto.basics.lock import LOCK
 from injerto.basics.removal import (
     TEMPORARY,
     is_abandoned,
-    move,
     move_over,
     remove_abandoned,
     remove_file,
@@ -91,7 +90,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         move_over(temporary, path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         remove_temporary(place)
 
@@ -165,8 +164,13 @@ def cache_problem() -> str | None:
         return f"the cache folder {root} cannot be written ({error.strerror or error}); INJERTO_CACHE names another"
 
 
-def _cannot_write(path: Path, error: OSError) -> InjertoError:
-    """The error for a file or folder that cannot be written, with the cure for where it lies."""
+def cannot_write(path: Path, error: OSError) -> InjertoError:
+    """The error for a file or folder that cannot be written, with the cure for where it lies.
+
+    Args:
+        path: What was to be written.
+        error: What came of it.
+    """
     cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
     where = "set INJERTO_CACHE to another folder" if cache_root() in path.parents else "choose another folder"
     return InjertoError(f"cannot write {path}: {error.strerror or error}; {cure} or {where}")
@@ -262,31 +266,3 @@ def check_new(folder: Path) -> None:
     if folder.is_file() or entries(folder):
         raise InjertoError(f"--out {folder} exists already; name another folder")
     check_writable(folder)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it becomes ``path``, on any failure it is removed.
-
-    Args:
-        path: The folder to end up with; where another process makes it first, that one stays.
-
-    Yields:
-        The folder to write into.
-
-    Raises:
-        InjertoError: Where the disk is full or the folder can't be written.
-    """
-    place = temporary_beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        temporary = place / path.name
-        temporary.mkdir(parents=True)
-        yield temporary
-        if not path.is_dir():
-            move(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        remove_temporary(place)

@@ -143,7 +143,7 @@ def remove_listed(folder: Path, names: Iterable[str]) -> None:
             continue
         with suppress(OSError):
             remove_file(path)
-        places.update(above)
+        places.update([*above, path])
     for place in sorted(places, key=lambda one: len(one.parts), reverse=True):
         remove_if_empty(place)
 

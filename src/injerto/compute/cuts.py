@@ -1,7 +1,6 @@
 """A backbone cut at a stage: what the frozen part computes, how it is kept per example, and how the rest goes on."""
 
 from dataclasses import dataclass, replace
-
 from typing import Literal
 
 import numpy as np

@@ -207,7 +207,9 @@ def _remove(folder: Path) -> bool:
 @cache
 def _tell_of_earlier(root: Path) -> None:
     """Say how much the cache holds of earlier versions, which marked nothing: it is for the user to remove."""
-    spaces = [folder for folder in root.glob("*") if re.fullmatch("[0-9a-f]{64}", folder.name) and not is_marked(folder)]
+    spaces = [
+        folder for folder in root.glob("*") if re.fullmatch("[0-9a-f]{64}", folder.name) and not is_marked(folder)
+    ]
     files = [file for folder in spaces for file in folder.glob("*.npy")]
     told = root / ".earlier-versions-told"
     if files and not told.exists():
