@@ -1,8 +1,8 @@
 """Folders in the cache that are whole, checked each time that they are opened: a manifest lists what is in them.
 
 ``<folder>/files`` holds the content, ``<folder>/manifest.json`` the size and SHA-256 of every file, under a checksum
-itself. Where one differs, is missing, or is there and not listed, the folder is made again. Content of examples is named
-by its SHA-256 in any case: :func:`known_sha256` has it from the check, so that the check costs no reading of its own.
+itself. Where one differs, is missing, or is there and not listed, the folder is made again. Examples are named by the
+SHA-256 of their files in any case: :func:`known_sha256` has it from the check, which costs no reading of its own then.
 """
 
 import json
