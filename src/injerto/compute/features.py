@@ -306,14 +306,12 @@ class Features:
             positions: Integers (n,).
         """
         where = self._where[positions]
-        result = np.empty((len(where), self.width), np.float32)
         if len(where) and len(first := np.unique(where[:, 0])) == 1 and first[0] >= 0:
             shard = self._shards[first[0]]
             if isinstance(shard, np.ndarray):
-                return torch.from_numpy(np.take(shard, where[:, 1], axis=0, out=result, mode="clip"))
-        for target, rows in zip(result, self._rows(positions), strict=True):
-            target[:] = rows[0]
-        return torch.from_numpy(result)
+                return torch.from_numpy(shard[where[:, 1]])
+        values, starts, _ = self._rows(positions)
+        return torch.from_numpy(values[starts])
 
     def padded(self, positions: np.ndarray, length: int) -> torch.Tensor:
         """All rows of each, zeros after the last: float32 (n, length, D).
@@ -323,44 +321,46 @@ class Features:
             length: At least the largest number of rows.
         """
         result = np.zeros((len(positions), length, self.width), np.float32)
-        for target, rows in zip(result, self._rows(positions), strict=True):
-            target[: len(rows)] = rows
+        values, starts, counts = self._rows(positions)
+        for target, start, count in zip(result, starts.tolist(), counts.tolist(), strict=True):
+            target[:count] = values[start : start + count]
         return torch.from_numpy(result)
 
     def held(self) -> "Features":
         """The same with all that is kept in memory, checked; what is kept nowhere is still computed when asked for."""
         kept, first, place = self._kept()
-        counts = self._where[kept[first], 2]
-        starts = np.cumsum(counts) - counts
-        values = np.empty((int(counts.sum()), self.width), np.float32)
-        for start, count, rows in zip(starts, counts, self._rows(kept[first]), strict=True):
-            values[start : start + count] = rows
+        values, starts, _ = self._rows(kept[first])
         where = self._where.copy()
         where[kept, 0], where[kept, 1] = 0, starts[place]
         return Features([values], where, self.width, self._sources)
 
-    def _rows(self, positions: np.ndarray) -> list[np.ndarray]:
-        """The rows of each, (count, D)."""
+    def _rows(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of some inputs, (sum of counts, D), in the order of their addresses; the first row and count of each."""
+        counts = self.lengths(positions)
         where = self._where[positions]
-        found: list[np.ndarray | None] = [None] * len(where)
-        for number in np.unique(where[:, 0]).tolist():
+        order = np.lexsort((where[:, 1], where[:, 0]))
+        ends = np.cumsum(counts[order])
+        starts = np.empty_like(counts)
+        starts[order] = ends - counts[order]
+        values = np.empty((int(counts.sum()), self.width), np.float32)
+        left: list[np.ndarray] = []
+        numbers, firsts = np.unique(where[order, 0], return_index=True)
+        for number, mine in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=False):
             if number < 0:
+                left.append(mine)
                 continue
-            shard = self._shards[number]
-            chosen = np.flatnonzero(where[:, 0] == number)
+            shard, block = self._shards[number], values[starts[mine[0]] : starts[mine[-1]] + counts[mine[-1]]]
             if isinstance(shard, Shard):
-                chosen = chosen[np.argsort(where[chosen, 1], kind="stable")]
-                for index, rows in zip(chosen.tolist(), shard.read(where[chosen, 1:4]), strict=True):
-                    found[index] = rows
+                left.append(mine[~shard.read(where[mine, 1:4], block)])
             else:
-                for index, start, count in zip(chosen.tolist(), *where[chosen, 1:3].T.tolist(), strict=True):
-                    found[index] = shard[start : start + count]
-        self._compute(where, found)
-        return [rows for rows in found if rows is not None]
+                moved = np.repeat(where[mine, 1] - (starts[mine] - starts[mine[0]]), counts[mine])
+                np.take(shard, moved + np.arange(len(moved)), axis=0, out=block, mode="clip")
+        for index, rows in self._computed(where, np.concatenate(left) if left else order[:0]):
+            values[starts[index] : starts[index] + counts[index]] = rows
+        return values, starts, counts
 
-    def _compute(self, where: np.ndarray, found: list[np.ndarray | None]) -> None:
-        """Fill in what was found nowhere."""
-        left = np.asarray([index for index, rows in enumerate(found) if rows is None], np.int64)
+    def _computed(self, where: np.ndarray, left: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """What was found nowhere: index and rows."""
         assert (where[left, 4] >= 0).all(), "a value was asked for that nobody planned to need"
         for number in np.unique(where[left, 4]).tolist():
             mine = left[where[left, 4] == number]
@@ -370,7 +370,7 @@ class Features:
                 ends = np.cumsum(np.ones(len(indices), np.int64) if counts is None else counts)
                 made |= zip(indices.tolist(), np.split(rows, ends[:-1]), strict=True)
             for index, place in zip(mine.tolist(), inverse.tolist(), strict=True):
-                found[index] = made[place]
+                yield index, made[place]
 
 
 def cached(

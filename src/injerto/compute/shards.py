@@ -39,36 +39,38 @@ class Shard:
         """
         self.path, self.width, self.damaged = path, width, False
 
-    def read(self, where: np.ndarray) -> list[np.ndarray | None]:
-        """Rows of some inputs, (n, D) each; None where they are not what was written, which is said once.
+    def read(self, where: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Read the rows of some inputs; those that are not what was written are told, and said once.
 
         Args:
             where: First row, number of rows and checksum of each input, (N, 3); neighbours are read at once.
+            out: Gets the rows, one input after the other, float32 (sum of counts, D), contiguous.
+
+        Returns:
+            Which inputs are as they were written, bool (N,).
         """
-        found: list[np.ndarray | None] = [None] * len(where)
+        good = np.zeros(len(where), bool)
         if not self.damaged:
             try:
                 handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
                 try:
-                    for start, stop in _runs(where):
-                        self._run(handle, where[start:stop], found, start)
+                    good[:] = self._read(handle, where, _bytes(out))
                 finally:
                     os.close(handle)
             except OSError:
                 pass
-            if any(rows is None for rows in found):
+            if not good.all():
                 self._give_up()
-        return found
+        return good
 
-    def _run(self, handle: int, where: np.ndarray, found: list[np.ndarray | None], place: int) -> None:
+    def _read(self, handle: int, where: np.ndarray, out: memoryview) -> list[bool]:
         row = self.width * 4
-        first, size = int(where[0, 0]) * row, int(where[:, 1].sum()) * row
-        data = _read_at(handle, len(HEADER) + first, size)
-        ends = np.cumsum(where[:, 1]) * row
-        for index, (stop, count, known) in enumerate(zip(ends.tolist(), *where[:, 1:].T.tolist(), strict=True)):
-            part = data[stop - count * row : stop]
-            if len(part) == count * row and zlib.crc32(part) == known:
-                found[place + index] = np.frombuffer(part, np.float32).reshape(count, self.width)
+        ends = (np.cumsum(where[:, 1]) * row).tolist()
+        starts = [0, *ends[:-1]]
+        for first, last in _runs(where):
+            _read_at(handle, len(HEADER) + int(where[first, 0]) * row, out[starts[first] : ends[last - 1]])
+        crc32 = zlib.crc32
+        return [crc32(out[a:b]) == known for a, b, known in zip(starts, ends, where[:, 2].tolist(), strict=True)]
 
     def _give_up(self) -> None:
         """Read nothing more of it, and let the next run compute its values."""
@@ -84,20 +86,24 @@ def _runs(where: np.ndarray) -> list[tuple[int, int]]:
     return list(zip([0, *after.tolist()], [*after.tolist(), len(where)], strict=True)) if len(where) else []
 
 
-def _read_at(handle: int, offset: int, size: int) -> memoryview:
-    """Bytes of a file; fewer where it ends before."""
-    if hasattr(os, "preadv"):
-        data = bytearray(size)
-        done = 0
-        while done < size and (more := os.preadv(handle, [memoryview(data)[done:]], offset + done)):
-            done += more
-        return memoryview(data)[:done]
-    os.lseek(handle, offset, os.SEEK_SET)
-    blocks = []
-    while size and (block := os.read(handle, size)):
-        blocks.append(block)
-        size -= len(block)
-    return memoryview(b"".join(blocks))
+def _read_at(handle: int, offset: int, out: memoryview) -> None:
+    """Read bytes of a file to where they are wanted.
+
+    Raises:
+        OSError: Where the file ends before.
+    """
+    done = 0
+    while done < len(out):
+        if hasattr(os, "preadv"):
+            more = os.preadv(handle, [out[done:]], offset + done)
+        else:
+            os.lseek(handle, offset + done, os.SEEK_SET)
+            block = os.read(handle, len(out) - done)
+            more = len(block)
+            out[done : done + more] = block
+        if not more:
+            raise OSError("cut off")
+        done += more
 
 
 def _bytes(values: np.ndarray) -> memoryview:
