@@ -210,10 +210,13 @@ def _tell_of_earlier(root: Path) -> None:
     spaces = [
         folder for folder in root.glob("*") if re.fullmatch("[0-9a-f]{64}", folder.name) and not is_marked(folder)
     ]
-    files = [file for folder in spaces for file in folder.glob("*.npy")]
+    sizes = []
+    for file in (file for folder in spaces for file in folder.glob("*.npy")):
+        with suppress(OSError):
+            sizes.append(file.stat().st_size)
     told = root / ".earlier-versions-told"
-    if files and not told.exists():
-        size = format_bytes(sum(file.stat().st_size for file in files))
+    if sizes and not told.exists():
+        size = format_bytes(sum(sizes))
         note(
             f"cache: {size} in {len(spaces)} folders of {root} were kept by an earlier version and are not used any "
             f"more; to remove them: rm {root}/*/*.npy"
