@@ -1,6 +1,5 @@
 """The scikit-learn face: one classifier of embeddings, pictures or texts for pipelines and searches."""
 
-import tempfile
 import unicodedata
 import weakref
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from injerto import api
 from injerto.adapters.load import adapter_folder
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import remove_tree
 from injerto.basics.progress import quiet
+from injerto.basics.removal import remove_temporary, scratch_folder
 from injerto.domains.columns import ColumnNames
 from injerto.domains.domain import Domains, Modality, Problem
 from injerto.domains.folders import is_image_name
@@ -275,8 +274,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _temporary(self) -> Path:
         """A folder that is removed with the estimator, at the next fit or when Python ends."""
-        folder = Path(tempfile.mkdtemp(prefix="injerto-"))
-        self._cleanup = weakref.finalize(self, remove_tree, folder)
+        folder = scratch_folder()
+        self._cleanup = weakref.finalize(self, remove_temporary, folder)
         return folder
 
     def __getstate__(self) -> dict[str, Any]:

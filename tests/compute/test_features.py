@@ -1,5 +1,9 @@
+import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +11,10 @@ import numpy as np
 import pytest
 
 from injerto.basics.files import sha256
-from injerto.compute import features
-from injerto.compute.features import Chunk, Features, FeatureStore, cached, room_for, space_key, trim
+from injerto.compute import features, shards, spaces
+from injerto.compute.features import Chunk, Features, FeatureStore, Spare, cached, space_key
+from injerto.compute.shards import HEADER
+from injerto.compute.spaces import MARK, room_for, trim
 from injerto.domains.preprocessing import ImagePreprocessing
 
 LOOKS = ImagePreprocessing(32, 32, (0.5, 0.4, 0.3), (0.3, 0.25, 0.2), "bilinear", 1.0)
@@ -37,6 +43,11 @@ class Counting:
 
 def keys_of(count: int, start: int = 0) -> list[str]:
     return [sha256("content", i) for i in range(start, start + count)]
+
+
+def age(space: Path, number: float) -> None:
+    """Make a space look as if it was used long ago."""
+    os.utime(space / MARK, (1e9 - 1000 * number,) * 2)
 
 
 def look(keys: list[str], space: str = "space", **more: object) -> list[str]:
@@ -75,7 +86,7 @@ def test_many_shards(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "SHARD_BYTES", 4 * 12)
     keys = keys_of(23)
     look(keys)
-    assert len(list((own_cache / "features" / "space").glob("*.values.npy"))) == 6
+    assert len(list((own_cache / "features" / "space").glob("*.values"))) == 6
     assert look(keys) == []
 
 
@@ -87,7 +98,7 @@ def test_more_rows_than_a_real_shard_holds(own_cache: Path) -> None:
     rows = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
     step = count // 4 + 1
     store.fill((keys[start : start + step], rows[start : start + step], None) for start in range(0, count, step))
-    assert len(list((own_cache / "features" / "space").glob("*.values.npy"))) == 2
+    assert len(list((own_cache / "features" / "space").glob("*.values"))) == 2
     assert np.array_equal(FeatureStore("space", 3).rows(keys)[np.arange(count)].numpy(), rows)
 
 
@@ -96,26 +107,98 @@ def test_more_rows_than_a_real_shard_holds(own_cache: Path) -> None:
 def test_a_damaged_shard_is_computed_again(own_cache: Path, which: str, damage: str) -> None:
     keys = keys_of(6)
     look(keys)
-    path = next((own_cache / "features" / "space").glob(f"*.{which}.npy"))
+    path = next((own_cache / "features" / "space").glob(f"*.{which}"))
     content = path.read_bytes()
     if damage == "missing":
         path.unlink()
     elif damage == "other shape":
-        np.save(path, np.zeros((5, 36 if which == "keys" else 3), np.uint8 if which == "keys" else np.float32))
+        with path.open("wb") as stream:
+            np.save(stream, np.zeros((5, 36 if which == "keys" else 3), np.uint8 if which == "keys" else np.float32))
     elif damage == "pickle":
-        np.save(path, np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
+        with path.open("wb") as stream:
+            np.save(stream, np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
     else:
         path.write_bytes({"truncated": content[:-7], "empty": b"", "garbage": b"\x00" * len(content)}[damage])
-    assert sorted(look(keys)) == sorted(keys)
+    assert set(look(keys)) == set(keys)
+    look(keys)  # what was found damaged in the middle of a run is kept again by the next
     assert look(keys) == []
 
 
-def test_values_of_another_type_are_not_taken(own_cache: Path) -> None:
-    keys = keys_of(6)
+@pytest.mark.parametrize("seed", range(24))
+def test_a_flipped_bit_is_never_read(own_cache: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """In values, keys or the mark: every value is right, and the next but one look finds all of them again."""
+    keys, rng = keys_of(6), np.random.default_rng(seed)
     look(keys)
-    path = next((own_cache / "features" / "space").glob("*.values.npy"))
-    np.save(path, np.zeros((6, 3), np.int64))
-    assert sorted(look(keys)) == sorted(keys)
+    path = sorted((own_cache / "features" / "space").iterdir())[seed % 3]
+    content = bytearray(path.read_bytes())
+    bit = int(rng.integers(64 * 8 if seed % 2 and seed % 3 else 0, len(content) * 8))  # often behind the header
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+    look(keys)
+    look(keys)
+    assert look(keys) == []
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_values_that_change_under_a_run_are_computed_again(
+    own_cache: Path, held: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, every = keys_of(40), np.arange(40)
+    look(keys)
+    compute = Counting(keys)
+    found = cached(FeatureStore("space", 3), keys, compute)
+    found = found.held() if held else found
+    path = next((own_cache / "features" / "space").glob("*.values"))
+    expected = np.stack([value(key) for key in keys])
+    whole = path.read_bytes()
+    for content in (whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], whole[:200], b""):
+        path.write_bytes(content)
+        assert np.array_equal(found[every].numpy(), expected)
+        assert np.array_equal(found.padded(every, 1)[:, 0].numpy(), expected)
+    path.unlink()
+    assert np.array_equal(found[every].numpy(), expected)
+    assert bool(compute.asked) != held
+    assert capsys.readouterr().err.count("not as they were written") == (not held)
+
+
+def test_what_the_disk_does_not_take_is_held_or_computed_when_asked_for(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(features, "SHARD_BYTES", 4 * 12)
+    monkeypatch.setattr(features, "_TOLD", set())
+    keys, expected = keys_of(12), np.stack([value(key) for key in keys_of(12)])
+    written = shards.atomic_path
+    for writes in range(6):  # two for each shard
+        for spare in (None, 60, 0):
+            calls = 0
+
+            @contextmanager
+            def full(path: Path) -> Iterator[Path]:
+                nonlocal calls
+                calls += 1
+                with written(path) as temporary:
+                    yield temporary
+                    if calls > writes:  # noqa: B023
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            monkeypatch.setattr(shards, "atomic_path", full)
+            compute, space = Counting(keys), f"{writes}-{spare}"
+            found = cached(FeatureStore(space, 3, spare=None if spare is None else Spare(spare)), keys, compute)
+            assert np.array_equal(found[np.arange(12)[::-1]].numpy(), expected[::-1])
+            assert np.array_equal(found.padded(np.asarray([3, 3, 11]), 1)[:, 0].numpy(), expected[[3, 3, 11]])
+            assert found.held().counts.tolist() == [1] * 12
+            assert (len(compute.asked) > 12) == (spare == 0 or (spare == 60 and writes < 4))
+            monkeypatch.setattr(shards, "atomic_path", written)
+            assert len(look(keys, space)) == 12 - 4 * (writes // 2)
+    assert capsys.readouterr().err.count("The run goes on") == 1
+    assert not list(own_cache.rglob("*.tmp"))
+
+
+def test_a_full_cache_is_read_and_not_written(own_cache: Path) -> None:
+    look(keys_of(5))
+    before = sorted(own_cache.rglob("*"))
+    assert sorted(look(keys_of(8), full=True)) == sorted(keys_of(3, start=5))
+    assert sorted(own_cache.rglob("*")) == before
 
 
 def test_an_interrupted_computation_keeps_whole_shards_only(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,10 +260,9 @@ def test_other_versions_are_another_space(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_trim_removes_what_was_unused_for_longest(own_cache: Path) -> None:
-    for age, space in enumerate(("new", "old", "oldest")):
+    for number, space in enumerate(("new", "old", "oldest")):
         look(keys_of(50), space)
-        for file in (own_cache / "features" / space).iterdir():
-            os.utime(file, (1e9 - 1000 * age,) * 2)
+        age(own_cache / "features" / space, number)
     size = sum(file.stat().st_size for file in (own_cache / "features" / "new").iterdir())
     trim(10 * size)
     assert {f.name for f in (own_cache / "features").iterdir()} == {"new", "old", "oldest"}
@@ -192,32 +274,69 @@ def test_trim_removes_what_was_unused_for_longest(own_cache: Path) -> None:
 
 
 def test_using_a_space_makes_it_young(own_cache: Path) -> None:
-    for age, space in enumerate(("a", "b")):
+    for number, space in enumerate(("a", "b")):
         look(keys_of(50), space)
-        for file in (own_cache / "features" / space).iterdir():
-            os.utime(file, (1e9 - 1000 * age,) * 2)
+        age(own_cache / "features" / space, number)
     look(keys_of(50), "b")
     trim(1)
     assert {f.name for f in (own_cache / "features").iterdir()} == {"b"}
 
 
-def test_a_removed_space_can_still_be_read_by_who_has_it_open(own_cache: Path) -> None:
+def test_a_space_that_is_read_stays(own_cache: Path) -> None:
     keys = keys_of(5)
     look(keys)
-    store = FeatureStore("space", 3)
-    found = store.rows(keys)
+    found = FeatureStore("space", 3).rows(keys)
     look(keys_of(5), "newer")
-    os.utime(next((own_cache / "features" / "newer").glob("*.keys.npy")), (2e9, 2e9))
+    age(own_cache / "features" / "space", 1)
+    trim(1)
+    assert np.array_equal(found[np.arange(5)].numpy(), np.stack([value(key) for key in keys]))
+    assert (own_cache / "features" / "space").exists()
+    script = "import sys; from injerto.compute.spaces import trim; trim(1)"
+    subprocess.run([sys.executable, "-c", script], check=True)  # another process neither
+    assert (own_cache / "features" / "space").exists()
+    del found
     trim(1)
     assert not (own_cache / "features" / "space").exists()
-    assert np.array_equal(found[np.arange(5)].numpy(), np.stack([value(key) for key in keys]))
+
+
+def test_trim_removes_nothing_but_ours(own_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = own_cache / "features"
+    theirs = {
+        "mine/notes.txt": b"thesis",
+        "mine/0123456789abcdef.values": b"mine",
+        "0" * 64 + "/a.values.npy": b"an earlier version's",
+        "space/notes.txt": b"in a space of ours",
+        "space/0123456789abcdef.keys": b"named like ours",
+        "space/sub/0123456789abcdef.values": HEADER,
+        "file": b"no folder",
+    }
+    for name, content in theirs.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    look(keys_of(50), "copied")
+    (root / "copied").rename(root / "copy")  # its mark names another
+    look(keys_of(50), "elsewhere")
+    (root / "elsewhere").rename(tmp_path / "linked")
+    (root / "linked").symlink_to(tmp_path / "linked")
+    kept = {path: path.read_bytes() for path in [*(root / "copy").iterdir(), *(tmp_path / "linked").iterdir()]}
+    look(keys_of(50), "space")
+    age(root / "space", 5)
+    look(keys_of(50), "newest")
+    capsys.readouterr()
+    trim(0)
+    trim(0)
+    err = capsys.readouterr().err
+    assert err.count("earlier version") == 1 and "cache: removed" in err
+    assert {name: (root / name).read_bytes() for name in theirs} == theirs
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert {path.name for path in (root / "space").iterdir()} == {"notes.txt", "0123456789abcdef.keys", "sub"}
+    assert look(keys_of(50), "space") and look(keys_of(50), "space") == []  # it is a space again
 
 
 def test_the_limit_comes_from_the_environment(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for age, space in enumerate(("new", "old")):
+    for number, space in enumerate(("new", "old")):
         look(keys_of(50), space)
-        for file in (own_cache / "features" / space).iterdir():
-            os.utime(file, (1e9 - 1000 * age,) * 2)
+        age(own_cache / "features" / space, number)
     monkeypatch.setenv("INJERTO_CACHE_LIMIT", "1e3")
     trim()
     assert {f.name for f in (own_cache / "features").iterdir()} == {"new"}
@@ -229,7 +348,7 @@ def test_no_cache_folder_is_no_problem(own_cache: Path) -> None:
 
 
 def test_a_full_disk_is_said(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(spaces.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     assert room_for(10, 2) is None
     assert "400.0 KB" in (room_for(10_000, 10) or "")
 

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import os
 import stat
@@ -12,6 +13,7 @@ from PIL import Image
 from injerto.basics.errors import InjertoError
 from injerto.domains import archives
 from injerto.domains.load import load_domains
+from injerto.domains.rows import content_of
 
 
 def picture(level: int) -> bytes:
@@ -62,7 +64,8 @@ def test_every_kind_reads_alike_and_is_unpacked_once(
         "b": ["b/cat/3.png"],
     }
     kept = [entry for entry in cache.rglob("*") if entry.is_file()]
-    assert len(kept) == 4 and len(list((cache / "archives").iterdir())) == 1  # without what macOS left behind
+    assert len(kept) == 4 + 1  # without what macOS left behind, with a manifest
+    assert len(list((cache / "archives").iterdir())) == 1
     assert capsys.readouterr().err == "1 other file ignored: 1 .txt (in my.data, first: wrapper/notes.txt)\n"
     before = {entry: entry.stat().st_mtime_ns for entry in kept}
     load_domains(path)
@@ -216,3 +219,47 @@ def test_a_list_of_pictures_in_an_archive_gives_their_labels(tmp_path: Path) -> 
     found = load_domains(packed)["pictures"]
     labels = {Path(str(item)).name: label for item, label in zip(found.inputs, found.labels, strict=True)}
     assert labels == {"0.png": "a", "1.png": "a", "2.png": "b", "3.png": "b"}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "removed", "added"])
+def test_an_unpacked_folder_that_changed_is_unpacked_again(
+    tmp_path: Path, cache: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = write_zip(tmp_path / "p.zip", FILES)
+
+    def read() -> dict[str, tuple[str, ...]]:
+        found = {
+            name: (*domain.sources, *domain.contents, *domain.labels) for name, domain in load_domains(packed).items()
+        }
+        assert all(content_of(item) == hashlib.sha256(Path(str(item)).read_bytes()).hexdigest()
+                   for domain in load_domains(packed).values() for item in domain.inputs)  # fmt: skip
+        return found
+
+    expected = read()
+    (picture_of_a,) = cache.rglob("2.png")
+    content = bytearray(picture_of_a.read_bytes())
+    if damage == "flipped":
+        content[-20] ^= 1
+    if damage == "removed":
+        picture_of_a.unlink()
+    else:
+        picture_of_a.write_bytes(content[:-20] if damage == "cut" else content)
+    if damage == "added":
+        (picture_of_a.parent / "mine.png").write_bytes(picture(200))
+    capsys.readouterr()
+    assert read() == expected
+    assert capsys.readouterr().err.count("is not as it was written") == 1
+    assert len(list(cache.rglob("mine.png"))) == (damage == "added")  # moved aside, and said
+
+
+def test_a_killed_unpacking_is_removed_by_the_next(tmp_path: Path, cache: Path) -> None:
+    packed, other = (write_zip(tmp_path / f"{name}.zip", FILES | {"x.txt": name.encode()}) for name in "ab")
+    child = os.fork()
+    if child == 0:
+        archives._Writer.file = lambda *_: os._exit(9)  # type: ignore[assignment, method-assign]
+        load_domains(packed)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [path.name for path in (cache / "archives").iterdir() if path.name.endswith(".tmp")]
+    load_domains(other)
+    assert [len(path.name) for path in (cache / "archives").iterdir()] == [64]

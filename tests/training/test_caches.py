@@ -1,6 +1,9 @@
 """Training from what frozen stages computed once is the training that computes it anew, step by step."""
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ import pytest
 import torch
 
 import injerto
+from injerto.compute import embedding, features, shards
 from injerto.compute.inference import Embedder
-from injerto.training import cacheplan
+from injerto.training import cacheplan, caches
 from injerto.training.trainer import Trainer
 
 IMAGES: dict[str, dict[str, Any]] = {
@@ -163,11 +167,11 @@ def test_rows_of_a_comparison_keep_for_each_other(
 ) -> None:
     settings = {"source": "day", "backbone": tiny_timm, "epochs": 4, "augment": "light", "views": 4} | quick
     injerto.fit(pictures, tuning="last:1", out=tmp_path / "alone", **settings)
-    assert not [title for title, _ in computed if title.startswith("stages 0-")]
+    computed.clear()
     grid = {"tuning": ["last:1", "lora:last:1"]}
     injerto.compare(pictures, grid=grid, seeds=1, out=tmp_path / "rows", **settings)
     kept = [count for title, count in computed if title.startswith("stages 0-")]
-    assert sum(kept) == 4 * 18 + 6 + 6 + 14  # as of one run: the second row reads them
+    assert sum(kept) == 4 * 18 + 6 + 6 + 14  # as of one run, which had kept nothing: the second row reads them
 
 
 def test_a_backbone_trained_since_it_was_loaded_has_its_own_place_in_the_cache(
@@ -181,3 +185,98 @@ def test_a_backbone_trained_since_it_was_loaded_has_its_own_place_in_the_cache(
     after = injerto.fit(pictures, backbone=tiny_timm, out=tmp_path / "after", **settings)
     for name, found in after.evaluate(injerto.load_domains(pictures)).items():
         assert found["nll"] == pytest.approx(after.metrics["domains"][name]["splits"]["test"]["nll"], rel=1e-4)
+
+
+ROOMS = ("cold", "warm", "limit 0", "limit 0, warm", "unwritable", "read anew", "computed anew", "full", "damaged")
+ALIKE: dict[str, dict[str, Any]] = {
+    "head": {"tuning": "head", "augment": "light", "views": 2},
+    "probe": {"tuning": "head", "head": "probe"},
+    "last:1": {"tuning": "last:1", "augment": "light", "views": 2},
+    "last:1, each version once": {"tuning": "last:1", "augment": "light", "views": 4},
+    "lora": {"tuning": "lora:last:2", "augment": "none"},
+    "recalibrate": {"tuning": "last:1", "norm": "recalibrate:source", "augment": "none"},
+    "aligned": {"tuning": "last:1", "augment": "none", "target": "dusk", "alignment": "mmd"},
+    "text, last:1": {"tuning": "last:1", "augment": "light", "views": 2},
+    "text, head": {"tuning": "head"},
+}
+
+
+QUICK = ("last:1", "text, last:1")
+
+
+@pytest.mark.parametrize("case", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in ALIKE])
+def test_an_adapter_does_not_depend_on_the_room_of_the_cache(
+    case: str, pictures: Path, reviews: Path, tiny_timm: Path, tiny_bert: Path, tmp_path: Path, quick: Any,
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    texts = case.startswith("text")
+    data, given = (reviews, {"source": "films", "backbone": tiny_bert}) if texts else (
+        pictures, {"source": "day", "backbone": tiny_timm})  # fmt: skip
+    written = shards.atomic_path
+    found = {}
+    for room in ROOMS:
+        with monkeypatch.context() as patch:
+            if room in ("limit 0", "unwritable", "computed anew", "full"):
+                patch.setenv("INJERTO_CACHE", str(tmp_path / "caches" / room))
+            if room == "unwritable":
+                (tmp_path / "caches").mkdir(exist_ok=True)
+                (tmp_path / "caches" / room).write_text("a file")
+            if room.startswith("limit 0") or room == "computed anew":
+                patch.setenv("INJERTO_CACHE_LIMIT", "0")
+            if room in ("read anew", "computed anew", "full", "damaged"):
+                for module in (features, embedding, caches, cacheplan):
+                    patch.setattr(module, "HELD_BYTES", 0, raising=module in (embedding, caches, cacheplan))
+            if room == "full":
+                patch.setattr(features, "SHARD_BYTES", 2000)
+                patch.setattr(shards, "atomic_path", _full_after(5, written))
+            if room == "damaged":
+                _flip(own_cache)
+            run = injerto.fit(data, out=tmp_path / room, epochs=4, seed=1, **(given | quick | ALIKE[case]))
+        adapter = {path.name: path.read_bytes() for path in (run.path / "adapter").iterdir()}
+        metrics = {name: entry["splits"] for name, entry in run.metrics["domains"].items()}
+        found[room] = adapter, metrics, run.metrics["forgetting"], (run.path / "predictions.csv").read_bytes()
+    for room in ROOMS:
+        assert found[room] == found["cold"], room
+
+
+def _full_after(writes: int, atomic_path: Any) -> Any:
+    """A disk that is full after some writes."""
+    left = writes
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        nonlocal left
+        left -= 1
+        with atomic_path(path) as temporary:
+            yield temporary
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return full
+
+
+def _flip(cache: Path) -> None:
+    """Flip a bit in the middle of every second file, whatever it is."""
+    files = sorted(path for path in cache.rglob("*") if path.is_file() and path.stat().st_size)
+    for path in files[::2]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+
+
+def test_nan_is_blamed_on_the_backbone_and_not_kept(
+    pictures: Path, tiny_timm: Path, tmp_path: Path, quick: Any, own_cache: Path
+) -> None:
+    sick = injerto.load_backbone(str(tiny_timm))
+    whole, calls = sick.model.forward_features, 0
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        found = whole(images)
+        return found / 0 * 0 if len(images) == 16 else found  # the chunks of what is kept
+
+    sick.model.forward_features = forward
+    with pytest.raises(injerto.InjertoError, match=r"computes NaN or infinity from .*\.png.*leave that input out"):
+        injerto.fit(pictures, source="day", backbone=sick, tuning="head", epochs=2, out=tmp_path / "run", **quick)
+    assert calls and not list(own_cache.rglob("*.values"))

@@ -23,6 +23,7 @@ from injerto.backbones.transformers_models import quiet
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import write_text
 from injerto.basics.progress import note
+from injerto.basics.removal import remove_file
 from injerto.compute.batches import Inputs
 from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
@@ -83,7 +84,7 @@ def export_int8(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
     """
     _save_anew(folder, model, card, changed)
     quantize_file(folder / ADAPTER, folder / INT8)
-    (folder / ADAPTER).unlink()
+    remove_file(folder / ADAPTER)  # made above, for the smaller form
 
 
 def check_form(path: Path, form: str) -> None:

@@ -16,7 +16,8 @@ from injerto.backbones.packaged import PACKAGED, locate
 from injerto.backbones.probing import embedding_rows
 from injerto.backbones.transformers_models import licence_of, positions, quiet
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import atomic_folder, cache_root, file_sha256, sha256
+from injerto.basics.files import cache_root, file_sha256, sha256
+from injerto.basics.manifest import FILES, make_kept, open_kept
 from injerto.basics.progress import note
 from injerto.domains.preprocessing import TextPreprocessing
 
@@ -84,11 +85,11 @@ def _converted(path: Path, spec: str) -> Path:
 
     digest = sha256(path.name, file_sha256(path), version("transformers"))[:16]
     folder = cache_root() / "models" / f"{path.stem}-{digest}"
-    if folder.is_dir():
-        return folder
+    if (found := open_kept(folder)) is not None:
+        return found
     note(f"{spec}: reading {path.name} once, about half a minute")
     options: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
-    with reading(spec), quiet(), atomic_folder(folder) as temporary:
+    with reading(spec), quiet(), make_kept(folder) as temporary:
         screen = io.StringIO()  # a progress bar of its own, which no setting switches off
         with contextlib.redirect_stderr(screen):
             model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
@@ -97,7 +98,7 @@ def _converted(path: Path, spec: str) -> Path:
             plain.load_state_dict(model.state_dict())
             plain.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(temporary)
-    return folder
+    return folder / FILES
 
 
 def body(model: nn.Module) -> nn.Module:

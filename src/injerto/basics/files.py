@@ -6,17 +6,27 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.lock import LOCK
+from injerto.basics.removal import (
+    TEMPORARY,
+    is_abandoned,
+    move_over,
+    remove_abandoned,
+    remove_file,
+    remove_temporary,
+    remove_tree,
+    sweep,
+    temporary_beside,
+)
 
-LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|\.tmp[A-Za-z0-9]{{6}}|{re.escape(LOCK)}")
+LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|\.tmp[A-Za-z0-9]{{6}}|{re.escape(LOCK)}|{TEMPORARY.pattern}")
 """Names that a killed process leaves behind: half-written files and its lock."""
 
 
@@ -66,25 +76,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         InjertoError: Where the disk is full or the folder can't be written.
     """
-    temporary = None
+    place = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        sweep(path.parent)
+        place.mkdir()
+        temporary = place / path.name
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        move_over(temporary, path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        remove_temporary(place)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -156,20 +164,16 @@ def cache_problem() -> str | None:
         return f"the cache folder {root} cannot be written ({error.strerror or error}); INJERTO_CACHE names another"
 
 
-def _cannot_write(path: Path, error: OSError) -> InjertoError:
-    """The error for a file or folder that cannot be written, with the cure for where it lies."""
+def cannot_write(path: Path, error: OSError) -> InjertoError:
+    """The error for a file or folder that cannot be written, with the cure for where it lies.
+
+    Args:
+        path: What was to be written.
+        error: What came of it.
+    """
     cure = "free space" if error.errno == errno.ENOSPC else "check the permissions"
     where = "set INJERTO_CACHE to another folder" if cache_root() in path.parents else "choose another folder"
     return InjertoError(f"cannot write {path}: {error.strerror or error}; {cure} or {where}")
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder of our own making, silently where it is not there.
-
-    Args:
-        path: The folder.
-    """
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def check_writable(folder: Path, flag: str = "--out") -> None:
@@ -208,8 +212,10 @@ def remove_leftovers(folder: Path) -> None:
         folder: Held, see :func:`injerto.basics.lock.hold`; it need not exist.
     """
     for entry in folder.iterdir() if folder.is_dir() else ():
-        if LEFTOVER.fullmatch(entry.name) and entry.name != LOCK and entry.is_file():
-            entry.unlink(missing_ok=True)
+        if is_abandoned(entry):
+            remove_abandoned(entry)
+        elif LEFTOVER.fullmatch(entry.name) and entry.name != LOCK and entry.is_file():  # of earlier versions
+            remove_file(entry)
 
 
 def clear_folder(folder: Path, keep: Collection[str] = ()) -> None:
@@ -224,7 +230,7 @@ def clear_folder(folder: Path, keep: Collection[str] = ()) -> None:
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
         else:
-            path.unlink(missing_ok=True)
+            remove_file(path)
 
 
 def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: str) -> None:
@@ -260,28 +266,3 @@ def check_new(folder: Path) -> None:
     if folder.is_file() or entries(folder):
         raise InjertoError(f"--out {folder} exists already; name another folder")
     check_writable(folder)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it becomes ``path``, on any failure it is removed.
-
-    Args:
-        path: The folder to end up with; where another process makes it first, that one stays.
-
-    Yields:
-        The folder to write into.
-
-    Raises:
-        InjertoError: Where the disk is full or the folder can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
-            temporary = Path(place) / path.name
-            temporary.mkdir()
-            yield temporary
-            if not path.is_dir():
-                temporary.rename(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error

@@ -1,6 +1,7 @@
 """A backbone cut at a stage: what the frozen part computes, how it is kept per example, and how the rest goes on."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class Cut:
         probe: Hidden states of two probe inputs, (2, ...); None for texts.
         shape: Shape of one example's hidden states as they are kept; for texts that of one token's.
         channels_last: Whether maps (C, H, W) are kept as (H, W, C), the layout convolutions are fast on.
+        place: Where what is below the cut is kept: ``disk``, ``memory``, or ``nowhere``: it is then computed, to the
+            same bits, each time that it is used.
     """
 
     stage: int
@@ -33,6 +36,7 @@ class Cut:
     probe: Tensor | None
     shape: tuple[int, ...]
     channels_last: bool
+    place: Literal["disk", "memory", "nowhere"] = "disk"
 
     @property
     def ragged(self) -> bool:
@@ -68,7 +72,7 @@ class Cut:
         """
         if not self.ragged:
             return self.shaped(features[positions]).to(device)
-        counts = torch.from_numpy(features.counts[positions])
+        counts = torch.from_numpy(features.lengths(positions))
         length = length or int(counts.max())
         mask = (torch.arange(length) < counts[:, None]).long()
         return {HIDDEN: features.padded(positions, length).to(device), "attention_mask": mask.to(device)}

@@ -1,26 +1,27 @@
 """The feature cache: what frozen stages compute, keyed by content, so that nothing is computed twice."""
 
 import json
-import os
-import re
-import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import atomic_path, cache_problem, cache_root, remove_tree, sha256
-from injerto.basics.progress import format_bytes, note
+from injerto.basics.files import sha256
+from injerto.basics.progress import note
 from injerto.compute.crew import crew
+from injerto.compute.shards import Shard, read_shard, write_shard
+from injerto.compute.spaces import Space
 from injerto.domains.images import DECODING
 
 SHARD_BYTES = 32_000_000
 """Bytes that are held in memory before they are written."""
-FORMAT = 6
+HELD_BYTES = 1_000_000_000
+"""Kept values of a run up to this size are held in memory, checked once; more is read, and checked, when asked for."""
+FORMAT = 7
 """Raised whenever Injerto itself computes or augments otherwise, so that what was kept before is never read."""
 Chunk = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Positions (n,), rows float32 (sum of counts, D), and how many rows each position has; None where each has one."""
@@ -45,56 +46,89 @@ def space_key(base: str, preprocessing: dict[str, object], view: str, arithmetic
     return sha256(FORMAT, DECODING, base, card, view, arithmetic, *versions)
 
 
-class FeatureStore:
-    """Values of one space, in shards: ``<n>.values.npy`` (float32 rows) and ``<n>.keys.npy`` (written last).
+class Spare:
+    """Memory for values that the disk does not take."""
 
-    An input has one row (an embedding, a flattened map) or as many as it has tokens. A key is 32 bytes of the content's
-    hash and 4 that count its rows. A shard counts only when its keys are there, so a killed writer leaves nothing that
-    looks finished.
+    def __init__(self, left: int = sys.maxsize) -> None:
+        """Say how much.
+
+        Args:
+            left: Bytes.
+        """
+        self.left = left
+
+    def take(self, size: int) -> bool:
+        """Use some of it; False where so much is not left.
+
+        Args:
+            size: Bytes.
+        """
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+@dataclass(frozen=True)
+class Source:
+    """Computes values of some inputs that are kept nowhere, the same numbers each time.
+
+    Attributes:
+        compute: Given positions, yields chunks that speak of indices into those positions.
+        lengths: Given positions, says how many rows each has; None where each has one.
     """
 
-    def __init__(self, space: str, width: int, on_disk: bool = True) -> None:
+    compute: Callable[[list[int]], Iterator[Chunk]]
+    lengths: Callable[[list[int]], np.ndarray] | None = None
+
+
+class FeatureStore:
+    """Values of one space, in shards; see :mod:`injerto.compute.shards`.
+
+    An input has one row (an embedding, a flattened map) or as many as it has tokens. A shard counts only when its keys
+    are there, so a killed writer leaves nothing that looks finished. Where the disk takes no more, values are held in
+    memory, or not at all: who asks for them computes them then, see :class:`Features`.
+    """
+
+    def __init__(
+        self, space: str, width: int, on_disk: bool = True, full: bool = False, spare: Spare | None = None
+    ) -> None:
         """Open the space and read which contents it holds.
 
         Args:
             space: From :func:`space_key`.
             width: Numbers in a row.
-            on_disk: False keeps everything in memory.
+            on_disk: False neither reads nor writes files.
+            full: Whether the disk takes nothing more: what is there is read.
+            spare: Memory for what the disk does not take; any amount where not given.
         """
         self.width = width
-        self.folder = cache_root() / "features" / space if on_disk else None
-        self._where: dict[str, tuple[int, int, int]] = {}
-        self._shards: list[np.ndarray] = []
+        self.space = Space(space) if on_disk else None
+        self._full, self._spare = full or not on_disk, spare or Spare()
+        self._kept: list[tuple[list[str], np.ndarray, np.ndarray]] = []
+        self._where: dict[str, tuple[int, int, int, int]] = {}
+        self._shards: list[np.ndarray | Shard] = []
         self.read()
-
-    def _open(self, keys_path: Path) -> None:
-        values_path = keys_path.with_name(keys_path.name.replace(".keys.", ".values."))
-        try:
-            keys = np.load(keys_path, allow_pickle=False)
-            values = np.load(values_path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return  # a damaged shard is computed again
-        if (keys.dtype, values.dtype) != (np.uint8, np.float32) or keys.shape[1:] != (36,):
-            return
-        counts = np.ascontiguousarray(keys[:, 32:]).view("<u4").ravel()
-        if values.shape != (int(counts.sum()), self.width):
-            return
-        with suppress(OSError):  # removed meanwhile, or another user's
-            os.utime(keys_path)
-        self._add([row.tobytes().hex() for row in keys[:, :32]], counts, values)
-
-    def _add(self, keys: Sequence[str], counts: np.ndarray, values: np.ndarray) -> None:
-        starts = np.cumsum(counts) - counts
-        for key, start, count in zip(keys, starts.tolist(), counts.tolist(), strict=True):
-            self._where[key] = (len(self._shards), start, count)
-        self._shards.append(values)
 
     def read(self) -> None:
         """Look again which contents are there: other processes may have written some."""
         self._where, self._shards = {}, []
-        if self.folder is not None and self.folder.is_dir():
-            for keys in sorted(self.folder.glob("*.keys.npy")):
-                self._open(keys)
+        for path in self.space.shards() if self.space else ():
+            if (found := read_shard(path, self.width)) is not None:
+                shard, keys, where = found
+                self._add(keys, where, shard)
+        for keys, where, values in self._kept:
+            self._add(keys, where, values)
+
+    def _add(self, keys: Sequence[str], where: np.ndarray, values: np.ndarray | Shard) -> None:
+        for key, (start, count, known) in zip(keys, where.tolist(), strict=True):
+            self._where[key] = (len(self._shards), start, count, known)
+        self._shards.append(values)
+
+    @property
+    def takes(self) -> bool:
+        """Whether anything more can be kept."""
+        return not self._full or self._spare.left > 0
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The contents that are not here yet, each once, sorted.
@@ -105,7 +139,7 @@ class FeatureStore:
         return sorted({key for key in keys if key not in self._where})
 
     def fill(self, stream: Iterator[tuple[Sequence[str], np.ndarray, np.ndarray | None]]) -> None:
-        """Take in values and write them shard by shard.
+        """Take in values and write them shard by shard, for as long as there is room.
 
         Args:
             stream: Content hashes, rows float32 (sum of counts, D), and the counts (None for one row each).
@@ -120,47 +154,84 @@ class FeatureStore:
             counts.append(np.ones(len(names), np.uint32) if each is None else each.astype(np.uint32))
             size += values.nbytes
             if size >= SHARD_BYTES:
-                self._write(keys, np.concatenate(counts), np.concatenate(rows))
+                if not self._write(keys, np.concatenate(counts), np.concatenate(rows)):
+                    return
                 keys, rows, counts, size = [], [], [], 0
         if keys:
             self._write(keys, np.concatenate(counts), np.concatenate(rows))
 
-    def _write(self, keys: list[str], counts: np.ndarray, values: np.ndarray) -> None:
-        if self.folder is None:
-            self._add(keys, counts, values)
-            return
-        name = sha256(*sorted(keys))[:16]
-        path = self.folder / f"{name}.values.npy"
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, values, allow_pickle=False)
-        hashes = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
-        sizes = counts.astype("<u4").reshape(-1, 1).view(np.uint8)
-        with atomic_path(self.folder / f"{name}.keys.npy") as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.concatenate([hashes, sizes], axis=1), allow_pickle=False)
-        self._add(keys, counts, np.load(path, mmap_mode="r", allow_pickle=False))
+    def _write(self, keys: list[str], counts: np.ndarray, values: np.ndarray) -> bool:
+        """Keep a shard's worth on the disk, else in memory; False where neither takes it."""
+        counts = counts.astype(np.int64)
+        where = np.stack([np.cumsum(counts) - counts, counts, np.zeros_like(counts)], axis=1)
+        if not self._full:
+            assert self.space is not None
+            try:
+                self.space.make()
+                shard, where[:, 2] = write_shard(self.space.folder, keys, counts, values)
+            except InjertoError as error:
+                self._full = True
+                _tell(error)
+            else:
+                self._add(keys, where, shard)
+                return True
+        if not self._spare.take(values.nbytes):
+            self._spare.left = 0  # a smaller one that fits would only make it slower to find out
+            return False
+        self._kept.append((keys, where, values))
+        self._add(keys, where, values)
+        return True
 
-    def rows(self, keys: Sequence[str]) -> "Features":
+    def rows(self, keys: Sequence[str], source: Source | None = None) -> "Features":
         """The values of these contents, in this order.
 
         Args:
-            keys: Content hashes; one that is not here may stand among them but must not be asked for.
+            keys: Content hashes.
+            source: Computes those that are not here, by position in ``keys``; without it they must not be asked for.
         """
-        where = [self._where.get(key, (-1, 0, 0)) for key in keys]
-        return Features(self._shards, np.asarray(where, np.int64).reshape(-1, 3), self.width)
+        found = [self._where.get(key, (-1, 0, 0, 0)) for key in keys]
+        where = np.full((len(keys), 6), -1, np.int64)
+        where[:, :4] = np.asarray(found, np.int64).reshape(-1, 4)
+        if source is not None:
+            where[:, 4], where[:, 5] = 0, np.arange(len(keys))
+        return Features(self._shards, where, self.width, [source] if source else [], self.space)
+
+
+_TOLD: set[str] = set()
+
+
+def _tell(error: InjertoError) -> None:
+    """Say once that the cache takes no more, and that the run goes on."""
+    if not _TOLD:
+        note(f"cache: {error}. The run goes on and gives the same; what is not kept is computed again when it is used")
+        _TOLD.add(str(error))
 
 
 class Features:
-    """Values by position, read from the shards when asked for; nothing is held in memory."""
+    """Values by position: read, and checked, when asked for; those that are nowhere, or damaged, are computed then."""
 
-    def __init__(self, shards: list[np.ndarray], where: np.ndarray, width: int) -> None:
+    def __init__(
+        self,
+        shards: Sequence[np.ndarray | Shard],
+        where: np.ndarray,
+        width: int,
+        sources: Sequence[Source] = (),
+        *spaces: Space | None,
+    ) -> None:
         """Keep the addresses.
 
         Args:
-            shards: Arrays (rows, D), memory-mapped where they are on disk.
-            where: Shard, first row and number of rows of each input, (N, 3).
+            shards: Arrays (rows, D), or files of such.
+            where: Shard (-1 for none), first row and number of rows of each input, and where there are files the
+                checksum, the source and the position there; (N, 3) or (N, 6).
             width: D.
+            sources: Compute what is missing.
+            spaces: Not to be trimmed away while this is used.
         """
+        if where.shape[1] == 3:
+            where = np.concatenate([where, np.full((len(where), 3), -1)], axis=1)
         self._shards, self._where, self.width = shards, where, width
+        self._sources, self._spaces = sources, spaces
 
     def slice(self, start: int, stop: int) -> "Features":
         """Those from ``start`` to ``stop - 1``.
@@ -169,7 +240,7 @@ class Features:
             start: First position.
             stop: One past the last position.
         """
-        return Features(self._shards, self._where[start:stop], self.width)
+        return Features(self._shards, self._where[start:stop], self.width, self._sources, *self._spaces)
 
     @staticmethod
     def join(parts: "Sequence[Features]") -> "Features":
@@ -178,23 +249,55 @@ class Features:
         Args:
             parts: At least one, of equal width.
         """
-        shards: list[np.ndarray] = []
+        shards: list[np.ndarray | Shard] = []
+        sources: list[Source] = []
+        spaces: list[Space | None] = []
         where = []
         for part in parts:
             moved = part._where.copy()
             moved[moved[:, 0] >= 0, 0] += len(shards)
+            moved[moved[:, 4] >= 0, 4] += len(sources)
             where.append(moved)
             shards += part._shards
-        return Features(shards, np.concatenate(where), parts[0].width)
+            sources += part._sources
+            spaces += part._spaces
+        return Features(shards, np.concatenate(where), parts[0].width, sources, *dict.fromkeys(spaces))
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self._where)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of those that are kept."""
+        kept, first, _ = self._kept()
+        return int(self._where[kept[first], 2].sum()) * self.width * 4
+
+    def _kept(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions of what is kept; indices of the first with each address, in its order; which one each has."""
+        kept = np.flatnonzero(self._where[:, 0] >= 0)
+        addresses = (self._where[kept, 0] << 40) + self._where[kept, 1]
+        _, first, place = np.unique(addresses, return_index=True, return_inverse=True)
+        return kept, first, place
+
+    @property
     def counts(self) -> np.ndarray:
         """Rows of each input, int64 (N,)."""
-        return self._where[:, 2]
+        return self.lengths(np.arange(len(self)))
+
+    def lengths(self, positions: np.ndarray) -> np.ndarray:
+        """Rows of some inputs, int64 (n,).
+
+        Args:
+            positions: Integers (n,).
+        """
+        unknown = np.unique(positions[self._where[positions, 2] == 0])
+        for number, source in enumerate(self._sources):
+            mine = unknown[self._where[unknown, 4] == number]
+            if len(mine):
+                places = self._where[mine, 5].tolist()
+                self._where[mine, 2] = 1 if source.lengths is None else source.lengths(places)
+        return self._where[positions, 2]
 
     def __getitem__(self, positions: np.ndarray) -> torch.Tensor:
         """The first row of each, float32 (n, D): all there is of an embedding or a map.
@@ -202,12 +305,13 @@ class Features:
         Args:
             positions: Integers (n,).
         """
-        where = self._known(positions)
-        result = np.empty((len(where), self.width), np.float32)
-        for shard in np.unique(where[:, 0]):
-            chosen = where[:, 0] == shard
-            result[chosen] = self._shards[shard][where[chosen, 1]]
-        return torch.from_numpy(result)
+        where = self._where[positions]
+        if len(where) and len(first := np.unique(where[:, 0])) == 1 and first[0] >= 0:
+            shard = self._shards[first[0]]
+            if isinstance(shard, np.ndarray):
+                return torch.from_numpy(shard[where[:, 1]])
+        values, starts, _ = self._rows(positions)
+        return torch.from_numpy(values[starts])
 
     def padded(self, positions: np.ndarray, length: int) -> torch.Tensor:
         """All rows of each, zeros after the last: float32 (n, length, D).
@@ -217,41 +321,92 @@ class Features:
             length: At least the largest number of rows.
         """
         result = np.zeros((len(positions), length, self.width), np.float32)
-        for target, (shard, start, count) in zip(result, self._known(positions).tolist(), strict=True):
-            target[:count] = self._shards[shard][start : start + count]
+        values, starts, counts = self._rows(positions)
+        for target, start, count in zip(result, starts.tolist(), counts.tolist(), strict=True):
+            target[:count] = values[start : start + count]
         return torch.from_numpy(result)
 
-    def _known(self, positions: np.ndarray) -> np.ndarray:
+    def held(self) -> "Features":
+        """The same with all that is kept in memory, checked; what is kept nowhere is still computed when asked for."""
+        kept, first, place = self._kept()
+        values, starts, _ = self._rows(kept[first])
+        where = self._where.copy()
+        where[kept, 0], where[kept, 1] = 0, starts[place]
+        return Features([values], where, self.width, self._sources)
+
+    def _rows(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of some inputs, (sum of counts, D), in the order of their addresses; the first row and count of each."""
+        counts = self.lengths(positions)
         where = self._where[positions]
-        assert (where[:, 0] >= 0).all(), "a value was asked for that nobody planned to need"
-        return where
+        order = np.lexsort((where[:, 1], where[:, 0]))
+        ends = np.cumsum(counts[order])
+        starts = np.empty_like(counts)
+        starts[order] = ends - counts[order]
+        values = np.empty((int(counts.sum()), self.width), np.float32)
+        left: list[np.ndarray] = []
+        numbers, firsts = np.unique(where[order, 0], return_index=True)
+        for number, mine in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=False):
+            if number < 0:
+                left.append(mine)
+                continue
+            shard, block = self._shards[number], values[starts[mine[0]] : starts[mine[-1]] + counts[mine[-1]]]
+            if isinstance(shard, Shard):
+                left.append(mine[~shard.read(where[mine, 1:4], block)])
+            else:
+                moved = np.repeat(where[mine, 1] - (starts[mine] - starts[mine[0]]), counts[mine])
+                np.take(shard, moved + np.arange(len(moved)), axis=0, out=block, mode="clip")
+        for index, rows in self._computed(where, np.concatenate(left) if left else order[:0]):
+            values[starts[index] : starts[index] + counts[index]] = rows
+        return values, starts, counts
+
+    def _computed(self, where: np.ndarray, left: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """What was found nowhere: index and rows."""
+        assert (where[left, 4] >= 0).all(), "a value was asked for that nobody planned to need"
+        for number in np.unique(where[left, 4]).tolist():
+            mine = left[where[left, 4] == number]
+            places, inverse = np.unique(where[mine, 5], return_inverse=True)
+            made: dict[int, np.ndarray] = {}
+            for indices, rows, counts in self._sources[number].compute(places.tolist()):
+                ends = np.cumsum(np.ones(len(indices), np.int64) if counts is None else counts)
+                made |= zip(indices.tolist(), np.split(rows, ends[:-1]), strict=True)
+            for index, place in zip(mine.tolist(), inverse.tolist(), strict=True):
+                yield index, made[place]
 
 
-def cached(store: FeatureStore, keys: Sequence[str], compute: Callable[[list[int]], Iterator[Chunk]]) -> Features:
+def cached(
+    store: FeatureStore,
+    keys: Sequence[str],
+    compute: Callable[[list[int]], Iterator[Chunk]],
+    lengths: Callable[[list[int]], np.ndarray] | None = None,
+) -> Features:
     """The values of ``keys``: what is missing is computed, each process of a crew a share of it, the rest is read.
 
     Args:
         store: The space.
         keys: Content hashes of the inputs, repeats allowed.
         compute: Given positions in ``keys``, yields chunks that speak of indices into those positions.
+        lengths: As :class:`Source` has it.
 
     Returns:
         One entry per key.
+
+    Raises:
+        InjertoError: As ``compute`` does.
     """
-    if not crew().alone and store.folder is not None:
+    if not crew().alone and store.space is not None:
         missing = store.missing(keys)
         crew().wait()  # all have seen the same gaps
         _fill(store, keys, missing[crew().rank :: crew().size], compute)
         crew().wait()
         store.read()
     _fill(store, keys, store.missing(keys), compute)
-    return store.rows(keys)
+    return store.rows(keys, Source(compute, lengths))
 
 
 def _fill(
     store: FeatureStore, keys: Sequence[str], missing: Sequence[str], compute: Callable[[list[int]], Iterator[Chunk]]
 ) -> None:
-    if not missing:
+    if not missing or not store.takes:
         return
     needed, first = set(missing), dict[str, int]()
     for position, key in enumerate(keys):
@@ -261,73 +416,3 @@ def _fill(
     store.fill(
         ([keys[positions[index]] for index in indices], rows, counts) for indices, rows, counts in compute(positions)
     )
-
-
-def room_for(rows: int, width: int) -> str | None:
-    """Why the cache cannot take that much, None where it can.
-
-    Args:
-        rows: How many rows.
-        width: Numbers in one.
-    """
-    if problem := cache_problem():
-        return problem
-    free, needed = shutil.disk_usage(cache_root()).free, rows * width * 4
-    if needed > 0.9 * free:
-        return f"{format_bytes(needed)} do not fit on the cache's disk ({format_bytes(free)} free)"
-    if needed > cache_limit():
-        return f"{format_bytes(needed)} are more than INJERTO_CACHE_LIMIT, {format_bytes(cache_limit())}"
-    return None
-
-
-def check_cache() -> None:
-    """Refuse a limit that cannot be read; say where nothing can be kept.
-
-    Raises:
-        InjertoError: As :func:`cache_limit`.
-    """
-    cache_limit()
-    if problem := cache_problem():
-        note(f"{problem}: nothing is kept for later runs")
-
-
-def cache_limit() -> int:
-    """Bytes the cache may hold: ``INJERTO_CACHE_LIMIT``, such as ``20e9``, ``30GB`` or ``512 MiB``, else 20 GB.
-
-    Raises:
-        InjertoError: Where the variable is no number of bytes.
-    """
-    given = os.environ.get("INJERTO_CACHE_LIMIT", "").strip() or "20e9"
-    size = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]{1,2})?)\s*(?:([kmgtp]?)(i?)b?)", given, re.IGNORECASE)
-    try:
-        if size is None:
-            raise ValueError
-        base = 1024 if size[3] else 1000
-        return int(float(size[1]) * base ** ("kmgtp".index(size[2].lower()) + 1 if size[2] else 0))
-    except (ValueError, OverflowError):
-        raise InjertoError(
-            f"INJERTO_CACHE_LIMIT is '{given}'; give bytes, such as 20e9 or 20GB (0 keeps nothing)"
-        ) from None
-
-
-def trim(limit: int | None = None) -> None:
-    """Remove the spaces unused for longest until the cache is within its limit.
-
-    Args:
-        limit: Bytes; ``INJERTO_CACHE_LIMIT`` or 20 GB where not given.
-    """
-    limit = cache_limit() if limit is None else limit
-    root = cache_root() / "features"
-    if not root.is_dir():
-        return
-    spaces = []
-    for folder in root.iterdir():
-        files = [file.stat() for file in folder.glob("*.npy")]
-        spaces.append((max((f.st_mtime for f in files), default=0.0), sum(f.st_size for f in files), folder))
-    total = sum(size for _, size, _ in spaces)
-    for _, size, folder in sorted(spaces)[:-1]:
-        if total <= limit:
-            break
-        note(f"cache: removed {format_bytes(size)} unused for longest (limit {format_bytes(limit)})")
-        remove_tree(folder)
-        total -= size

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -92,7 +93,7 @@ class Embedder:
         Args:
             inputs: Pictures (path, bytes, PIL) or texts.
             keys: Their content hashes; chunks are formed in this order.
-            title: What the progress line says.
+            title: What the progress line says; empty for none.
             load: ``load(i, item)`` augments picture i, given as it came, or text i, given as token ids.
 
         Yields:
@@ -110,10 +111,12 @@ class Embedder:
         self, inputs: Sequence[Any], keys: Sequence[str], title: str, load: Callable[[int, Any], Any] | None
     ) -> Iterator[tuple[np.ndarray, Inputs, torch.Tensor]]:
         stream = self._images(inputs, keys, load) if self._is_image else self._texts(inputs, keys, load)
-        with progress(title, len(inputs), "images" if self._is_image else "texts") as bar:
+        bar = progress(title, len(inputs), "images" if self._is_image else "texts") if title else nullcontext()
+        with bar as shown:
             for positions, batch in stream:
                 output = self.forward(batch)[: len(positions)]
-                bar.advance(len(positions))
+                if shown is not None:
+                    shown.advance(len(positions))
                 yield positions, batch, output
 
     @property
@@ -137,9 +140,7 @@ class Embedder:
     def _texts(
         self, inputs: Sequence[Any], keys: Sequence[str], load: Callable[[int, Any], Any] | None
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
-        rows = tokenize([str(text) for text in inputs], self.maker.preprocessing)  # type: ignore[arg-type]
-        if load:
-            rows = [load(position, row) for position, row in enumerate(rows)]
+        rows = self._tokens(inputs, load)
         edges = [self._edge(len(row)) for row in rows]
         order = sorted(range(len(rows)), key=lambda position: (edges[position], keys[position]))
         start = 0
@@ -150,6 +151,19 @@ class Embedder:
             filled = [rows[p] for p in chunk] + [rows[chunk[-1]]] * (size - len(chunk) if self.constant else 0)
             yield np.asarray(chunk), self.maker.collate_texts(filled, edge)
             start += len(chunk)
+
+    def _tokens(self, inputs: Sequence[Any], load: Callable[[int, Any], Any] | None) -> list[Any]:
+        rows: list[Any] = tokenize([str(text) for text in inputs], self.maker.preprocessing)  # type: ignore[arg-type]
+        return [load(position, row) for position, row in enumerate(rows)] if load else rows
+
+    def lengths(self, inputs: Sequence[Any], load: Callable[[int, Any], Any] | None = None) -> np.ndarray:
+        """Tokens of texts, (n,): how many rows :meth:`rows` gives them.
+
+        Args:
+            inputs: Texts.
+            load: As :meth:`rows` takes it.
+        """
+        return np.asarray([len(row) for row in self._tokens(inputs, load)], np.int64)
 
     def _edge(self, length: int) -> int:
         """The length a text is padded to: its bucket's, but never more than the model takes."""

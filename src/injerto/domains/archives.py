@@ -7,7 +7,6 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from injerto.basics.errors import InjertoError, first_line
-from injerto.basics.files import cache_problem, cache_root, file_sha256, remove_tree, sha256
+from injerto.basics.files import cache_problem, cache_root, file_sha256, sha256
+from injerto.basics.manifest import FILES, make_kept, open_kept
 from injerto.basics.progress import progress, warn
 from injerto.domains.folders import is_hidden
 
@@ -25,7 +25,7 @@ MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 2**30
 MAX_RATIO = 200
 """An archive may unpack to this many times its own size, and 64 MiB: zeros pack to a thousandth, data do not."""
-UNPACKING = 2
+UNPACKING = 3
 """Raised whenever other members of an archive are unpacked than before, so that no earlier folder is read."""
 _SPARE_BYTES = 64 * 2**20
 _BLOCK = 2**20
@@ -63,7 +63,8 @@ def archive_stem(path: Path) -> str:
 def unpack(path: Path) -> Path:
     """Unpack an archive's files into the cache folder, once; nothing but whole results is ever left there.
 
-    Hidden files are left out. The folder is one of ``cache_root()/archives`` and is named by the archive's content.
+    Hidden files are left out. The folder is in one of ``cache_root()/archives`` that is named by the archive's content;
+    each time that it is used, all of it is compared with what was unpacked, and unpacked again where it differs.
 
     Args:
         path: The archive.
@@ -82,34 +83,26 @@ def unpack(path: Path) -> Path:
             f"cannot read {path}: {error.strerror or error}; check the file and its permissions"
         ) from error
     target = cache_root() / "archives" / sha256(UNPACKING, digest)
-    if not target.is_dir():
-        _unpack_once(path, target)
+    found = open_kept(target)
+    if found is None:
+        found = _unpack_once(path, target)
     if path.name.lower().endswith(".zip"):
         _warn_of_names(path)
-    return target
+    return found
 
 
-def _unpack_once(path: Path, target: Path) -> None:
-    """Unpack into a temporary folder that becomes the target."""
+def _unpack_once(path: Path, target: Path) -> Path:
+    """Unpack into a temporary folder that becomes the target; of what is refused, nothing is left."""
     if problem := cache_problem():
         raise InjertoError(f"{path} is unpacked into the cache, and {problem}")
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:16]}.", dir=target.parent))
-        (_unpack_zip if path.name.lower().endswith(".zip") else _unpack_tar)(path, temporary)
+    with make_kept(target) as content:
         try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was quicker
-                raise
-    except OSError as error:
-        raise InjertoError(
-            f"cannot unpack {path}: {error.strerror or error}; check the archive and the space in {cache_root()}"
-        ) from error
-    finally:
-        if temporary is not None:
-            remove_tree(temporary)
+            (_unpack_zip if path.name.lower().endswith(".zip") else _unpack_tar)(path, content)
+        except OSError as error:
+            raise InjertoError(
+                f"cannot unpack {path}: {error.strerror or error}; check the archive and the space in {cache_root()}"
+            ) from error
+    return target / FILES
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def check_domains(domains: Domains, skip_bad: bool) -> Domains:
             domains, found, remarks = _without_bad(domains)
             if not found:
                 with suppress(InjertoError):  # it is decoded again next time where nothing can be kept
-                    write_text(marker, json.dumps(remarks))
+                    write_text(marker, f"{json.dumps(remarks)}\n{sha256(json.dumps(remarks))}\n")
         _say(domains, remarks)
     problems = (*domains.problems, *found)
     if not problems:
@@ -107,7 +107,10 @@ def _key(domains: Domains) -> str:
 def _remembered(marker: Path) -> Remarks | None:
     """The remarks of a check that found no fault; None where there was none."""
     try:
-        return {kind: (count, content) for kind, (count, content) in json.loads(marker.read_bytes()).items()}
+        text, known = marker.read_text(encoding="utf-8").splitlines()
+        if known != sha256(text):
+            return None
+        return {kind: (count, content) for kind, (count, content) in json.loads(text).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return None
 

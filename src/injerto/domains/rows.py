@@ -13,6 +13,7 @@ from PIL import Image
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import file_sha256, sha256
+from injerto.basics.manifest import known_sha256
 from injerto.basics.progress import note, progress, warn
 from injerto.domains.characters import clean_name, escaped
 from injerto.domains.domain import Domain, Domains, Input, Modality, Problem
@@ -96,7 +97,7 @@ def content_of(item: Input) -> str:
     if isinstance(item, str):
         return hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()
     if isinstance(item, Path):
-        return file_sha256(item)
+        return known_sha256(item) or file_sha256(item)
     if isinstance(item, Image.Image):
         return sha256(item.mode, item.width, item.height, item.tobytes())
     return hashlib.sha256(item).hexdigest()

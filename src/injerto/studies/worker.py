@@ -16,6 +16,7 @@ from injerto import api
 from injerto.basics.errors import InjertoError, why_failed
 from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
+from injerto.basics.removal import remove_file
 from injerto.recipe.recipe import is_balanced, make_recipe
 from injerto.studies.found import (
     csv_of,
@@ -272,4 +273,4 @@ class Worker:
                     if path.is_dir():
                         remove_tree(path)
                     elif path.name not in KEPT:
-                        path.unlink(missing_ok=True)
+                        remove_file(path)

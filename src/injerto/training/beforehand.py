@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from injerto.basics.progress import quiet, silent
-from injerto.compute.features import check_cache
+from injerto.compute.spaces import check_cache
 from injerto.domains.domain import Domains
 from injerto.recipe.recipe import Recipe
 from injerto.tasks.classification import class_map

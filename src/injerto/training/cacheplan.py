@@ -11,8 +11,9 @@ import numpy as np
 
 from injerto.basics.progress import format_bytes
 from injerto.compute.cuts import Cut, make_cut
-from injerto.compute.features import room_for
+from injerto.compute.features import HELD_BYTES
 from injerto.compute.inference import Embedder
+from injerto.compute.spaces import room_for
 from injerto.domains.preprocessing import TextPreprocessing
 from injerto.domains.texts import tokenize
 from injerto.training.shared import load_once
@@ -68,35 +69,47 @@ def plan_caches(prepared: "Prepared") -> None:
         texts.append(text)
         evaluated = vals * math.ceil(epochs) + (reported if span is prepared.spans[-1] else 0)
         moving = 1 - span.frozen / len(backbone.stages)
-        if cut is None:
+        if cut is not None:
+            prepared.cuts[span.frozen] = cut
+        if cut is None or cut.place == "nowhere":
             seconds += each * (used * (2 + 2 * moving if moving else 1) + evaluated)
             continue
-        prepared.cuts[span.frozen] = cut
         below = each if cut.suffix is None else _seconds(prepared, cut)
         seconds += below * count + max(0.0, each - below) * (3 * used + evaluated)
     prepared.plan = replace(prepared.plan, cache="; then ".join(dict.fromkeys(texts)), seconds=seconds)
 
 
 def _plan_cache(prepared: "Prepared", span: Span, uses: float, count: int) -> tuple[Cut | None, str]:
-    """Where the frozen stages of some steps end, if what they compute is to be kept; and what the plan says of it."""
+    """Where the frozen stages of some steps end, and where what they compute is kept; and what the plan says of it.
+
+    Whether a run goes on from a cut is for its recipe and backbone to say, and never for the room on a disk or for what
+    other runs share: the numbers differ in their last digits from those of the whole network.
+    """
     recipe, backbone = prepared.recipe, prepared.backbone
     embeddings = span.frozen >= len(backbone.stages)
     if not span.frozen:
         return None, f"nothing (--tuning {recipe.tuning} freezes no stage)"
     if not recipe.views:
         return None, "nothing (every epoch augments anew; --views 4 keeps four versions)"
-    if not embeddings and uses < WORTH:
-        return None, f"nothing (no example is used {WORTH} times in the same version)"
     cut = make_cut(backbone, span.frozen)
     if cut is None:
         return None, f"nothing ({backbone.spec} can't be cut below stage {span.frozen})"
     what = "embeddings" if embeddings else f"stages 0-{span.frozen - 1}" if span.frozen > 1 else "stage 0"
-    rows = count * (_mean_tokens(prepared) if cut.ragged else 1)
-    reason = room_for(round(rows), cut.width) if backbone.identity.steady else "its outputs change from call to call"
-    if reason and not embeddings:
-        return None, f"nothing ({what} of {count} inputs: {reason})"
-    size = format_bytes(round(rows) * cut.width * 4)
-    return cut, f"{what} of {count} inputs ({size}{f', in memory only: {reason}' if reason else ''})"
+    rows = round(count * (_mean_tokens(prepared) if cut.ragged else 1))
+    if not backbone.identity.steady:
+        reason: str | None = "its outputs change from call to call"
+        if not embeddings:
+            return None, f"nothing ({what} of {count} inputs: {reason})"
+    elif not embeddings and uses < WORTH:
+        reason = f"no example is used {WORTH} times in the same version"
+    else:
+        reason = room_for(rows, cut.width)
+    size = f"{what} of {count} inputs ({format_bytes(rows * cut.width * 4)}"
+    if reason is None:
+        return cut, f"{size})"
+    if embeddings or rows * cut.width * 4 <= HELD_BYTES:
+        return replace(cut, place="memory"), f"{size}, in memory only: {reason})"
+    return replace(cut, place="nowhere"), f"nothing ({what} of {count} inputs: {reason})"
 
 
 def _seconds(prepared: "Prepared", cut: Cut | None = None) -> float:

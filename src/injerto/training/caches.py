@@ -10,8 +10,9 @@ from injerto.basics.files import sha256
 from injerto.compute.batches import augmentation_rng
 from injerto.compute.cuts import Cut
 from injerto.compute.embedding import embed_parts, kept
-from injerto.compute.features import Features, trim
+from injerto.compute.features import HELD_BYTES, Features, Spare
 from injerto.compute.inference import Embedder
+from injerto.compute.spaces import trim
 from injerto.domains.domain import Domain
 from injerto.training.examples import Kept, Stream
 from injerto.training.prepare import Prepared
@@ -31,9 +32,12 @@ class Caches:
         """
         self.prepared = prepared
         self._statistics = ""
+        self._embedders: dict[int, Embedder] = {}
+        self._spare = Spare(HELD_BYTES)
 
     def statistics_changed(self) -> None:
         """Norm statistics were re-estimated: from now on values belong to another space."""
+        self._embedders.clear()
         layers = norm_layers(self.prepared.backbone).values()
         moments = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
         self._statistics = "/" + sha256(*(moment.cpu().numpy().tobytes() for moment in moments))  # type: ignore[union-attr, operator]
@@ -82,14 +86,24 @@ class Caches:
         ends = np.cumsum([len(drawn[name]) * len(stream.part) for name, stream in streams.items()]).tolist()
         first = dict(zip(streams, [0, *ends[:-1]], strict=True))
         everything = self._fill(cut, list(plain.values()), None, ("none", PLAIN), 0, f"{what}, for evaluation")
+        trim()
+        views = max(1, self.prepared.recipe.views or 0)
+        joined = Features.join([version for name in streams for version in pieces[name]])
+        if joined.nbytes + everything.nbytes <= HELD_BYTES:
+            joined, everything = joined.held(), everything.held()
         evaluated, start = {}, 0
         for where, part in plain.items():
             evaluated[where] = everything.slice(start, start + len(part))
             start += len(part)
-        trim()
-        views = max(1, self.prepared.recipe.views or 0)
-        joined = Features.join([version for name in streams for version in pieces[name]])
+        if cut.place != "nowhere":  # a copy of the network
+            self._embedders.clear()
         return Kept(cut, joined, first, views, evaluated)
+
+    def _embedder(self, cut: Cut) -> Embedder:
+        """What computes below a cut, made once for all that the run looks at."""
+        if cut.stage not in self._embedders:
+            self._embedders[cut.stage] = Embedder(self.prepared.backbone, self.prepared.plan, cut)
+        return self._embedders[cut.stage]
 
     def _fill(
         self,
@@ -119,4 +133,6 @@ class Caches:
         which = f"view {view}/{version}" if view else version
         described = ("plain" if plain else f"{policy}/{seed}/{which}") + self._statistics
         load = None if plain else augmented
-        return kept(backbone, plan, cut, inputs, keys, described, title, load=load, wanted=places)
+        spare = None if cut.suffix is None else Spare(0) if cut.place == "nowhere" else self._spare
+        return kept(backbone, plan, cut, inputs, keys, described, title, load=load, wanted=places, spare=spare,
+                    embedder=lambda: self._embedder(cut))  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_writable, clear_folder, entries, remove_leftovers, remove_tree
 from injerto.basics.lock import set_aside
+from injerto.basics.removal import remove_file
 
 EARLIER = ".earlier.json"
 """Names the folder that an earlier run was moved to, in the folder of the run that replaces it."""
@@ -125,4 +126,4 @@ def remove_earlier(folder: Path) -> None:
     if earlier is not None:
         remove_tree(earlier)
     with suppress(OSError):
-        (folder / EARLIER).unlink()
+        remove_file(folder / EARLIER)

@@ -17,9 +17,9 @@ from injerto.basics.errors import InjertoError
 from injerto.basics.progress import note, warn
 from injerto.compute.cuts import Cut
 from injerto.compute.embedding import open_backbone
-from injerto.compute.features import check_cache
 from injerto.compute.inference import inference_plan
 from injerto.compute.plan import ComputePlan
+from injerto.compute.spaces import check_cache
 from injerto.domains.domain import Domain, Domains
 from injerto.domains.elsewhere import named_in
 from injerto.domains.labels import look_alikes, means_no_label, several_in_one

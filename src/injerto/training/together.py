@@ -1,15 +1,14 @@
 """One run by several processes: all compute, the first one keeps."""
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import remove_tree
 from injerto.basics.lock import LOCK, check_free
 from injerto.basics.progress import silent
+from injerto.basics.removal import remove_temporary, scratch_folder
 from injerto.compute.crew import joined
 from injerto.recipe.recipe import Recipe
 
@@ -40,7 +39,7 @@ def fit_together(fit: Callable[[Path], "Run"], folder: Path) -> "Run":
             run = fit(folder)
             crew.wait()
             return run
-        place = Path(tempfile.mkdtemp(prefix="injerto-"))
+        place = scratch_folder()
         try:
             if folder.is_dir():
                 shutil.copytree(folder, place / "run", ignore=shutil.ignore_patterns(LOCK))
@@ -49,7 +48,7 @@ def fit_together(fit: Callable[[Path], "Run"], folder: Path) -> "Run":
                 run = fit(place / "run")
             crew.wait()
         finally:
-            remove_tree(place)
+            remove_temporary(place)
         run.path = folder
         return run
 

@@ -15,6 +15,7 @@ from torch import nn
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.progress import note, progress, warn
+from injerto.basics.removal import remove_file
 from injerto.compute.crew import crew
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
@@ -392,7 +393,7 @@ class Trainer:
         path = self.folder / "checkpoints" / "last.safetensors"
         log = self.folder / "log.jsonl"
         if not path.exists():
-            log.unlink(missing_ok=True)
+            remove_file(log)
             return False
         tensors, state = load_checkpoint(path)
         if state["plan"] != self.plan.card():
