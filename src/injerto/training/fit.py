@@ -1,6 +1,5 @@
 """One run from start to finish: prepare, cache, train, ship, measure."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from injerto.adapters.artifact import changed_names, save_tensors
 from injerto.adapters.card import make_card, save_card
 from injerto.adapters.slider import Line, linear
 from injerto.alignment.base import Setting, make_alignment
-from injerto.basics.files import sha256, write_text
+from injerto.basics.files import sha256
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker
 from injerto.compute.crew import crew
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions, warn_of_unknown
 from injerto.evaluation.predictor import classify_kept, head_logits, predict_logits
-from injerto.evaluation.recorded import FILE, read_rows
+from injerto.evaluation.recorded import FILE, read_rows, save_metrics
 from injerto.evaluation.validators import Verdict, judge
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.model import Model
@@ -422,6 +421,6 @@ class Fit:
                 {"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems
             ],
         }
-        write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        metrics = save_metrics(self.folder, metrics)
         note(f"done: {self.folder}")
         return metrics
