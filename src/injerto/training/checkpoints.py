@@ -10,14 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from injerto.basics.checksums import checksum
+from injerto.basics.checksums import CHECKSUM, checksum, content_checksum
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path
 
 Tensors = dict[str, torch.Tensor]
 LAST, BEST = "last.safetensors", "best.safetensors"
-SUMMED = "summed"
-"""Says in the state that the file has a checksum: one whose checksum was lost is no file of an earlier version."""
 
 
 def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> str:
@@ -35,11 +33,11 @@ def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> str:
         InjertoError: Where the disk is full.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(state | {SUMMED: True}, sort_keys=True)
-    found = _checksum(contiguous, text)
+    found = _checksum(contiguous, json.loads(json.dumps(state)))
+    text = json.dumps(state | {CHECKSUM: found}, sort_keys=True)  # one entry: several would be in any order
     with atomic_path(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata={"state": text, "checksum": found})
+            save_file(contiguous, temporary, metadata={"state": text})
         except SafetensorError as error:  # safetensors wraps "no space left on device"
             raise InjertoError(f"cannot write {path}: {error}; free space or choose another --out") from error
     return found
@@ -69,10 +67,10 @@ def _load(path: Path) -> tuple[Tensors, dict[str, Any], str]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not a dict
         state = json.loads(metadata["state"])
-        found = _checksum(tensors, metadata["state"])
-        if metadata.get("checksum", found if SUMMED not in state else "") != found:
+        noted = state.pop(CHECKSUM, None)
+        found = _checksum(tensors, state)
+        if noted not in (None, found):
             raise ValueError("its checksum does not fit")
-        state.pop(SUMMED, None)
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
             raise KeyboardInterrupt from None
@@ -80,9 +78,9 @@ def _load(path: Path) -> tuple[Tensors, dict[str, Any], str]:
     return tensors, state, found
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+def _checksum(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> str:
     """Of names, types, shapes and bytes of all tensors, and of the state."""
-    found = checksum(text.encode())
+    found = content_checksum(state)
     for name, tensor in sorted(tensors.items()):
         found = checksum(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
         if tensor.numel():

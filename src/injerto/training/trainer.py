@@ -32,7 +32,7 @@ from injerto.training.examples import Batch, Examples
 from injerto.training.objectives import Objective
 from injerto.training.optimizer import make_optimizer, pull, set_rates
 from injerto.training.packed import Packed
-from injerto.training.progress import REJECTED, Progress
+from injerto.training.progress import LOG, REJECTED, Progress, times_of
 from injerto.training.rangetest import TRIES, range_test
 from injerto.training.stepplan import count_steps, plan_steps
 from injerto.training.together import check_together
@@ -45,7 +45,6 @@ MOST_EVALUATIONS = 30
 """Evaluations in a run, at most: one an epoch, or fewer where an epoch is a step or two."""
 SAVE_SECONDS = 5
 """Least time between two checkpoints: where an epoch takes milliseconds, writing one after each would double them."""
-LOG = "log.jsonl"
 UNSAVED_SECONDS = 600
 """Longest time between two, about: an epoch may take hours, and a language model has one only."""
 
@@ -338,7 +337,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         state = {"progress": asdict(self.progress), "plan": self.plan.card(), "steps": self.steps}
-        state |= {"seen": self.objective.seen, "log": self._entries}
+        state |= {"seen": self.objective.seen, "log": [entry | {"time": None} for entry in self._entries]}
         return state | {"watch": self.watch.state(), "factor": self.factor}
 
     def _weights(self) -> Tensors:
@@ -424,7 +423,8 @@ class Trainer:
         if self.progress.best is not None:
             self.progress.best = (self.progress.best[0], self.progress.best[1])
         if "log" in state:  # entries after the checkpoint will be written again
-            self._entries = list(state["log"])
+            times = times_of(self.folder / LOG)
+            self._entries = [entry | {"time": times.get(entry["step"])} for entry in state["log"]]
             write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self._entries))
 
     def _select(self) -> dict[str, Any]:

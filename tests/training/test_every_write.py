@@ -1,0 +1,195 @@
+"""A kill, a full disk or one that became read-only at every single write of a run: then --resume gives the same run."""
+
+import contextlib
+import errno
+import io
+import json
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = {"threads": 1, "precision": "fp32", "batch-size": 8, "steps": 6}
+SMALL = TINY | {"source": "day", "augment": "none"}
+ALIGNED = SMALL | {"target": "dusk", "tuning": "last:1"}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("pictures", SMALL | {"tuning": "last:1"}),
+    "mmd": ("pictures", ALIGNED | {"alignment": "mmd"}),
+    "dann": ("pictures", ALIGNED | {"alignment": "dann"}),
+    "slider": ("pictures", SMALL | {"tuning": "lp-ft", "slider": True}),
+    "ema": ("pictures", SMALL | {"tuning": "full", "average": "ema", "norm": "train"}),
+    "swad": ("pictures", SMALL | {"tuning": "last:1", "average": "swad", "steps": 12}),
+    "probe": ("pictures", SMALL | {"tuning": "head", "head": "probe"}),
+    "tracked": ("pictures", SMALL | {"tuning": "head", "track": "tensorboard"}),
+    "lora": ("reviews", TINY | {"source": "films", "tuning": "lora"}),
+    "language model": ("reviews", TINY | {"source": "films", "task": "causal-lm", "tuning": "lora"}),
+}
+KINDS = ("kill", "full", "read-only", "no more bytes")
+
+
+def command(arguments: list[str], out: str, cache: str, kind: str, number: int, told: Any) -> None:
+    """A command line in a process of its own, with an accident at the n-th write inside or beside ``out``."""
+    os.environ |= {"INJERTO_CACHE": cache, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    from injerto.cli.main import run
+    from injerto.training import trainer
+
+    trainer.SAVE_SECONDS = -1
+    events, fsync = [0], os.fsync
+
+    def happen(what: str) -> None:
+        events[0] += 1
+        if events[0] != number:
+            return
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "term":
+            os.kill(os.getpid(), signal.SIGINT)
+        if kind == "no more bytes":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.RLIM_INFINITY))
+        elif kind in ("full", "read-only"):
+            code = errno.ENOSPC if kind == "full" else errno.EROFS
+            raise OSError(code, os.strerror(code), what)
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = given
+            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod"):
+            path = given[0]
+        else:
+            return
+        if isinstance(path, str | os.PathLike) and str(path).startswith(out):
+            happen(str(path))
+
+    def synced(handle: int) -> None:
+        happen("fsync")
+        fsync(handle)
+
+    os.fsync = synced
+    sys.addaudithook(hook)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        code = run([*arguments, "--out", out])
+    told.send((code, events[0], said.getvalue()))
+    os._exit(0)
+
+
+Launch = Callable[..., tuple[int, int, str]]
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Launch]:
+    """A function: exit code, writes and words of a command; -9 where it was killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["injerto.training.fit", "injerto.training.language", "timm", "transformers",
+                                    "accelerate", "sklearn.linear_model", "injerto.cli.main"])  # fmt: skip
+
+    def start(arguments: list[str], out: Path, cache: Path, kind: str = "", number: int = -1) -> tuple[int, int, str]:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=command, args=(arguments, str(out), str(cache), kind, number, there))
+        process.start()
+        there.close()
+        try:
+            result: tuple[int, int, str] = here.recv()
+        except EOFError:
+            result = (-9, -1, "")
+        process.join()
+        return result
+
+    yield start
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """All files of a run; of what tells the time only the rest."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.is_dir() or name.startswith("injerto/"):  # TensorBoard's own files tell the time
+            continue
+        if name == "metrics.json":
+            metrics = json.loads(path.read_text())
+            del metrics["seconds"], metrics["checksum"], metrics["files"]["log.jsonl"]
+            found[name] = metrics
+        elif name == "log.jsonl":
+            entries = [json.loads(line) for line in path.read_text().splitlines()]
+            assert all(entry.pop("time") is not None for entry in entries)
+            found[name] = entries
+        elif name == "forgetting.png":
+            found[name] = path.stat().st_size > 0
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture
+def words(request: pytest.FixtureRequest, pictures: Path, reviews: Path) -> Callable[[str], list[str]]:
+    def make(case: str) -> list[str]:
+        data, flags = CASES[case]
+        network = "tiny_lm" if case == "language model" else "tiny_timm" if data == "pictures" else "tiny_bert"
+        found = ["-q", "fit", str(pictures if data == "pictures" else reviews)]
+        found += ["--backbone", str(request.getfixturevalue(network))]
+        for name, value in flags.items():
+            found += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return found
+
+    return make
+
+
+def check(case: str, kinds: tuple[str, ...], step: int, launch: Launch, words: list[str], place: Path) -> None:
+    """Accidents at every ``step``-th write, each kind in turn, and what is there after one more start."""
+    cache = place / "cache"
+    assert launch(words, place / "warm", cache)[0] == 0  # the cache is full from here on
+    shutil.rmtree(place / "warm")
+    code, events, said = launch(words, place / "run", cache)
+    assert code == 0, said
+    expected = outcome(place / "run")
+    assert events > 30
+    for number in range(1, events + 1, step):
+        kind = kinds[(number // step) % len(kinds)]
+        shutil.rmtree(place / "run")
+        code, _, said = launch(words, place / "run", cache, kind, number)
+        where = f"{case}, {kind} at {number} of {events}: {said}"
+        if kind == "kill":
+            assert code == -9, where
+        else:
+            assert code in (0, 2), where  # what is only tidied up may fail
+            errors = [line for line in said.splitlines() if line.startswith("error: ")]
+            assert len(errors) == (1 if code else 0) and "fault" not in said and "Traceback" not in said, where
+        code, _, again = launch([*words, "--resume"], place / "run", cache)
+        assert code == 0, f"{where}\nthen: {again}"
+        found = outcome(place / "run")
+        assert sorted(found) == sorted(expected), where
+        for name in expected:
+            assert found[name] == expected[name], f"{name}: {where}"
+        assert sorted(path.name for path in place.iterdir()) == ["cache", "run"], where
+
+
+@pytest.mark.parametrize(("case", "kinds"), [("mmd", ("kill",)), ("slider", KINDS)])
+def test_some_accidents(
+    case: str, kinds: tuple[str, ...], launch: Launch, words: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    check(case, kinds, 19, launch, words(case), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_kill(case: str, launch: Launch, words: Callable[[str], list[str]], tmp_path: Path) -> None:
+    check(case, ("kill",), 1, launch, words(case), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["plain", "dann", "slider", "language model"])
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_every_failure(
+    case: str, kind: str, launch: Launch, words: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    check(case, (kind,), 1, launch, words(case), tmp_path)
