@@ -100,7 +100,7 @@ def check_recorded(folder: Path, names: Sequence[str] = REPORTED) -> None:
     Raises:
         InjertoError: Where one was damaged, changed or removed.
     """
-    noted = {}
+    noted: Any = {}
     if (folder / METRICS).exists():
         noted = load_metrics(folder).get("files") or {}
     elif (folder / BASE).exists():

@@ -1,7 +1,6 @@
 """One process's part in a search: trials are taken, fitted, judged without a target label, and written down."""
 
 import gc
-import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
 from injerto import api
+from injerto.basics.checksums import write_sealed
 from injerto.basics.errors import InjertoError, why_failed
 from injerto.basics.files import remove_tree, write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
@@ -21,8 +21,10 @@ from injerto.studies.found import (
     csv_of,
     entry_of,
     importances,
+    kept_rows,
     mean_val,
     read_run,
+    rows_of,
     score_of,
     told_value,
     value_of,
@@ -145,17 +147,18 @@ class Worker:
         for other in self.ledger.trials():
             if other.state == TrialState.COMPLETE and point_at(other.params, self.plan.space) == shown:
                 trial.set_user_attr("same_as", other.user_attrs.get("same_as", other.number))
-                trial.set_user_attr("rows", other.user_attrs["rows"])
-                return list(other.user_attrs["rows"])
+                rows = rows_of(other)
+                trial.set_user_attr("rows", kept_rows(rows, trial.params))
+                return rows
         origin, after = trial.user_attrs.get("origin", trial.number), trial.user_attrs.get("after")
         if after is not None:  # what the pruner knew of the killed one
-            for step, value in self.ledger.study.get_trials(deepcopy=False)[after].intermediate_values.items():
+            for step, value in self.ledger.all()[after].intermediate_values.items():
                 trial.report(value, step)
-        rows: list[dict[str, Any]] = []
+        rows = []
         for seed in self.seeds:
             run = self.folder / "trials" / str(origin) / str(seed)
             rows.append(self._fit(trial, {**settings, "seed": seed}, run, rows))
-            trial.set_user_attr("rows", rows)
+            trial.set_user_attr("rows", kept_rows(rows, trial.params))
             if score_of(rows, self.plan.validator) is None:
                 raise InjertoError(
                     "nothing to judge it by: there are too few held-out examples"
@@ -209,7 +212,7 @@ class Worker:
     def _finished(self) -> dict[int, list[dict[str, Any]]]:
         """Rows of the trials that were finished, by number."""
         trials = [trial for trial in self.ledger.trials() if trial.state == TrialState.COMPLETE]
-        return {trial.number: trial.user_attrs["rows"] for trial in trials}
+        return {trial.number: rows_of(trial) for trial in trials}
 
     def _left(self, most: int | None) -> str:
         """How long the rest takes, from the usual trial so far."""
@@ -246,8 +249,7 @@ class Worker:
             content["best"] = self._winner(by_number[best], next(e for e in entries if e["number"] == best))
             self._slim(by_number, best)
         write_text(self.folder / "search.csv", csv_of(content))
-        write_text(self.folder / "search.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-        return content
+        return write_sealed(self.folder / "search.json", content)
 
     def _place(self, trial: FrozenTrial) -> Path:
         return self.folder / "trials" / str(trial.user_attrs.get("origin", trial.number))

@@ -84,7 +84,7 @@ def _checksum(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> 
     for name, tensor in sorted(tensors.items()):
         found = checksum(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
         if tensor.numel():
-            found = checksum(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()), found)
+            found = checksum(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
     return found
 
 
