@@ -108,6 +108,8 @@ def check_recorded(folder: Path, names: Sequence[str] = REPORTED) -> None:
     for name in names:
         if isinstance(noted, dict) and name in noted:
             try:
+                if not (folder / name).is_file():
+                    raise OSError("no such file")
                 found = _sum_of(folder / name)
             except OSError as error:
                 raise InjertoError(f"cannot read {folder / name}: {error.strerror or error}; {AGAIN}") from None
