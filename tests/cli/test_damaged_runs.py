@@ -173,6 +173,6 @@ def test_what_may_not_be_read_is_named(cli: Cli, runs: Any, pictures: Path, tmp_
     for path in [path for path in sorted(folders["finished"].rglob("*")) if path.is_file()]:
         copy = Path(shutil.copytree(folders["finished"], tmp_path / "run"))
         (copy / path.relative_to(folders["finished"])).chmod(0)
-        for words in (["evaluate", str(copy), str(pictures)], ["fit", *words, "--resume", "--out", str(copy)]):
-            assert cli("-q", *words).code in (0, 2)
+        for asked in (["evaluate", str(copy), str(pictures)], ["fit", *words, "--resume", "--out", str(copy)]):
+            assert cli("-q", *asked).code in (0, 2)
         shutil.rmtree(copy)
