@@ -130,7 +130,8 @@ def outcome(out: Path) -> dict[str, Any]:
             continue
         if name == "metrics.json":
             metrics = json.loads(path.read_text())
-            del metrics["seconds"], metrics["checksum"], metrics["files"]["log.jsonl"]
+            del metrics["seconds"], metrics["checksum"]
+            metrics["files"].pop("log.jsonl", None)
             found[name] = metrics
         elif name == "log.jsonl":
             entries = [json.loads(line) for line in path.read_text().splitlines()]
