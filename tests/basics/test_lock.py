@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from injerto.basics import lock
+from injerto.basics import lock, processes
 from injerto.basics.errors import InjertoError
 from injerto.basics.lock import LOCK, check_free, hold, is_gone, set_aside, this_process
 
@@ -199,9 +199,9 @@ def test_a_recycled_process_number_is_recognized(tmp_path: Path, capsys: Any) ->
 
 def test_a_zombie_has_ended() -> None:
     child = subprocess.Popen(["true"])
-    start_of = lock._state(child.pid)[1]
+    start_of = processes._state(child.pid)[1]
     deadline = time.monotonic() + 5
-    while lock._state(child.pid)[0] != "Z" and time.monotonic() < deadline:
+    while processes._state(child.pid)[0] != "Z" and time.monotonic() < deadline:
         time.sleep(0.01)
     assert is_gone(this_process() | {"pid": child.pid, "start": start_of})
     child.wait()

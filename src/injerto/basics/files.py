@@ -6,17 +6,28 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
 from injerto.basics.lock import LOCK
+from injerto.basics.removal import (
+    TEMPORARY,
+    is_abandoned,
+    move,
+    move_over,
+    remove_abandoned,
+    remove_file,
+    remove_temporary,
+    remove_tree,
+    sweep,
+    temporary_beside,
+)
 
-LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|\.tmp[A-Za-z0-9]{{6}}|{re.escape(LOCK)}")
+LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|\.tmp[A-Za-z0-9]{{6}}|{re.escape(LOCK)}|{TEMPORARY.pattern}")
 """Names that a killed process leaves behind: half-written files and its lock."""
 
 
@@ -66,25 +77,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         InjertoError: Where the disk is full or the folder can't be written.
     """
-    temporary = None
+    place = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        sweep(path.parent)
+        place.mkdir()
+        temporary = place / path.name
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        move_over(temporary, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        remove_temporary(place)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -163,15 +172,6 @@ def _cannot_write(path: Path, error: OSError) -> InjertoError:
     return InjertoError(f"cannot write {path}: {error.strerror or error}; {cure} or {where}")
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder of our own making, silently where it is not there.
-
-    Args:
-        path: The folder.
-    """
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def check_writable(folder: Path, flag: str = "--out") -> None:
     """Refuse a folder that cannot be made or written.
 
@@ -208,8 +208,10 @@ def remove_leftovers(folder: Path) -> None:
         folder: Held, see :func:`injerto.basics.lock.hold`; it need not exist.
     """
     for entry in folder.iterdir() if folder.is_dir() else ():
-        if LEFTOVER.fullmatch(entry.name) and entry.name != LOCK and entry.is_file():
-            entry.unlink(missing_ok=True)
+        if is_abandoned(entry):
+            remove_abandoned(entry)
+        elif LEFTOVER.fullmatch(entry.name) and entry.name != LOCK and entry.is_file():  # of earlier versions
+            remove_file(entry)
 
 
 def clear_folder(folder: Path, keep: Collection[str] = ()) -> None:
@@ -224,7 +226,7 @@ def clear_folder(folder: Path, keep: Collection[str] = ()) -> None:
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
         else:
-            path.unlink(missing_ok=True)
+            remove_file(path)
 
 
 def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: str) -> None:
@@ -275,13 +277,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         InjertoError: Where the disk is full or the folder can't be written.
     """
+    place = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
-            temporary = Path(place) / path.name
-            temporary.mkdir()
-            yield temporary
-            if not path.is_dir():
-                temporary.rename(path)
+        sweep(path.parent)
+        temporary = place / path.name
+        temporary.mkdir(parents=True)
+        yield temporary
+        if not path.is_dir():
+            move(temporary, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
+    finally:
+        remove_temporary(place)

@@ -7,8 +7,6 @@ none of that is known: its lock is touched every few seconds while it lives, and
 
 import json
 import os
-import shutil
-import socket
 import threading
 import time
 import uuid
@@ -18,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.processes import is_gone, is_here, this_process
 from injerto.basics.progress import note
+from injerto.basics.removal import move, remove_file, remove_if_empty, remove_temporary, sweep, temporary_beside
 
 LOCK = ".injerto.lock"
 """Name of the lock file in the folder that it locks."""
@@ -28,59 +28,6 @@ PATIENCE = 60.0
 """Seconds for which the lock of a process that cannot be looked at is watched before it is taken over."""
 TRIES = 50
 """How often the lock is tried for when another process makes or removes it at the same moment."""
-
-
-def this_process() -> dict[str, Any]:
-    """What distinguishes this process from all others: host, number and start; boot and namespace of the number."""
-    pid = os.getpid()
-    boot, space = None, None
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    with suppress(OSError):
-        space = os.readlink("/proc/self/ns/pid")
-    return {"host": socket.gethostname(), "pid": pid, "start": _state(pid)[1], "boot": boot, "space": space}
-
-
-def _state(pid: int) -> tuple[str | None, str | None]:
-    """State of a process and its start in ticks since boot; None where the system has no such file."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], fields[19]
-    except (OSError, IndexError):
-        return None, None
-
-
-def is_here(process: Mapping[str, Any]) -> bool:
-    """Whether the number of a process means something to this one: same machine, boot and namespace.
-
-    Args:
-        process: From :func:`this_process`, of any process.
-    """
-    here = this_process()
-    return all(process.get(name) == here[name] for name in ("host", "boot", "space"))
-
-
-def is_gone(process: Mapping[str, Any]) -> bool:
-    """Whether a process has certainly ended; False for all on other machines.
-
-    Args:
-        process: From :func:`this_process`, of any process.
-    """
-    pid = process.get("pid")
-    if not is_here(process) or not isinstance(pid, int) or pid <= 0:
-        return False
-    state, start = _state(pid)
-    if state is not None:
-        return state in "ZX" or process.get("start") not in (None, start)
-    if os.name == "nt":  # where os.kill would end the process
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # it exists, and belongs to another user
-    return False
 
 
 @contextmanager
@@ -111,8 +58,7 @@ def hold(folder: Path, what: str, check: Callable[[], None]) -> Iterator[None]:
             ended.set()
             _release(folder, token)
             for place in made:
-                with suppress(OSError):  # something is in it, as a rule
-                    place.rmdir()
+                remove_if_empty(place)  # something is in it, as a rule
 
 
 def check_free(folder: Path) -> None:
@@ -150,24 +96,24 @@ def set_aside(folder: Path, aside: Path, files: Mapping[str, str]) -> None:
     Raises:
         InjertoError: Where it cannot be renamed, or another process makes the folder in between.
     """
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    sweep(folder.parent)
+    fresh = temporary_beside(folder)
     kept = ""
     try:
         fresh.mkdir()
         (fresh / LOCK).write_bytes((folder / LOCK).read_bytes())
         for name, text in files.items():
             (fresh / name).write_text(text, encoding="utf-8")
-        folder.rename(aside)
+        move(folder, aside)
         kept = f"; what it held is in {aside}"
-        (aside / LOCK).unlink(missing_ok=True)
-        fresh.rename(folder)
+        remove_file(aside / LOCK)
+        move(fresh, folder)
     except OSError as error:
         raise InjertoError(
             f"{folder} cannot be set aside as {aside.name} ({error.strerror or error}){kept}; name another folder"
         ) from error
     finally:
-        if fresh.is_dir():
-            shutil.rmtree(fresh, ignore_errors=True)
+        remove_temporary(fresh)
 
 
 def _acquire(folder: Path, content: Mapping[str, Any], gone: Mapping[str, Any] | None) -> None:
@@ -192,7 +138,8 @@ def _acquire(folder: Path, content: Mapping[str, Any], gone: Mapping[str, Any] |
 
 def _create(lock: Path, text: str) -> bool:
     """Make a lock file, whole from the first moment on; False where there is one."""
-    temporary = lock.with_name(f"{LOCK}.{uuid.uuid4().hex[:8]}.tmp")
+    sweep(lock.parent)
+    temporary = temporary_beside(lock)
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -212,7 +159,7 @@ def _create(lock: Path, text: str) -> bool:
                 stream.write(text)
         return True
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_temporary(temporary)
 
 
 def _read(lock: Path) -> dict[str, Any] | None:
@@ -302,7 +249,7 @@ def _remove(lock: Path, seen: Mapping[str, Any]) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not os.path.samestat(os.fstat(handle), lock.stat()) or _read(lock) != seen:
             return False
-        lock.unlink()
+        remove_file(lock)
         return True
     except FileNotFoundError:
         return False
@@ -320,7 +267,7 @@ def _release(folder: Path, token: str) -> None:
     content = _read(folder / LOCK)
     if content is not None and content.get("token") == token:
         with suppress(OSError):
-            (folder / LOCK).unlink()
+            remove_file(folder / LOCK)
 
 
 def _beat(lock: Path, token: str, ended: threading.Event) -> None:
