@@ -140,7 +140,9 @@ def attack(count: int, seed: int, cli: Cli, runs: Any, pictures: Path, place: Pa
     wrong: list[str] = []
     for number in range(count):
         state = draw.choice(["finished", "interrupted"])
-        name = draw.choice(list(commands) if state == "finished" else ["resume", "resume", "resume", "evaluate", "info"])
+        name = draw.choice(
+            list(commands) if state == "finished" else ["resume", "resume", "resume", "evaluate", "info"]
+        )
         files = [path for path in sorted(folders[state].rglob("*")) if path.is_file()]
         path, kind = draw.choice(files), draw.choice(list(DAMAGE))
         shutil.copytree(folders[state], copy)

@@ -67,6 +67,16 @@ def is_lost(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
+def origin_of(trial: Trial | FrozenTrial) -> int:
+    """The trial in whose folder a trial's runs are: that which it goes on with, else itself.
+
+    Args:
+        trial: Any.
+    """
+    origin = trial.user_attrs.get("origin")
+    return origin if type(origin) is int else trial.number
+
+
 def me() -> str:
     """This process, distinguished from others that had its number."""
     return json.dumps(this_process())

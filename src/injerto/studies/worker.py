@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from injerto import api
 from injerto.basics.checksums import write_sealed
 from injerto.basics.errors import InjertoError, why_failed
-from injerto.basics.files import remove_tree, write_text
+from injerto.basics.files import write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.recipe.recipe import is_balanced, make_recipe
 from injerto.studies.found import (
@@ -32,9 +32,10 @@ from injerto.studies.found import (
     with_ties,
 )
 from injerto.studies.grid import label_of
-from injerto.studies.ledger import Ledger
+from injerto.studies.ledger import Ledger, origin_of
 from injerto.studies.sampling import distributions
 from injerto.studies.space import Dimension, point_at, settings_at
+from injerto.training.folder import remove_checkpoints, remove_run
 
 KEPT = {"metrics.json", "recipe.yaml", "base.json"}
 """What stays of a run that does not win."""
@@ -150,7 +151,7 @@ class Worker:
                 rows = rows_of(other)
                 trial.set_user_attr("rows", kept_rows(rows, trial.params))
                 return rows
-        origin, after = trial.user_attrs.get("origin", trial.number), trial.user_attrs.get("after")
+        origin, after = origin_of(trial), trial.user_attrs.get("after")
         if after is not None:  # what the pruner knew of the killed one
             for step, value in self.ledger.all()[after].intermediate_values.items():
                 trial.report(value, step)
@@ -191,9 +192,9 @@ class Worker:
             try:
                 api.fit(self.about["data"], out=run, resume=True, **settings)
             except Pruned:
-                remove_tree(run)
+                remove_run(run)
                 raise
-        remove_tree(run / "checkpoints")
+        remove_checkpoints(run)
         return read_run(run, settings["seed"], self.fixed)
 
     @staticmethod
@@ -252,7 +253,7 @@ class Worker:
         return write_sealed(self.folder / "search.json", content)
 
     def _place(self, trial: FrozenTrial) -> Path:
-        return self.folder / "trials" / str(trial.user_attrs.get("origin", trial.number))
+        return self.folder / "trials" / str(origin_of(trial))
 
     def _winner(self, trial: FrozenTrial, entry: Mapping[str, Any]) -> dict[str, Any]:
         """The best trial, its recipe as a file, and how to fit it again."""
@@ -269,9 +270,5 @@ class Worker:
         for trial in trials.values():
             if trial.number == best or not trial.state.is_finished() or trial.user_attrs.get("same_as") is not None:
                 continue
-            for run in self._place(trial).glob("*"):
-                for path in run.iterdir():
-                    if path.is_dir():
-                        remove_tree(path)
-                    elif path.name not in KEPT:
-                        path.unlink(missing_ok=True)
+            for seed in self.seeds:
+                remove_run(self._place(trial) / str(seed), keep=KEPT)

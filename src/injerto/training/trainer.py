@@ -15,6 +15,7 @@ from torch import nn
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note, progress, warn
+from injerto.basics.removal import remove_file
 from injerto.compute.crew import crew
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
@@ -392,7 +393,7 @@ class Trainer:
         """Go on from the last checkpoint; False where there is none."""
         found = self.checkpoints.load_last()
         if found is None:
-            (self.folder / LOG).unlink(missing_ok=True)
+            remove_file(self.folder / LOG)
             return False
         tensors, state = found
         if state.get("plan") != self.plan.card():
