@@ -119,3 +119,28 @@ def test_rows_of_a_trial_that_changed_are_refused() -> None:
     trial.params = {"lr": 0.3}
     with pytest.raises(injerto.InjertoError, match="trial 3 .* is damaged"):
         found.rows_of(trial)  # type: ignore[arg-type]
+
+
+def test_a_search_leaves_what_others_put_into_its_trials(pictures: Path, tiny_timm: Path, tmp_path: Path) -> None:
+    settings = {
+        "source": "day",
+        "backbone": str(tiny_timm),
+        "steps": 2,
+        "threads": 1,
+        "batch_size": 8,
+        "tuning": "head",
+    }
+    space, out = {"lr": "1e-4..1e-2"}, tmp_path / "out"
+    injerto.search(pictures, space=space, trials=2, out=out, **settings)
+    mine = [
+        out / "trials" / f"{trial}/{name}"
+        for trial in (0, 1)
+        for name in ("0/notes.txt", "0/adapter/mine", "readme", "7/x")
+    ]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    found = injerto.search(pictures, space=space, trials=3, out=out, **settings)
+    assert all(path.read_text() == "mine" for path in mine)
+    shipped = [run for run in out.glob("trials/*/0") if (run / "adapter" / "adapter_card.json").exists()]
+    assert [f"trials/{run.parent.name}/0" for run in shipped] == found["best"]["runs"]

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +365,7 @@ def test_an_earlier_run_that_is_somebody_elses_by_now_is_kept(tmp_path: Path) ->
                 (tmp_path / "between").mkdir()
                 (tmp_path / "copy").rename(aside)
             before = content(aside)
-            with busy(aside) if number == 2 else suppress():  # another process works in it
+            with busy(aside) if number == 2 else nullcontext():  # another process works in it
                 remove_earlier(run)
             assert content(aside) == before
 
@@ -381,7 +381,11 @@ def test_a_removed_run_leaves_all_else_and_follows_no_link(tmp_path: Path) -> No
     annotate(run, "checkpoints-old/last.safetensors")
     tidy(run)
     remove_run(run)
-    assert sorted(path.name for path in outside.iterdir()) == [".recipe.yaml.ab_12xyz.tmp", "last.safetensors", "notes.txt"]
+    assert sorted(path.name for path in outside.iterdir()) == [
+        ".recipe.yaml.ab_12xyz.tmp",
+        "last.safetensors",
+        "notes.txt",
+    ]
     assert sorted(content(run)) == ["adapter/notes.txt", "checkpoints-old/last.safetensors"]
     note.unlink()
 
