@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,20 @@ def test_names_shapes_and_types_must_be_the_runs(kind: str, summed: bool, begin:
         with pytest.raises(InjertoError, match=r"last.safetensors does not fit: .*--overwrite") as caught:
             go_on()
         assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_was_moved_or_whose_clock_went_back_goes_on(
+    begin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = begin("head", tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    expected = go_on(tmp_path / "whole").metrics | {"seconds": 0, "files": 0}
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 1e8)
+    shutil.copytree(tmp_path / "run", tmp_path / "deep" / "copy")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for place in (tmp_path / "moved", tmp_path / "deep" / "copy"):
+        assert go_on(place).metrics | {"seconds": 0, "files": 0} == expected
 
 
 def test_checkpoints_of_earlier_versions_go_on(begin: Any, tmp_path: Path) -> None:

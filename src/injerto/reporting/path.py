@@ -50,10 +50,8 @@ def draw_path(metrics: Mapping[str, Any], picture: Path) -> bool:
             x = np.asarray([point[old] for point in path]) * percent
             y = np.asarray([accuracies_of(point)[name] for point in path]) * 100
             solid = entry["role"] == "source"
-            style = "-" if solid else "--"
-            axis.plot(
-                x, y, style, marker="o", markersize=4, label=f"{name} ({entry['role']}{', oracle' * (not solid)})"
-            )
+            style, role = ("-", "source") if solid else ("--", f"{entry['role']}, oracle")
+            axis.plot(x, y, style, marker="o", markersize=4, label=f"{name} ({role})")
             if solid:
                 for point, left, high in zip(path, x, y, strict=True):
                     axis.annotate(
