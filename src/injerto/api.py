@@ -75,12 +75,13 @@ def _fit(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, ove
 
 def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool, overwrite: bool) -> "Run":
     prepared, run_kind, fit_kind = _kinds(recipe, *given)
-    from injerto.evaluation.recorded import base_changes, changes, save_base, save_splits
+    from injerto.evaluation.recorded import base_changes, changes, check_recorded, save_base, save_splits
     from injerto.training.clock import Clock
 
     clock = Clock(prepared.seconds)
     run: Run = run_kind(folder, backbone=given[1])
     if (folder / "recipe.yaml").exists() and not overwrite:
+        check_recorded(folder)
         _check_recipe(folder, prepared.recipe)
         changed = changes(folder, prepared.domains, prepared.sides)
         other = base_changes(folder, prepared.backbone, recipe.task == "causal-lm")
@@ -105,8 +106,10 @@ def _fit_held(recipe: Recipe, given: tuple[Any, Any], folder: Path, resume: bool
     for line in prepared.plan.lines():
         note(line)
     before = replace_run(folder) if overwrite else earlier_of(folder)
-    prepared.recipe.save(folder / "recipe.yaml")
-    save_splits(folder, prepared.domains, prepared.sides)
+    if not (folder / "recipe.yaml").exists():
+        prepared.recipe.save(folder / "recipe.yaml")
+    if not (folder / "splits.csv").exists():
+        save_splits(folder, prepared.domains, prepared.sides)
     save_base(folder, prepared.backbone)
     try:
         fit_kind(prepared, folder, clock).run(resume)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import injerto
+from injerto.basics.checksums import CHECKSUM, write_sealed
 from injerto.basics.errors import InjertoError
 from injerto.serving.desk import Desk
 
@@ -19,7 +20,10 @@ from injerto.serving.desk import Desk
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    if CHECKSUM in content:
+        write_sealed(path, content)
+    else:
+        path.write_text(json.dumps(content))
 
 
 def swap_words(folder: Path) -> None:
@@ -192,7 +196,10 @@ def test_other_versions_are_noted_and_a_damaged_record_is_refused(
     record.write_text("{")
     with pytest.raises(InjertoError, match="is damaged"):
         begun(resume=True)
-    record.unlink()  # a run of an earlier version
+    record.unlink()
+    with pytest.raises(InjertoError, match="cannot read .*base.json"):
+        begun(resume=True)
+    edit(tmp_path / "run" / "metrics.json", lambda metrics: metrics.pop("files"))  # a run of an earlier version
     begun(resume=True)
 
 

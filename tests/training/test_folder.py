@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import injerto
 from injerto.basics.errors import InjertoError
 from injerto.basics.lock import LOCK, hold, this_process
 from injerto.training import trainer
-from injerto.training.folder import EARLIER, earlier_of, remove_earlier, replace_run, tidy
+from injerto.training.folder import EARLIER, earlier_of, remove_earlier, remove_run, replace_run, tidy
 
 Go = Callable[..., Any]
 HOLD = """
@@ -307,3 +307,94 @@ def test_half_written_tensors_of_a_killed_process_are_removed(tmp_path: Path) ->
     tidy(tmp_path)
     for place in ("adapter", "checkpoints"):
         assert sorted(file.name for file in (tmp_path / place).iterdir()) == [".tmp", ".tmpfile-of-mine", "last.safetensors"]  # fmt: skip
+
+
+# --- what a run did not write -----------------------------------------------------------------------------------------
+
+NOTES = ("notes.txt", "adapter/notes.txt", "adapter/deep/notes.txt", "checkpoints/old.safetensors", "wandb/mine.txt",
+         "injerto/mine.txt", "deep/er/notes.txt")  # fmt: skip
+
+
+def annotate(run: Path, name: str) -> Path:
+    path = run / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    return path
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("name", NOTES)
+def test_what_a_user_put_into_a_run_is_never_overwritten(name: str, finished: bool, go: Go, tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run")
+    if not finished:
+        (run / "metrics.json").unlink()
+    note = annotate(run, name)
+    with pytest.raises(InjertoError, match=f"--overwrite: .*run holds '{name}', which no run wrote; move it away"):
+        go(overwrite=True)
+    assert note.read_text() == "mine" and (run / "recipe.yaml").exists()
+    note.unlink()
+    while not any((note := note.parent).iterdir()):
+        note.rmdir()
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_a_user_put_into_an_earlier_run_is_kept(name: str, go: Go, tmp_path: Path, capsys: Any) -> None:
+    run = fake_run(tmp_path / "run")
+    with hold(run, "injerto fit", lambda: None):
+        aside = replace_run(run)
+        assert aside is not None and earlier_of(run) == aside
+        annotate(aside, name)
+        before = content(aside)
+        remove_earlier(run)
+        assert content(aside) == before and not (run / EARLIER).exists()
+    assert f"{aside} is kept: " in capsys.readouterr().err
+
+
+def test_an_earlier_run_that_is_somebody_elses_by_now_is_kept(tmp_path: Path) -> None:
+    for number in range(3):
+        run = fake_run(tmp_path / f"run{number}")
+        with hold(run, "injerto fit", lambda: None):
+            aside = replace_run(run)
+            assert aside is not None
+            if number == 0:  # a link in its place
+                aside.rename(tmp_path / "elsewhere")
+                aside.symlink_to(tmp_path / "elsewhere")
+            elif number == 1:  # a copy in its place
+                shutil.copytree(aside, tmp_path / "copy")
+                shutil.rmtree(aside)
+                (tmp_path / "between").mkdir()
+                (tmp_path / "copy").rename(aside)
+            before = content(aside)
+            with busy(aside) if number == 2 else nullcontext():  # another process works in it
+                remove_earlier(run)
+            assert content(aside) == before
+
+
+def test_a_removed_run_leaves_all_else_and_follows_no_link(tmp_path: Path) -> None:
+    run, outside = fake_run(tmp_path / "run"), tmp_path / "outside"
+    outside.mkdir()
+    for name in ("last.safetensors", "notes.txt", ".recipe.yaml.ab_12xyz.tmp"):
+        (outside / name).write_text("mine")
+    (run / "checkpoints").symlink_to(outside)
+    annotate(run, "adapter/head.safetensors")
+    note = annotate(run, "adapter/notes.txt")
+    annotate(run, "checkpoints-old/last.safetensors")
+    tidy(run)
+    remove_run(run)
+    assert sorted(path.name for path in outside.iterdir()) == [
+        ".recipe.yaml.ab_12xyz.tmp",
+        "last.safetensors",
+        "notes.txt",
+    ]
+    assert sorted(content(run)) == ["adapter/notes.txt", "checkpoints-old/last.safetensors"]
+    note.unlink()
+
+
+def test_every_file_of_a_run_is_known(go: Go, tmp_path: Path) -> None:
+    from injerto.training.folder import list_files
+
+    run = go(track="tensorboard", slider=True, tuning="last:1").path
+    own, foreign = list_files(run)
+    assert not foreign and sorted(own) == sorted(content(run))
+    remove_run(run)
+    assert not run.exists()

@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 import injerto
 from injerto.basics.errors import InjertoError
 from injerto.domains.splits import split_domains
+from injerto.reporting.path import accuracies_of
 
 
 @pytest.fixture
@@ -50,7 +51,14 @@ def test_remembering_is_a_refitted_probe(pictures: Path, settings: dict[str, Any
     assert path[-1]["remember"] == found["after"] and path[0]["remember"] == found["before"]
     assert path[0]["cka"] == pytest.approx(1, abs=1e-5)
     tests = {name: entry["splits"]["test"]["accuracy"] for name, entry in run.metrics["domains"].items()}
-    assert path[-1]["accuracy"] == pytest.approx(tests)
+    assert accuracies_of(path[-1]) == pytest.approx(tests)
+    roles = {name: entry["role"] for name, entry in run.metrics["domains"].items()}
+    for point in path:
+        assert {roles[name] for name in point["accuracy"]} == {"source"}
+        assert point["oracle"] and "source" not in {roles[name] for name in point["oracle"]}
+    earlier = {**path[0], "accuracy": accuracies_of(path[0])}
+    del earlier["oracle"]
+    assert accuracies_of(earlier) == accuracies_of(path[0])
 
 
 def test_nothing_moved_is_nothing_forgotten(pictures: Path, settings: dict[str, Any], tmp_path: Path) -> None:

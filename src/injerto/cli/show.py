@@ -197,11 +197,13 @@ def _print_forgetting(lost: Mapping[str, Any] | None, oracle: set[str]) -> None:
         )
     path = (lost or {}).get("path")
     if path:
-        names = list(path[0]["accuracy"])
+        from injerto.reporting.path import accuracies_of
+
+        names = list(accuracies_of(path[0]))
         rows = [
             [
                 f"{point['t']:g}",
-                *(percent(point["accuracy"][name]) for name in names),
+                *(percent(accuracies_of(point)[name]) for name in names),
                 percent(point.get("remember")),
                 percent(point["agreement"]),
                 _number(point["cka"]),

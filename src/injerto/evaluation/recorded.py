@@ -1,11 +1,13 @@
-"""What a run began with, written before its first step, so that changes show: its examples, and its base model.
+"""What a run began with and ended with, with checksums, so that changes and damage show.
 
-``splits.csv`` has the examples and their splits, ``base.json`` what the base model is.
+``splits.csv`` has the examples and their splits, ``base.json`` what the base model is and the checksums of what is
+written before the first step, ``metrics.json``, written last, the checksums of all that a run reports.
 """
 
 import csv
 import io
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,19 +17,111 @@ import numpy as np
 
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.identity import difference, distance, is_identity
+from injerto.basics.checksums import content_checksum, file_checksum, read_sealed, write_sealed
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import sha256, write_csv, write_text
+from injerto.basics.files import sha256, write_csv
 from injerto.basics.progress import note
 from injerto.compute.machine import installed_versions
 from injerto.domains.domain import Domain
+from injerto.recipe.recipe import load_recipe
 
 FILE = "splits.csv"
 BASE = "base.json"
+METRICS = "metrics.json"
+RECIPE = "recipe.yaml"
+BEGUN = (RECIPE, FILE)
+"""Written before the first step, and never again."""
+PLACES = ("data", "backbone", "split_file")
+"""Of a recipe, where things lie: they may be moved and the recipe be edited, for what they hold is compared itself."""
+REPORTED = (*BEGUN, BASE, "predictions.csv", "log.jsonl")
+"""What stands beside ``metrics.json`` when it is written."""
+SLIMMED = (FILE, "predictions.csv", "log.jsonl")
+"""Those of them that a search removes of runs that do not win."""
+AGAIN = "make the run again (fit: with --overwrite; in a comparison or search: remove its folder)"
 SAME = 1e-4
 """Largest difference between the outputs of a base on the probe before and after an interruption."""
 HEADER = ("domain", "content", "split")
 Row = tuple[str, str, str]
 """Domain, content hash and split."""
+
+
+def identity_of(folder: Path, fingerprint: str) -> str:
+    """What tells a run from all that would compute something else: its base, recipe and splits.
+
+    Args:
+        folder: The run's folder.
+        fingerprint: Of the base model.
+    """
+    return sha256(fingerprint, json.dumps(_sums_of(folder, BEGUN)))
+
+
+def save_metrics(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``metrics.json`` with the checksums of what stands beside it, which ends a run.
+
+    Args:
+        folder: The run's folder.
+        metrics: What it is to hold.
+
+    Returns:
+        What it holds.
+    """
+    content = {**metrics, "files": _sums_of(folder, REPORTED)}
+    write_sealed(folder / METRICS, content)
+    return content
+
+
+def load_metrics(folder: Path) -> dict[str, Any]:
+    """What ``metrics.json`` holds.
+
+    Args:
+        folder: A finished run's.
+
+    Raises:
+        InjertoError: Where it is damaged.
+    """
+    return read_sealed(folder / METRICS, AGAIN)
+
+
+def _sums_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: _sum_of(folder / name) for name in names if (folder / name).is_file()}
+
+
+def _sum_of(path: Path) -> str:
+    if path.name != RECIPE:
+        return file_checksum(path)
+    fields = {name: value for name, value in load_recipe(path).items() if name not in PLACES}
+    return content_checksum(json.loads(json.dumps(fields, default=str)))
+
+
+def check_recorded(folder: Path, names: Sequence[str] = REPORTED) -> None:
+    """Refuse files of a run that are not what it wrote; runs of earlier versions have no checksums.
+
+    Args:
+        folder: The run's folder.
+        names: Those that matter.
+
+    Raises:
+        InjertoError: Where one was damaged, changed or removed.
+    """
+    noted: Any = {}
+    if (folder / METRICS).exists():
+        noted = load_metrics(folder).get("files") or {}
+    elif (folder / BASE).exists():
+        noted = read_sealed(folder / BASE, AGAIN).get("files") or {}
+    for name in names:
+        if isinstance(noted, dict) and name in noted:
+            try:
+                if name in SLIMMED and not os.path.lexists(folder / name):
+                    continue  # whoever needs it says that it is missing
+                if not (folder / name).is_file():
+                    raise OSError("no such file")
+                found = _sum_of(folder / name)
+            except OSError as error:
+                raise InjertoError(f"cannot read {folder / name}: {error.strerror or error}; {AGAIN}") from None
+            if found != noted[name]:
+                raise InjertoError(
+                    f"{folder / name} is damaged, or was changed since the run wrote it; bring it back, or {AGAIN}"
+                )
 
 
 def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> str:
@@ -65,9 +159,18 @@ def read_rows(path: Path) -> tuple[list[Row] | None, str]:
 
     Returns:
         Its rows, None where it is damaged; and the SHA-256 of its text, as :func:`save_rows` returned it.
+
+    Raises:
+        InjertoError: Where it cannot be read at all.
     """
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    rows = list(csv.reader(io.StringIO(text, newline="")))
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise InjertoError(f"cannot read {path}: {error.strerror or error}; {AGAIN}") from None
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error:
+        rows = []
     sound = bool(rows) and tuple(rows[0]) == HEADER
     return [(row[0], row[1], row[2]) for row in rows[1:] if len(row) == 3] if sound else None, sha256(text)
 
@@ -94,7 +197,7 @@ def save_base(folder: Path, backbone: Backbone) -> None:
         backbone: The base model, as it was loaded or tuned since.
     """
     if not (folder / BASE).exists():
-        write_text(folder / BASE, json.dumps(_describe(backbone), indent=1) + "\n")
+        write_sealed(folder / BASE, _describe(backbone) | {"files": _sums_of(folder, BEGUN)})
 
 
 def base_changes(folder: Path, backbone: Backbone, chat: bool = False) -> str | None:
@@ -113,14 +216,14 @@ def base_changes(folder: Path, backbone: Backbone, chat: bool = False) -> str | 
     path = folder / BASE
     if not path.exists():
         return None
+    before = read_sealed(path, f"it cannot be told which base model the run had; {AGAIN}")
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
         was, versions = dict(before["preprocessing"]), dict(before["versions"])
         weights, mark, own = str(before["fingerprint"]), before["identity"], str(before["definition"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError):
         was, mark = {}, None
     if not is_identity(mark):
-        raise InjertoError(f"{path} is damaged: it cannot be told which base model the run had; start with --overwrite")
+        raise InjertoError(f"{path} is damaged: it cannot be told which base model the run had; {AGAIN}")
     now = _describe(backbone)
     if weights != now["fingerprint"]:
         return "other weights"
@@ -180,7 +283,12 @@ def _rows(domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> lis
 
 def _recorded(folder: Path) -> list[Row] | None:
     path = folder / FILE
-    return (read_rows(path)[0] or []) if path.exists() else None
+    if not path.exists():
+        return None
+    rows = read_rows(path)[0]
+    if rows is None:
+        raise InjertoError(f"{path} is damaged: it cannot be told what the run learned from; {AGAIN}")
+    return rows
 
 
 def _difference(before: Sequence[Row], domains: Mapping[str, Domain]) -> str | None:

@@ -1,6 +1,5 @@
 """A finished run, opened again: predict and evaluate."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from injerto.evaluation.domains import measure, warn_of_unknown
 from injerto.evaluation.files import Inputs
 from injerto.evaluation.inputs import read_inputs
 from injerto.evaluation.predictor import predict_logits, probabilities
-from injerto.evaluation.recorded import FILE, read_rows
+from injerto.evaluation.recorded import BEGUN, FILE, check_recorded, load_metrics, read_rows
 from injerto.recipe.recipe import load_recipe
 from injerto.tasks.model import Model
 
@@ -254,13 +253,7 @@ class Run:
             raise InjertoError(
                 f"{self.path} has no metrics.json: the run is not finished; go on with its command (fit: with --resume)"
             )
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise InjertoError(f"{path} is damaged: not valid JSON; make the run again (fit: with --overwrite)")
-        return found
+        return load_metrics(self.path)
 
     def recorded_splits(self) -> dict[str, str]:
         """Content hash to its split in this run; empty for a bare adapter."""
@@ -278,6 +271,7 @@ class Run:
             if (run / "metrics.json").exists():
                 raise InjertoError(f"{path} is missing: what the run learned from cannot be told from new examples")
             return []
+        check_recorded(run, BEGUN[1:])
         rows, found = read_rows(path)
         noted = Run(run).metrics.get("splits") if (run / "metrics.json").exists() else None
         if noted not in (None, found) or rows is None:

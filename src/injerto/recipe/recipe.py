@@ -442,7 +442,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         named = f"; it is no shipped recipe either: {suggest(str(path), list(shipped))}" if "." not in str(path) else ""
         raise InjertoError(f"cannot read {path}: {error.strerror}{named}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InjertoError(f"{path} is not valid YAML: {first_line(error)}") from None
     except ValueError as error:
         raise InjertoError(f"{path} {error}") from None

@@ -10,6 +10,7 @@ import numpy as np
 
 from injerto.adapters.card import load_card
 from injerto.evaluation.calibration import reliability_of
+from injerto.evaluation.recorded import check_recorded, load_metrics
 from injerto.studies.answers import read_predictions
 
 MISTAKES = 12
@@ -50,7 +51,8 @@ def evidence_of(runs: Sequence[Path]) -> dict[str, Any]:
             "reliability": _reliability(lines),
             "mistakes": _mistakes(seeds[0]),
         }
-    metrics = json.loads((runs[0] / "metrics.json").read_text(encoding="utf-8"))
+    check_recorded(runs[0], ["log.jsonl"])
+    metrics = load_metrics(runs[0])
     return {**found, "curves": _curves(runs[0] / "log.jsonl"), "warnings": metrics.get("warnings") or []}
 
 
@@ -103,11 +105,13 @@ def _curves(log: Path) -> dict[str, list[list[float]]]:
     series: dict[str, list[list[float]]] = {}
     if not log.exists():
         return series
-    for text in log.read_text(encoding="utf-8").splitlines():
+    for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the last line of a run that was killed while writing
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            continue
         for name, value in entry.items():
             if name not in ("step", "time", "rate") and isinstance(value, int | float) and np.isfinite(value):
                 series.setdefault(name, []).append([entry["step"], round(float(value), 6)])

@@ -9,6 +9,15 @@ import numpy as np
 from injerto.basics.files import atomic_path
 
 
+def accuracies_of(point: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracies of all domains at a point of the way; runs of earlier versions have them in one.
+
+    Args:
+        point: Of ``forgetting.path`` in ``metrics.json``.
+    """
+    return {**point["accuracy"], **point.get("oracle", {})}
+
+
 def draw_path(metrics: Mapping[str, Any], picture: Path) -> bool:
     """Plot accuracy on new data against what is kept of the old, one point per t (WiSE-FT, CVPR 2022, figure 1).
 
@@ -37,12 +46,12 @@ def draw_path(metrics: Mapping[str, Any], picture: Path) -> bool:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for name, entry in metrics["domains"].items():
-        if all(name in point["accuracy"] for point in path):
+        if all(name in accuracies_of(point) for point in path):
             x = np.asarray([point[old] for point in path]) * percent
-            y = np.asarray([point["accuracy"][name] for point in path]) * 100
+            y = np.asarray([accuracies_of(point)[name] for point in path]) * 100
             solid = entry["role"] == "source"
-            style = "-" if solid else "--"
-            axis.plot(x, y, style, marker="o", markersize=4, label=f"{name} ({entry['role']})")
+            style, role = ("-", "source") if solid else ("--", f"{entry['role']}, oracle")
+            axis.plot(x, y, style, marker="o", markersize=4, label=f"{name} ({role})")
             if solid:
                 for point, left, high in zip(path, x, y, strict=True):
                     axis.annotate(

@@ -1,6 +1,5 @@
 """The page of a comparison or of one run: verdict, table, figures, maps, and every strategy in detail."""
 
-import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from injerto.basics.checksums import read_sealed
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import as_path
 from injerto.basics.progress import note, quiet, warn
 from injerto.domains.domain import Domain, Domains
+from injerto.evaluation.recorded import AGAIN, check_recorded
 from injerto.recipe.command import fit_command
 from injerto.recipe.recipe import Recipe, load_recipe
 from injerto.reporting.evidence import evidence_of
@@ -83,10 +84,10 @@ def _content(folder: Path) -> dict[str, Any]:
     """What ``results.json`` holds, or the same for one run."""
     for name, read in (("results.json", _comparison), ("metrics.json", _run)):
         if (folder / name).exists():
+            content = read_sealed(folder / name, "call the comparison again" if read is _comparison else AGAIN)
             try:
-                content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
                 return read(content, folder)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise InjertoError(f"{folder / name} is damaged; do the run again") from None
     if not folder.is_dir():
         raise InjertoError(f"no folder {folder}; name the folder of a comparison or of a run")
@@ -102,6 +103,7 @@ def _run(metrics: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One run as a comparison of one row."""
     from injerto.adapters.card import load_card
 
+    check_recorded(folder)
     recipe = load_recipe(folder / "recipe.yaml")
     if recipe.get("task", "classification") != "classification":
         raise InjertoError(f"{folder} is a language model's run; report shows classifiers")

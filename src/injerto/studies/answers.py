@@ -10,6 +10,7 @@ import numpy as np
 from injerto.adapters.card import load_card
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
+from injerto.evaluation.recorded import check_recorded
 
 BOTH = "train+test"
 """All examples of a target: those it was adapted on, and the others."""
@@ -60,12 +61,15 @@ def read_predictions(run: Path) -> list[dict[str, str]]:
         InjertoError: Where the file is missing or damaged.
     """
     path = run / "predictions.csv"
+    check_recorded(run, [path.name])
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             lines = list(csv.DictReader(stream))
         if lines and not set(lines[0]) >= NEEDED:
             raise KeyError
-    except (OSError, KeyError, UnicodeDecodeError) as error:
+        if any(None in line or None in line.values() for line in lines):
+            raise KeyError
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is damaged"
         raise InjertoError(f"cannot read {path}: {reason}; remove {run} to do the run again") from None
     return lines

@@ -11,14 +11,13 @@ written down as it is made, and read again.
 """
 
 import gc
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from injerto.basics.checksums import read_sealed, write_sealed
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import write_text
 from injerto.basics.progress import format_seconds, quiet
 from injerto.studies.choice import choose
 from injerto.studies.grid import Planned
@@ -226,7 +225,7 @@ class Halving:
 
     def save(self) -> None:
         """Write ``plan.json``, whole or not at all."""
-        write_text(self._path, json.dumps(self._plan, indent=1, allow_nan=False) + "\n")
+        write_sealed(self._path, self._plan)
 
     @property
     def budget(self) -> float:
@@ -293,11 +292,12 @@ def plan_halving(
 
 def _load(path: Path, rows: list[str], seeds: list[int], budget: float | None) -> dict[str, Any]:
     """Read a plan and check that it is the one that is asked for."""
+    plan = read_sealed(path, "name another folder")
     try:
-        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         before, same = plan["budget"], plan["rows"] == rows and plan["seeds"] == seeds
         _ = plan["rungs"], plan["decisions"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = float(before)
+    except (ValueError, LookupError, TypeError):
         raise InjertoError(f"{path} is damaged; name another folder") from None
     if budget != before:
         now = "none" if budget is None else format_seconds(budget)

@@ -1,6 +1,5 @@
 """Weighted sums of runs as a run."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -14,12 +13,13 @@ from injerto.adapters.combine import combine as add_up
 from injerto.adapters.load import load_base
 from injerto.backbones.identity import difference
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_new, clear_folder, write_text
+from injerto.basics.files import check_new
 from injerto.basics.lock import hold
 from injerto.basics.progress import note
-from injerto.evaluation.recorded import save_rows
+from injerto.evaluation.recorded import save_metrics, save_rows
 from injerto.evaluation.run import Run
 from injerto.tasks.model import Model
+from injerto.training.folder import remove_run
 
 SAME = ("task", "labels", "base", "preprocessing", "head", "neck", "responses")
 """What the cards of combined adapters must agree in."""
@@ -61,7 +61,7 @@ def combine(
         try:
             return _combine(runs, folder, shares, data, backbone)
         except BaseException:
-            clear_folder(folder)  # it was new or empty
+            remove_run(folder)  # it was new or empty
             raise
 
 
@@ -190,7 +190,7 @@ def write_report(
         "warnings": [],
         **more,
     }
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    save_metrics(folder, metrics)
 
 
 def _role(parts: Sequence[Run], name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_own, remove_tree
+from injerto.basics.files import check_own
 from injerto.basics.launcher import check_alone
 from injerto.basics.lock import hold
 from injerto.basics.progress import format_seconds, note
@@ -22,6 +22,7 @@ from injerto.studies.records import OWN, check_records, check_results, do_run, l
 from injerto.studies.results import Results
 from injerto.studies.rotation import rotate, without_source
 from injerto.studies.tables import dropped_text
+from injerto.training.folder import remove_checkpoints
 
 KEPT = ("backbone", "image_size", "max_length", "augment", "views", "batch_size", "shots", "norm", "precision", "seed")
 """Settings that runs must agree in to share what their frozen stages compute."""
@@ -244,7 +245,7 @@ def _take_in(results: Results, one: Planned, runs: Path) -> None:
     """Add a run that is finished (without its checkpoints, which it needs no more) or failed to the results."""
     folder, record = runs / one.name, record_of(runs, one.name)
     if (folder / "metrics.json").exists():
-        remove_tree(folder / "checkpoints")
+        remove_checkpoints(folder)
         results.add(one, folder, None)
     elif record.exists() and (failed := load_record(record)["failed"]):
         results.add(one, folder, failed)

@@ -1,6 +1,5 @@
 """What a search found: which trial wins without a target label, as JSON, CSV and a table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,9 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from injerto.basics.checksums import CHECKSUM, content_checksum
+from injerto.basics.errors import InjertoError
+from injerto.evaluation.recorded import load_metrics
 from injerto.studies.choice import choose, measure_of, source_val
 from injerto.studies.grid import text_of
 from injerto.studies.space import Dimension, point_at
@@ -32,7 +34,7 @@ def read_run(run: Path, seed: int, settings: Mapping[str, Any] | None = None) ->
         seed: Its seed.
         settings: What all trials of the search share; their class weights say by which accuracy trials are judged.
     """
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = load_metrics(run)
     domains = {
         name: {
             "role": entry["role"],
@@ -49,6 +51,37 @@ def read_run(run: Path, seed: int, settings: Mapping[str, Any] | None = None) ->
     row = {"seed": seed, "domains": domains, "validators": {"rejected": judged.get("rejected"), **scores}}
     row["recipe"] = {"class_weights": (settings or {}).get("class_weights")}
     return row | {"trainable": metrics["parameters"]["trainable"], "adapter_bytes": metrics["adapter_bytes"]}
+
+
+def kept_rows(rows: Rows, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows as the storage keeps them: with a checksum, of their trial's parameters too.
+
+    Args:
+        rows: Of a trial.
+        parameters: As drawn.
+    """
+    return {"rows": list(rows), CHECKSUM: content_checksum([list(rows), dict(parameters)])}
+
+
+def rows_of(trial: FrozenTrial) -> list[dict[str, Any]]:
+    """The rows of a trial; empty where no seed of it is finished.
+
+    Args:
+        trial: Of the storage; one of an earlier version has no checksum.
+
+    Raises:
+        InjertoError: Where they are not those that were kept.
+    """
+    kept = trial.user_attrs.get("rows", [])
+    if isinstance(kept, list):
+        return kept
+    rows: list[dict[str, Any]] = kept.get("rows", [])
+    if kept.get(CHECKSUM) != content_checksum([rows, trial.params]):
+        raise InjertoError(
+            f"trial {trial.number} in the search's storage is damaged: its checksum does not fit; restore the storage "
+            "(search.db, where none was named), or name another --out"
+        )
+    return rows
 
 
 def mean_val(rows: Rows, metric: str | None = None) -> float | None:
@@ -167,7 +200,7 @@ def entry_of(trial: FrozenTrial, space: Sequence[Dimension], validator: str | No
         space: The dimensions.
         validator: What the search goes by, None for source ``val``.
     """
-    rows: Rows = trial.user_attrs.get("rows", [])
+    rows: Rows = rows_of(trial)
     entry: dict[str, Any] = {"number": trial.number, "state": STATES[trial.state.name]}
     drawn = all(one.name in trial.params for one in space)  # another process may be drawing it at this moment
     entry |= {"parameters": point_at(trial.params, space) if drawn else None}

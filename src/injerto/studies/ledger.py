@@ -19,6 +19,7 @@ from injerto.basics.lock import is_gone, this_process
 
 YOUNG = 60
 """Seconds for which a trial may run before it says whose it is."""
+RESTORE = "it is damaged: restore it, or name another --out"
 PATIENCE = 60
 """Seconds to wait for an SQLite file that another process writes to, or for another process to begin a search."""
 
@@ -46,11 +47,15 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=engine)
         except Exception as error:  # two processes may make the tables at the same time
-            reason = " ".join(str(error).split()).split(" (Background on")[0]
+            reason = _reason(error)
             if attempt == 3 or not any(word in reason.lower() for word in ("exist", "lock", "unique")):
                 break
             time.sleep(0.2 * 2**attempt)
-    raise InjertoError(f"--storage {hide_password(url)} cannot be opened: {reason[:300]}")
+    raise InjertoError(f"--storage {hide_password(url)} cannot be opened: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split()).split(" (Background on")[0][:300]
 
 
 def is_lost(trial: FrozenTrial) -> bool:
@@ -60,6 +65,16 @@ def is_lost(trial: FrozenTrial) -> bool:
         trial: Any.
     """
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
+
+
+def origin_of(trial: Trial | FrozenTrial) -> int:
+    """The trial in whose folder a trial's runs are: that which it goes on with, else itself.
+
+    Args:
+        trial: Any.
+    """
+    origin = trial.user_attrs.get("origin")
+    return origin if type(origin) is int else trial.number
 
 
 def me() -> str:
@@ -100,7 +115,7 @@ class Ledger:
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.storage = open_storage(url)
-        where = f"--storage {hide_password(url)}: study '{name}'"
+        self.where = where = f"--storage {hide_password(url)}: study '{name}'"
         try:
             self.study = optuna.create_study(storage=self.storage, study_name=name, direction="maximize")
             if first is not None:
@@ -109,13 +124,15 @@ class Ledger:
         except optuna.exceptions.DuplicatedStudyError:
             self.study = optuna.load_study(study_name=name, storage=self.storage)
             self._check(about, where)
+        except Exception as error:
+            raise InjertoError(f"{where} cannot be opened ({_reason(error)}); {RESTORE}") from error
 
     def _check(self, about: Mapping[str, Any], where: str) -> None:
         deadline = time.monotonic() + PATIENCE / 10
         while "search" not in self.study.user_attrs and time.monotonic() < deadline:
             time.sleep(0.1)  # another process is beginning it
         before = self.study.user_attrs.get("search")
-        if before is None and self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        if before is None and self.all(TrialState.COMPLETE):
             raise InjertoError(f"{where} is not one of injerto search; name another --out")
         if before is None:  # begun by a process that was killed at once
             self.study.set_user_attr("search", dict(about))
@@ -135,7 +152,21 @@ class Ledger:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials that count, in the order of their numbers."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if not is_lost(trial)]
+        return [trial for trial in self.all() if not is_lost(trial)]
+
+    def all(self, *states: TrialState) -> list[FrozenTrial]:
+        """Every trial, in the order of the numbers.
+
+        Args:
+            *states: Those that are wanted; all where not given.
+
+        Raises:
+            InjertoError: Where the storage is damaged.
+        """
+        try:
+            return self.study.get_trials(deepcopy=False, states=states or None)
+        except Exception as error:
+            raise InjertoError(f"{self.where} cannot be read ({_reason(error)}); {RESTORE}") from error
 
     def rank(self, number: int) -> int:
         """How many trials that count came before one.
@@ -152,7 +183,7 @@ class Ledger:
             Their numbers.
         """
         found = []
-        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        for trial in self.all(TrialState.RUNNING):
             if is_dead(trial) and self._again(trial):
                 found.append(trial.number)
         return found
@@ -163,7 +194,7 @@ class Ledger:
         Args:
             trial: Running.
         """
-        self._again(self.study.get_trials(deepcopy=False)[trial.number])
+        self._again(self.all()[trial.number])
 
     def _again(self, trial: FrozenTrial) -> bool:
         try:

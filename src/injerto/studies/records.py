@@ -1,14 +1,13 @@
 """What a comparison's folder says of its runs: recipes as planned, failures, and what may stand beside them."""
 
 import gc
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from injerto import api
+from injerto.basics.checksums import read_sealed, write_sealed
 from injerto.basics.errors import InjertoError, why_failed
-from injerto.basics.files import write_text
 from injerto.basics.progress import quiet, warn
 from injerto.recipe.recipe import Recipe, make_recipe
 from injerto.studies.grid import Planned, text_of
@@ -53,11 +52,13 @@ def load_record(path: Path) -> dict[str, Any]:
     Raises:
         InjertoError: Where it is damaged.
     """
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"recipe": dict(record["recipe"]), "failed": record["failed"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InjertoError(f"{path} is damaged; remove it and {path.with_suffix('')}") from None
+    cure = f"remove it and {path.parent / path.name.removesuffix('.json')} to do the run again"
+    record = read_sealed(path, cure)
+    recipe, failed = record.get("recipe"), record.get("failed")
+    told = failed is None or (isinstance(failed, dict) and isinstance(failed.get("reason"), str) and "fault" in failed)
+    if not isinstance(recipe, dict) or not recipe.keys() <= {*Recipe.model_fields} or not told:
+        raise InjertoError(f"{path} is damaged: it is no record of a run; {cure}")
+    return {"recipe": recipe, "failed": failed}
 
 
 def write_record(runs: Path, name: str, record: Mapping[str, Any]) -> None:
@@ -68,7 +69,7 @@ def write_record(runs: Path, name: str, record: Mapping[str, Any]) -> None:
         name: The run's.
         record: As :func:`load_record` gives it.
     """
-    write_text(record_of(runs, name), json.dumps(record, indent=1) + "\n")
+    write_sealed(record_of(runs, name), record)
 
 
 def check_records(runs: Path, planned: Sequence[Planned]) -> list[Planned]:

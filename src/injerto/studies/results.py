@@ -1,12 +1,13 @@
 """What the runs of a comparison found: a row for every run, means with intervals, as JSON, CSV and Markdown."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from injerto.basics.checksums import write_sealed
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
+from injerto.evaluation.recorded import AGAIN, check_recorded, load_metrics
 from injerto.recipe.recipe import load_recipe
 from injerto.studies.answers import Answers, Key, read_answers
 from injerto.studies.budget import Halving
@@ -26,15 +27,22 @@ def row_of(planned: Planned, run: Path, failed: Mapping[str, Any] | None) -> dic
         failed: ``reason`` and ``fault`` where it failed.
     """
     row: dict[str, Any] = {"row": planned.label, "axes": dict(planned.axes), "seed": planned.seed}
+    check_recorded(run)
     recipe = run / "recipe.yaml"
     fields = load_recipe(recipe) if recipe.exists() else planned.recipe.model_dump(mode="json")
     split_seed = fields["split_seed"] if fields["split_seed"] is not None else planned.seed
-    metrics: dict[str, Any] = {} if failed else json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = {} if failed else load_metrics(run)
     row |= {"split_seed": split_seed, "splits": metrics.get("splits"), "status": "failed" if failed else "ok"}
     row |= {"reason": failed["reason"] if failed else None, "fault": bool(failed and failed["fault"])}
     row |= {"run": f"{run.parent.name}/{run.name}", "recipe": fields}
-    if failed:
-        return row
+    try:
+        return row if failed else row | _measured(metrics)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InjertoError(f"{run / 'metrics.json'} is damaged ({error!r}); {AGAIN}") from None
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row takes from a run's metrics."""
     domains = {
         name: {
             "role": entry["role"],
@@ -43,7 +51,7 @@ def row_of(planned: Planned, run: Path, failed: Mapping[str, Any] | None) -> dic
         }
         for name, entry in metrics["domains"].items()
     }
-    row |= {"domains": domains, "selection": _scalars(metrics["selection"])}
+    row = {"domains": domains, "selection": _scalars(metrics["selection"])}
     row["trainable"] = metrics["parameters"]["trainable"]
     row["adapter_bytes"] = metrics["adapter_bytes"]
     row["seconds"] = sum(metrics["seconds"].values())
@@ -151,5 +159,4 @@ class Results:
             content["left_out"] = self._left_out.of(self._rows, self._answers, summary)
         write_text(self.folder / "results.csv", csv_of(rows))
         write_text(self.folder / "results.md", markdown_of(content))
-        write_text(self.folder / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-        return content
+        return write_sealed(self.folder / "results.json", content)

@@ -1,12 +1,12 @@
 """Search: settings drawn by Optuna, judged without a target label, in a storage that several processes may share."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from injerto.basics.checksums import read_sealed
 from injerto.basics.errors import InjertoError, suggest
 from injerto.basics.files import check_own
 from injerto.basics.launcher import check_alone
@@ -201,12 +201,13 @@ def _check_numbers(trials: int | None, minutes: float | None, seeds: int, seed: 
 
 def _check_same(folder: Path, about: Mapping[str, Any]) -> None:
     check_own(folder, OWN, ("search.json", "search.db"), "search")
-    try:
-        before = json.loads((folder / "search.json").read_text(encoding="utf-8"))
-        different = differences({name: before[name] for name in about}, about)
-    except OSError:
+    path = folder / "search.json"
+    if not path.exists():
         return
-    except (ValueError, KeyError, TypeError):
+    before = read_sealed(path, "remove it, the trials are in the storage")
+    try:
+        different = differences({name: before[name] for name in about}, about)
+    except (LookupError, TypeError, AttributeError):
         raise InjertoError(f"{folder / 'search.json'} is damaged; remove it, the trials are in the storage") from None
     if different:
         raise InjertoError(

@@ -12,7 +12,7 @@ from torch import nn
 
 from injerto import api
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_new, clear_folder
+from injerto.basics.files import check_new
 from injerto.basics.lock import hold
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker, augmentation_rng, prefetch
@@ -26,6 +26,7 @@ from injerto.tasks.classification import encode
 from injerto.tasks.model import Model
 from injerto.tasks.probe import Score, quick_score
 from injerto.training.averages import STATISTICS
+from injerto.training.folder import remove_run
 from injerto.tuning.norms import norm_layers, recalibrate
 
 SAME = ("task", "labels", "base", "preprocessing", "head", "neck", "split_seed")
@@ -61,7 +62,7 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
         try:
             return _soup(runs, folder, data)
         except BaseException:
-            clear_folder(folder)  # it was new or empty
+            remove_run(folder)  # it was new or empty
             raise
 
 

@@ -1,7 +1,6 @@
 """One process's part in a search: trials are taken, fitted, judged without a target label, and written down."""
 
 import gc
-import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,9 @@ from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
 from injerto import api
+from injerto.basics.checksums import write_sealed
 from injerto.basics.errors import InjertoError, why_failed
-from injerto.basics.files import remove_tree, write_text
+from injerto.basics.files import write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.basics.removal import remove_file
 from injerto.recipe.recipe import is_balanced, make_recipe
@@ -22,8 +22,10 @@ from injerto.studies.found import (
     csv_of,
     entry_of,
     importances,
+    kept_rows,
     mean_val,
     read_run,
+    rows_of,
     score_of,
     told_value,
     value_of,
@@ -31,9 +33,10 @@ from injerto.studies.found import (
     with_ties,
 )
 from injerto.studies.grid import label_of
-from injerto.studies.ledger import Ledger
+from injerto.studies.ledger import Ledger, origin_of
 from injerto.studies.sampling import distributions
 from injerto.studies.space import Dimension, point_at, settings_at
+from injerto.training.folder import remove_checkpoints, remove_run
 
 KEPT = {"metrics.json", "recipe.yaml", "base.json"}
 """What stays of a run that does not win."""
@@ -146,17 +149,18 @@ class Worker:
         for other in self.ledger.trials():
             if other.state == TrialState.COMPLETE and point_at(other.params, self.plan.space) == shown:
                 trial.set_user_attr("same_as", other.user_attrs.get("same_as", other.number))
-                trial.set_user_attr("rows", other.user_attrs["rows"])
-                return list(other.user_attrs["rows"])
-        origin, after = trial.user_attrs.get("origin", trial.number), trial.user_attrs.get("after")
+                rows = rows_of(other)
+                trial.set_user_attr("rows", kept_rows(rows, trial.params))
+                return rows
+        origin, after = origin_of(trial), trial.user_attrs.get("after")
         if after is not None:  # what the pruner knew of the killed one
-            for step, value in self.ledger.study.get_trials(deepcopy=False)[after].intermediate_values.items():
+            for step, value in self.ledger.all()[after].intermediate_values.items():
                 trial.report(value, step)
-        rows: list[dict[str, Any]] = []
+        rows = []
         for seed in self.seeds:
             run = self.folder / "trials" / str(origin) / str(seed)
             rows.append(self._fit(trial, {**settings, "seed": seed}, run, rows))
-            trial.set_user_attr("rows", rows)
+            trial.set_user_attr("rows", kept_rows(rows, trial.params))
             if score_of(rows, self.plan.validator) is None:
                 raise InjertoError(
                     "nothing to judge it by: there are too few held-out examples"
@@ -189,9 +193,9 @@ class Worker:
             try:
                 api.fit(self.about["data"], out=run, resume=True, **settings)
             except Pruned:
-                remove_tree(run)
+                remove_run(run)
                 raise
-        remove_tree(run / "checkpoints")
+        remove_checkpoints(run)
         return read_run(run, settings["seed"], self.fixed)
 
     @staticmethod
@@ -210,7 +214,7 @@ class Worker:
     def _finished(self) -> dict[int, list[dict[str, Any]]]:
         """Rows of the trials that were finished, by number."""
         trials = [trial for trial in self.ledger.trials() if trial.state == TrialState.COMPLETE]
-        return {trial.number: trial.user_attrs["rows"] for trial in trials}
+        return {trial.number: rows_of(trial) for trial in trials}
 
     def _left(self, most: int | None) -> str:
         """How long the rest takes, from the usual trial so far."""
@@ -247,11 +251,10 @@ class Worker:
             content["best"] = self._winner(by_number[best], next(e for e in entries if e["number"] == best))
             self._slim(by_number, best)
         write_text(self.folder / "search.csv", csv_of(content))
-        write_text(self.folder / "search.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-        return content
+        return write_sealed(self.folder / "search.json", content)
 
     def _place(self, trial: FrozenTrial) -> Path:
-        return self.folder / "trials" / str(trial.user_attrs.get("origin", trial.number))
+        return self.folder / "trials" / str(origin_of(trial))
 
     def _winner(self, trial: FrozenTrial, entry: Mapping[str, Any]) -> dict[str, Any]:
         """The best trial, its recipe as a file, and how to fit it again."""
@@ -268,9 +271,5 @@ class Worker:
         for trial in trials.values():
             if trial.number == best or not trial.state.is_finished() or trial.user_attrs.get("same_as") is not None:
                 continue
-            for run in self._place(trial).glob("*"):
-                for path in run.iterdir():
-                    if path.is_dir():
-                        remove_tree(path)
-                    elif path.name not in KEPT:
-                        remove_file(path)
+            for seed in self.seeds:
+                remove_run(self._place(trial) / str(seed), keep=KEPT)

@@ -1,6 +1,5 @@
 """One run from start to finish: prepare, cache, train, ship, measure."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from injerto.adapters.artifact import changed_names, save_tensors
 from injerto.adapters.card import make_card, save_card
 from injerto.adapters.slider import Line, linear
 from injerto.alignment.base import Setting, make_alignment
-from injerto.basics.files import sha256, write_text
+from injerto.basics.files import sha256
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker
 from injerto.compute.crew import crew
 from injerto.domains.domain import Domain
 from injerto.evaluation.domains import measure, prediction_rows, role_of, save_predictions, warn_of_unknown
 from injerto.evaluation.predictor import classify_kept, head_logits, predict_logits
-from injerto.evaluation.recorded import FILE, read_rows
+from injerto.evaluation.recorded import FILE, read_rows, save_metrics
 from injerto.evaluation.validators import Verdict, judge
 from injerto.tasks.classification import balanced_weights
 from injerto.tasks.model import Model
@@ -359,16 +358,17 @@ class Fit:
         save_predictions(self.folder, rows)
         return found, measured
 
-    def _accuracy(self) -> dict[str, float]:
-        """Accuracy on the test split of every domain with labels, by the model as it is now."""
-        found = {}
+    def _accuracy(self) -> dict[str, dict[str, float]]:
+        """Accuracy on the test split of every domain with labels by the model as it is now; oracle but for sources."""
+        found: dict[str, dict[str, float]] = {"accuracy": {}, "oracle": {}}
         for name, sides in self.prepared.reported().items():
             if "test" in sides:
                 labels = self.prepared.labels({name: sides["test"]})[name]
                 known = labels >= 0
                 if known.any():
                     logits = self._logits(name, "test", sides["test"])
-                    found[name] = float((logits.argmax(axis=1) == labels)[known].mean())
+                    kind = "accuracy" if name in self.prepared.sources else "oracle"
+                    found[kind][name] = float((logits.argmax(axis=1) == labels)[known].mean())
         return found
 
     def _ship(self, domains: dict[str, Any], line: Line | None) -> int:
@@ -422,6 +422,6 @@ class Fit:
                 {"source": problem.source, "reason": problem.reason} for problem in self.prepared.domains.problems
             ],
         }
-        write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        metrics = save_metrics(self.folder, metrics)
         note(f"done: {self.folder}")
         return metrics

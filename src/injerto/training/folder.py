@@ -2,34 +2,85 @@
 
 import json
 import os
-from contextlib import suppress
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import check_writable, clear_folder, entries, remove_leftovers, remove_tree
-from injerto.basics.lock import set_aside
-from injerto.basics.removal import remove_file
+from injerto.basics.files import LEFTOVER, check_writable, entries, remove_leftovers
+from injerto.basics.lock import set_aside, writer_of
+from injerto.basics.progress import note
+from injerto.basics.removal import remove_file, remove_listed
 
 EARLIER = ".earlier.json"
 """Names the folder that an earlier run was moved to, in the folder of the run that replaces it."""
-OWN = {
+FILES = {
     "recipe.yaml",
     "metrics.json",
     "log.jsonl",
     "splits.csv",
     "base.json",
     "predictions.csv",
-    "checkpoints",
-    "adapter",
     "forgetting.png",
     "report.html",
-    "injerto",  # TensorBoard's
-    "wandb",
     "mlflow.db",
-    "mlruns",
     EARLIER,
 }
 """What a run and its trackers write into its folder."""
+FOLDERS = {
+    "checkpoints": r"(last|best)\.safetensors",
+    "adapter": r"adapter_card\.json|adapter_config\.json|README\.md|"
+    r"(adapter_model|adapter_int8|head|drift)\.safetensors",
+    "injerto": r"events\.out\.tfevents\..+|[0-9]+\.[0-9]+/.+",  # TensorBoard's
+    "wandb": r"((offline-)?run-|latest-run|debug|settings).*",
+    "mlruns": r"([0-9]+|\.trash|models)/.+",
+}
+"""Folders in it, and the paths that are the run's or a tracker's there."""
+OWN = FILES | FOLDERS.keys()
+
+
+def list_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Files and links below a run's folder: those that a run or its trackers wrote, and all others.
+
+    Args:
+        folder: A run's; links in it are not followed.
+
+    Returns:
+        Paths below it, with slashes; locks and half-written files are in neither.
+    """
+    own: list[str] = []
+    foreign: list[str] = []
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        folders[:] = [name for name in folders if not LEFTOVER.fullmatch(name)]
+        for name in (*files, *links):
+            path = (Path(place) / name).relative_to(folder).as_posix()
+            top, _, rest = path.partition("/")
+            if not LEFTOVER.fullmatch(name):
+                ours = re.fullmatch(FOLDERS[top], rest) if rest and top in FOLDERS else path in FILES
+                (own if ours else foreign).append(path)
+    return own, sorted(foreign)
+
+
+def remove_run(folder: Path, keep: Collection[str] = ()) -> None:
+    """Remove what a run wrote into its folder, and the folder where it is empty then; what else is in it stays.
+
+    Args:
+        folder: A run's, which nobody else writes into.
+        keep: Names of its files and folders that stay.
+    """
+    if folder.is_dir() and not folder.is_symlink():
+        tidy(folder)
+        remove_listed(folder, [path for path in list_files(folder)[0] if path.partition("/")[0] not in keep])
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run, which needs them no more.
+
+    Args:
+        folder: A finished run's.
+    """
+    remove_run(folder, OWN - {"checkpoints"})
 
 
 def check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -60,8 +111,7 @@ def check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     if "recipe.yaml" not in names:
         flag = "--resume" if resume else "--overwrite"
         raise InjertoError(f"{flag}: {folder} holds other things than a run (no recipe.yaml); name another folder")
-    foreign = sorted(names - OWN)
-    if overwrite and foreign:
+    if overwrite and (foreign := list_files(folder)[1]):
         raise InjertoError(f"--overwrite: {folder} holds '{foreign[0]}', which no run wrote; move it away first")
 
 
@@ -71,8 +121,9 @@ def tidy(folder: Path) -> None:
     Args:
         folder: Of a run; held.
     """
-    for place in (folder, folder / "adapter", folder / "checkpoints"):
-        remove_leftovers(place)
+    for place in (folder, *(folder / name for name in FOLDERS)):
+        if not place.is_symlink() or place == folder:
+            remove_leftovers(place)
 
 
 def replace_run(folder: Path) -> Path | None:
@@ -89,11 +140,11 @@ def replace_run(folder: Path) -> Path | None:
     """
     folder = folder.resolve()  # a link stays a link
     if not (folder / "metrics.json").exists():
-        clear_folder(folder, keep=[EARLIER])
+        remove_run(folder, keep=[EARLIER])  # its lock is in it, so that it stays
         return earlier_of(folder)
     before = earlier_of(folder)
     if before is not None:  # the run that replaced it is finished
-        remove_tree(before)
+        remove_run(before)
     names = (f"{folder.name}.before{'' if number == 1 else f'-{number}'}" for number in range(1, 1000))
     aside = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
     set_aside(folder, aside, {EARLIER: json.dumps({"folder": aside.name, "inode": folder.stat().st_ino}) + "\n"})
@@ -106,14 +157,15 @@ def earlier_of(folder: Path) -> Path | None:
     Args:
         folder: Of the run that replaces it.
     """
+    earlier = _noted(folder)
     try:
-        noted = json.loads((folder / EARLIER).read_text(encoding="utf-8"))
-        earlier = folder.resolve().with_name(str(noted["folder"]))
-        ours = earlier.stat().st_ino == noted["inode"] and earlier.parent == folder.resolve().parent
-    except (OSError, ValueError, KeyError, TypeError):
+        inode = json.loads((folder / EARLIER).read_text(encoding="utf-8"))["inode"]
+        ours = earlier is not None and earlier.stat().st_ino == inode and not earlier.is_symlink()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    names = entries(earlier)
-    return earlier if ours and "metrics.json" in names and names <= OWN else None
+    if earlier is None or not ours or not {"metrics.json", "recipe.yaml"} <= entries(earlier):
+        return None
+    return earlier if not writer_of(earlier) and not list_files(earlier)[1] else None
 
 
 def remove_earlier(folder: Path) -> None:
@@ -122,8 +174,21 @@ def remove_earlier(folder: Path) -> None:
     Args:
         folder: Of the finished one; held.
     """
+    if not (folder / EARLIER).exists():
+        return
     earlier = earlier_of(folder)
     if earlier is not None:
-        remove_tree(earlier)
-    with suppress(OSError):
-        remove_file(folder / EARLIER)
+        remove_run(earlier)
+    elif (left := _noted(folder)) and left.is_dir():
+        note(f"{left} is kept: it is no longer only the run that was replaced; remove it by hand")
+    remove_file(folder / EARLIER)
+
+
+def _noted(folder: Path) -> Path | None:
+    """Where the earlier run was moved to, as the run that replaces it noted it; whatever is there now."""
+    try:
+        name = str(json.loads((folder / EARLIER).read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    alone = name not in ("", ".", "..") and Path(name).name == name
+    return folder.resolve().with_name(name) if alone else None

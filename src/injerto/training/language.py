@@ -1,7 +1,6 @@
 """One run of a language model: read texts or prompts with responses, tune, measure perplexity before and after."""
 
 import copy
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from injerto.backbones.backbone import Backbone
 from injerto.backbones.language import load_language
 from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import write_text
 from injerto.basics.progress import note, warn
 from injerto.compute.crew import crew
 from injerto.compute.plan import ComputePlan, make_plan
@@ -26,7 +24,7 @@ from injerto.domains.preprocessing import TextPreprocessing
 from injerto.domains.splits import split_domains
 from injerto.evaluation.domains import role_of
 from injerto.evaluation.language import encode_domain, merged, perplexity, token_losses
-from injerto.evaluation.recorded import FILE, read_rows
+from injerto.evaluation.recorded import FILE, read_rows, save_metrics
 from injerto.recipe.recipe import Recipe
 from injerto.statistics.bootstrap import ratio_interval
 from injerto.tasks.language import Encoded, LanguageModel, generate
@@ -270,7 +268,7 @@ class LanguageFit:
             "seconds": {phase: round(seconds, 4) for phase, seconds in clock.seconds.items()},
             "warnings": [text for _, text in sorted(self.watch.said.items())],
         }
-        write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        metrics = save_metrics(self.folder, metrics)
         note(f"done: {self.folder}")
         return metrics
 

@@ -65,7 +65,7 @@ class Memory:
         return Before(held_out, remembered)
 
     def after(
-        self, before: Before, model: Model, line: Line | None, accuracy: Callable[[], dict[str, float]]
+        self, before: Before, model: Model, line: Line | None, accuracy: Callable[[], dict[str, dict[str, float]]]
     ) -> dict[str, Any] | None:
         """Look at it again.
 
@@ -73,7 +73,8 @@ class Memory:
             before: From :meth:`before`.
             model: The finished model.
             line: From the pretrained to the tuned model, where the run has a slider.
-            accuracy: Accuracy of the model as it is now by domain, on ``test``.
+            accuracy: Accuracy of the model as it is now by domain, on ``test``: of the sources as ``accuracy``, of the
+                domains whose labels nothing may be chosen by as ``oracle``.
 
         Returns:
             The block ``forgetting`` of ``metrics.json``; None where there is nothing held out to see it on.
@@ -92,7 +93,7 @@ class Memory:
             for t in PATH:
                 line.move(model, t)
                 now = self._now(before) if t < 1 else result
-                point = {"t": t, "accuracy": accuracy(), "agreement": now["agreement"], "cka": now["cka"]}
+                point = {"t": t, **accuracy(), "agreement": now["agreement"], "cka": now["cka"]}
                 if "remember" in now:
                     point["remember"] = now["remember"]["after"]
                 path.append(point)

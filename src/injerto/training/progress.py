@@ -1,10 +1,14 @@
 """Where a run stands: part of every checkpoint."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from injerto.evaluation.validators import FLOOR, Verdict
 from injerto.tasks.probe import Score
 
+LOG = "log.jsonl"
+"""One line for every evaluation, in the run's folder."""
 REJECTED = -1e30
 """Stands for minus infinity in a checkpoint."""
 
@@ -46,3 +50,19 @@ class Progress:
             return False
         self.best, self.best_step, self.accuracy = key, self.step, score[0]
         return True
+
+
+def times_of(log: Path) -> dict[int, float]:
+    """When each evaluation in a log was made, by its step: what a checkpoint leaves out, to be the same every time.
+
+    Args:
+        log: The file; it need not be there, and lines that a kill has cut off are left out.
+    """
+    times: dict[int, float] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else ():
+        try:
+            entry = json.loads(line)
+            times[int(entry["step"])] = float(entry["time"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return times

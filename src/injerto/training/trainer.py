@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import sha256
+from injerto.basics.files import sha256, write_text
 from injerto.basics.progress import note, progress, warn
 from injerto.basics.removal import remove_file
 from injerto.compute.crew import crew
 from injerto.compute.fold import FrozenNorms
 from injerto.compute.plan import ComputePlan
 from injerto.domains.preprocessing import ImagePreprocessing
+from injerto.evaluation.recorded import identity_of
 from injerto.evaluation.validators import Verdict
 from injerto.recipe.defaults import defaults_for
 from injerto.recipe.recipe import Recipe
@@ -27,12 +28,12 @@ from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
 from injerto.tasks.probe import Score
 from injerto.training.averages import EVALUATIONS, STATISTICS, Ema, Swad, estimate_norms
-from injerto.training.checkpoints import Tensors, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from injerto.training.checkpoints import Checkpoints, Tensors, check_names, pack_optimizer, unpack_optimizer, unsound
 from injerto.training.examples import Batch, Examples
 from injerto.training.objectives import Objective
 from injerto.training.optimizer import make_optimizer, pull, set_rates
 from injerto.training.packed import Packed
-from injerto.training.progress import REJECTED, Progress
+from injerto.training.progress import LOG, REJECTED, Progress, times_of
 from injerto.training.rangetest import TRIES, range_test
 from injerto.training.stepplan import count_steps, plan_steps
 from injerto.training.together import check_together
@@ -124,6 +125,8 @@ class Trainer:
         self.watch.steps = self.steps
         self.factor = 1.0
         self._best: Tensors | None = None  # not yet on disk
+        self._entries: list[dict[str, Any]] = []  # of log.jsonl
+        self.checkpoints = Checkpoints(folder / "checkpoints", identity_of(folder, model.backbone.fingerprint))
         self._saved = -math.inf
 
     def _frozen_norms(self) -> AbstractContextManager[None]:
@@ -315,29 +318,27 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        """Write the best weights so far, then everything that a resumed run needs."""
-        folder = self.folder / "checkpoints"
-        if self._best is not None:
-            save_checkpoint(folder / "best.safetensors", self._best, {"step": self.progress.best_step})
-            self._best = None
+        """Write the best weights so far, then everything that a resumed run needs or reports."""
         tensors, state = self._weights() | self._own() | pack_optimizer(self.optimizer, self.names), self._state()
         if self.average:
             means, state["average"] = self.average.state()
             tensors |= {f"average.{name}": tensor for name, tensor in means.items()}
-        save_checkpoint(folder / "last.safetensors", tensors, state)
-        self._saved = time.monotonic()
+        self.checkpoints.save(tensors, state, self._best, self.progress.best_step)
+        self._best, self._saved = None, time.monotonic()
 
     def _log(self, entry: dict[str, Any]) -> None:
         if self.recipe.track:
             self.accelerator.log({key: value for key, value in entry.items() if key != "time"}, step=entry["step"])
+        self._entries.append(entry)
         try:
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+            with (self.folder / LOG).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise InjertoError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free space") from error
+            raise InjertoError(f"cannot write {self.folder / LOG}: {error.strerror}; free space") from error
 
     def _state(self) -> dict[str, Any]:
         state = {"progress": asdict(self.progress), "plan": self.plan.card(), "steps": self.steps}
+        state |= {"seen": self.objective.seen, "log": [entry | {"time": None} for entry in self._entries]}
         return state | {"watch": self.watch.state(), "factor": self.factor}
 
     def _weights(self) -> Tensors:
@@ -390,18 +391,27 @@ class Trainer:
 
     def _restore(self) -> bool:
         """Go on from the last checkpoint; False where there is none."""
-        path = self.folder / "checkpoints" / "last.safetensors"
-        log = self.folder / "log.jsonl"
-        if not path.exists():
-            remove_file(log)
+        found = self.checkpoints.load_last()
+        if found is None:
+            remove_file(self.folder / LOG)
             return False
-        tensors, state = load_checkpoint(path)
-        if state["plan"] != self.plan.card():
+        tensors, state = found
+        if state.get("plan") != self.plan.card():
             raise InjertoError(
-                f"{self.folder} was computed with {state['plan']}, this machine would use {self.plan.card()}; "
+                f"{self.folder} was computed with {state.get('plan')}, this machine would use {self.plan.card()}; "
                 "set --threads and --precision as before, or start again with --overwrite (in a comparison or search: "
                 f"remove {self.folder})"
             )
+        optimized = {self.names[id(p)] for group in self.optimizer.param_groups for p in group["params"]}
+        check_names(self.checkpoints.last, tensors, self._weights() | self._own(), optimized)
+        try:
+            self._put_back(tensors, state)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # of an earlier version: it has no sum
+            raise unsound(self.checkpoints.last, f"does not fit ({type(error).__name__}: {error})") from error
+        note(f"resumed at step {self.progress.step} of {self.steps}")
+        return True
+
+    def _put_back(self, tensors: Tensors, state: dict[str, Any]) -> None:
         self._load(tensors)
         unpack_optimizer(self.optimizer, self.names, tensors)
         if self.average:
@@ -410,22 +420,20 @@ class Trainer:
             self.average.load(means, state["average"])
         self.progress = Progress(**state["progress"])
         self.watch.load(state["watch"])
-        self.factor = state["factor"]
+        self.factor, self.objective.seen = state["factor"], dict(state.get("seen", {}))
         if self.progress.best is not None:
             self.progress.best = (self.progress.best[0], self.progress.best[1])
-        if log.exists():  # entries after the checkpoint will be written again
-            lines = [
-                line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.progress.step
-            ]
-            log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        note(f"resumed at step {self.progress.step} of {self.steps}")
-        return True
+        if "log" in state:  # entries after the checkpoint will be written again
+            times = times_of(self.folder / LOG)
+            self._entries = [entry | {"time": times.get(entry["step"])} for entry in state["log"]]
+            write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self._entries))
 
     def _select(self) -> dict[str, Any]:
-        best = self.folder / "checkpoints" / "best.safetensors"
         state = self.progress
         if self.recipe.select != "last" and state.best is not None:
-            self._load(load_checkpoint(best)[0])
+            best = self.checkpoints.load_best()
+            check_names(self.checkpoints.best, best, self._weights(), set())
+            self._load(best)
             if self.average:
                 self._estimate_norms()
             rule, score = self.recipe.select, state.best[0]
@@ -439,10 +447,3 @@ class Trainer:
             self._load(self.average.weights())
             self._estimate_norms()
         return {"rule": rule, "step": state.step, "steps": state.step, "score": None}
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut off by the kill
