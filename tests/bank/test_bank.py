@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import injerto
+import tiny
 from injerto.bank.bank import AdapterBank
 from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
@@ -283,6 +284,7 @@ def test_what_does_not_fit_is_refused(
     shutil.copytree(picture_adapters["lora"], poisoned)
     path = poisoned / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")  # the last number is NaN
+    tiny.sign(poisoned)
     with pytest.raises(InjertoError, match="NaN or infinity"):
         bank.load(poisoned)
     assert len(bank) == 0

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,7 @@ from injerto.adapters.card import load_card, read_card
 from injerto.adapters.peft import load_config
 from injerto.adapters.sketch import Sketch, load_sketch
 from injerto.adapters.slider import Line
-from injerto.adapters.snapshot import ADAPTER, CONFIG, Place, opened
+from injerto.adapters.snapshot import ADAPTER, CARD, CONFIG, LISTED, Place, opened
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.identity import difference
 from injerto.backbones.language import load_language
@@ -97,6 +98,20 @@ def load_model(path: Path, backbone: Any = None, allow_modified: bool = False) -
     model = make_model(card, base)
     line = put_tensors(read, model)
     return Loaded(model.eval(), card, changed, line, sketch)
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """An adapter's files as they were written, to be kept elsewhere.
+
+    Args:
+        path: RUN or RUN/adapter, of one's own.
+
+    Raises:
+        InjertoError: Where a file is missing, or is not the one that was written with the card.
+    """
+    with opened(path) as files:
+        read_card(files)
+        return {name: bytes(files.read(name, sys.maxsize)) for name in (CARD, *LISTED) if name in files}
 
 
 def make_model(card: dict[str, Any], base: Backbone) -> Model:

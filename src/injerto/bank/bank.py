@@ -15,10 +15,11 @@ from injerto.adapters.load import load_base
 from injerto.adapters.snapshot import CARD, Place, Snapshot, opened
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
+from injerto.bank.names import UnknownAdapter, check_name, name_of
 from injerto.bank.questions import Answer, Question
 from injerto.bank.resident import About, Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
-from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker, bucket, prefetch
 from injerto.compute.inference import IMAGE_CHUNK, inference_plan
 from injerto.domains.columns import ColumnNames
@@ -27,23 +28,8 @@ from injerto.domains.texts import tokenize
 from injerto.evaluation.inputs import as_inputs
 from injerto.evaluation.predictor import probabilities
 
-LONGEST_NAME = 100
-"""Characters of an adapter's name."""
 TOKENS = 2048
 """Of a chunk of texts: many, so that few passes serve many adapters."""
-
-
-class UnknownAdapter(InjertoError):
-    """No adapter of that name."""
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        """Say which there are.
-
-        Args:
-            name: As it was asked for.
-            known: Names of all.
-        """
-        super().__init__(f"no adapter '{name[:LONGEST_NAME]}'; {suggest(name[:LONGEST_NAME], list(known))}")
 
 
 class AdapterBank:
@@ -452,28 +438,3 @@ def _looks(preprocessing: ImagePreprocessing | TextPreprocessing) -> Any:
 def _key(item: Any) -> Any:
     """Equal for what need not be looked at twice."""
     return item if isinstance(item, str | Path) else id(item)
-
-
-def check_name(name: str) -> str:
-    """Refuse what an adapter cannot be called.
-
-    Args:
-        name: As it was asked for.
-
-    Raises:
-        InjertoError: Where it is empty, too long, or could be taken for a path.
-    """
-    plain = name.isprintable() and not set(name) & set("/\\") and name not in (".", "..")
-    if not (plain and 0 < len(name) <= LONGEST_NAME):
-        rule = f"1 to {LONGEST_NAME} printable characters, no slash or backslash, and is not . or .."
-        raise InjertoError(f"an adapter's name has {rule}; not {name[:40]!r}")
-    return name
-
-
-def name_of(path: Path) -> str:
-    """What a run is called: by its folder.
-
-    Args:
-        path: RUN or RUN/adapter.
-    """
-    return (path.parent if path.name == "adapter" else path).absolute().name

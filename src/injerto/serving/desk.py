@@ -10,7 +10,8 @@ from injerto.adapters.card import read_card
 from injerto.adapters.load import load_base, misfit
 from injerto.adapters.sketch import Sketch
 from injerto.adapters.snapshot import CARD, Outside, Place, opened
-from injerto.bank.bank import AdapterBank, UnknownAdapter, check_name, name_of
+from injerto.bank.bank import AdapterBank
+from injerto.bank.names import UnknownAdapter, check_name, name_of
 from injerto.bank.resident import Resident
 from injerto.basics.errors import InjertoError
 
