@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import injerto
+import tiny
 from injerto.adapters.artifact import load_low_rank
 from injerto.adapters.likeness import unlike_peft
 from injerto.adapters.peft import peft_tensors
@@ -293,6 +294,7 @@ def hostile(fit: Fit) -> Callable[..., None]:
         change(changed)
         save_file(changed, folder / ADAPTER, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config | keys))
+        tiny.sign(folder)
         with pytest.raises(InjertoError, match=words) as caught:
             injerto.load(run.path).predict([np.zeros((32, 32, 3), np.uint8)])
         assert "\n" not in str(caught.value)

@@ -183,7 +183,7 @@ def test_of_what_made_room_enough_is_kept_to_tell_of_it(text_adapters: Any, tiny
         bank.load(path)
     shutil.rmtree(moved["lora"])
     now, before = bank.about("lora"), told["lora"]
-    assert (now.card, now.bytes, now.path) == (before.card, before.bytes, before.path)
+    assert (now.card, now.bytes, now.place) == (before.card, before.bytes, before.place)
     with pytest.raises(InjertoError, match="no run at"):
         bank.predict("a", "lora")
     assert "lora" in bank
@@ -195,7 +195,7 @@ def test_what_is_unloaded_while_it_is_read_again_stays_away(
     bank = AdapterBank(tiny_bert, threads=1)
     bank.load(text_adapters["lora"], "one")
     bank.limit = 1
-    monkeypatch.setattr(AdapterBank, "_read", lambda self, *_: self.unload("one"))
+    monkeypatch.setattr(AdapterBank, "read", lambda self, *_: self.unload("one"))
     bank._residents.clear()
     with pytest.raises(InjertoError, match="no adapter 'one'"):
         bank.predict("a", "one")

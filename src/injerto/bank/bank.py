@@ -131,17 +131,27 @@ class AdapterBank:
                     self._residents.move_to_end(name)
                     return found
             about = self.about(name)
-            with opened(about.place) as files:
-                found = self.read(files, name)
-            if found.digest != about.digest:
-                raise InjertoError(
-                    f"{about.place.path} is another adapter than the one that was loaded as '{name}', which has made "
-                    "room for others; load it again"
-                )
+            found = self._again(name, about)
             with self._lock:
-                if self._about.get(name) is about:  # or else it was replaced or unloaded in between
+                if found is not None and self._about.get(name) is about:
                     self._put(found)
                     return found
+
+    def _again(self, name: str, about: About) -> Resident | None:
+        """What made room for others, read again; None where it was replaced or unloaded in between."""
+        try:
+            with opened(about.place) as files:
+                found = self.read(files, name)
+        except InjertoError:
+            if self._about.get(name) is about:
+                raise
+            return None
+        if self._about.get(name) is about and found.digest != about.digest:
+            raise InjertoError(
+                f"{about.place.path} is another adapter than the one that was loaded as '{name}' and had to make room "
+                "for others; load it again"
+            )
+        return found
 
     def about(self, name: str) -> About:
         """What is told of an adapter; nothing is read.
