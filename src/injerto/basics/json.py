@@ -31,8 +31,8 @@ def load_json(data: bytes | bytearray | memoryview, what: str) -> Any:
         reason = f" ({error})" if isinstance(error, _Unclear) else ""
         raise InjertoError(f"{what} is damaged: not valid JSON{reason}") from None
     level = [found]
-    for _ in range(JSON_DEPTH + 1):
-        level = [part for value in level for part in _parts(value)]
+    for _ in range(JSON_DEPTH):
+        level = [part for value in level for part in _parts(value) if isinstance(part, dict | list)]
         if not level:
             return found
     raise InjertoError(f"{what} is damaged: nested more than {JSON_DEPTH} deep")
