@@ -80,6 +80,8 @@ def test_any_damage_is_refused_or_changes_nothing(
     for path in sorted(folder.iterdir()):
         content, other = path.read_bytes(), (stranger / path.name).read_bytes()
         for changed in damaged(content, other, rng):
+            if changed == content:  # the stranger's settings are the same
+                continue
             path.write_bytes(changed)
             try:
                 found = read(bank, folder)
