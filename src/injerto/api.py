@@ -128,6 +128,7 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     slider: float | None = None,
+    allow_modified: bool = False,
 ) -> "Run":
     """Open a finished run or a bare adapter.
 
@@ -137,19 +138,20 @@ def load(
         precision: ``fp32``, ``bf16`` or ``auto``.
         threads: CPU threads, None for all cores.
         slider: Point between the pretrained model with its probe (0) and the tuned one (1), of a run with a slider.
+        allow_modified: Go on, with a warning, where files are not as they were written with the adapter's card.
 
     Raises:
-        InjertoError: Where nothing is there, or the base is another one.
+        InjertoError: Where nothing is there, the base is another one, or a file was changed.
     """
     from injerto.adapters.card import load_card
     from injerto.adapters.load import adapter_folder
 
     kind: Any
-    if load_card(adapter_folder(as_path(path)))["task"] == "causal-lm":
+    if load_card(adapter_folder(as_path(path)), allow_modified)["task"] == "causal-lm":
         from injerto.evaluation.language import LanguageRun as kind
     else:
         from injerto.evaluation.run import Run as kind
-    run: Run = kind(Path(path), backbone, precision, threads, slider)
+    run: Run = kind(Path(path), backbone, precision, threads, slider, allow_modified)
     _ = run.card  # opened now, so that a wrong base shows here
     return run
 
@@ -164,7 +166,8 @@ def evaluate(
         data: What :func:`fit` takes.
         on: Names of domains; all where not given.
         **options: ``input``, ``label``, ``domain`` (those that the run was fitted with where not given), ``skip_bad``
-            as in :func:`fit`; ``backbone``, ``precision``, ``threads``, ``slider`` as in :func:`load`.
+            as in :func:`fit`; ``backbone``, ``precision``, ``threads``, ``slider``, ``allow_modified`` as in
+            :func:`load`.
 
     Returns:
         Domain name to its metrics.
@@ -197,6 +200,7 @@ def export(
     data: Any = None,
     backbone: Any = None,
     threads: int | None = None,
+    allow_modified: bool = False,
 ) -> dict[str, Any]:
     """Write a run for other tools.
 
@@ -208,6 +212,7 @@ def export(
         data: What to check the result on; what the run's recipe names where not given.
         backbone: The base model where the card cannot name it on this machine.
         threads: CPU threads.
+        allow_modified: As for :func:`load`.
 
     Returns:
         Bytes written, and what the check found.
@@ -221,7 +226,7 @@ def export(
     check_form(Path(path), format)
     folder = Path(out)
     with hold(folder, "injerto export", lambda: check_new(folder)):
-        run = load(path, backbone=backbone, threads=threads)
+        run = load(path, backbone=backbone, threads=threads, allow_modified=allow_modified)
         return write(run, folder, format, _real_inputs(run, data))
 
 

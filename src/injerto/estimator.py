@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from injerto import api
-from injerto.adapters.load import adapter_folder
+from injerto.adapters.load import read_files
 from injerto.basics.errors import InjertoError
 from injerto.basics.progress import quiet
 from injerto.basics.removal import remove_temporary, scratch_folder
@@ -284,8 +284,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         state.pop("_cleanup", None)
         run = state.pop("_run", None)
         if run is not None:
-            folder = adapter_folder(run.path)
-            state["_files"] = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+            state["_files"] = read_files(run.path)
         return state
 
 

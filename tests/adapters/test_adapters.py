@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import injerto
-from injerto.adapters.card import ADAPTER, CARD, HEAD
+import tiny
+from injerto.adapters.snapshot import ADAPTER, CARD, HEAD
 from injerto.basics.errors import InjertoError
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -190,21 +192,6 @@ def test_metrics_of_the_run_are_those_of_its_adapter(runs: dict[str, tuple[Path,
             assert found[domain]["nll"] == pytest.approx(entry["splits"]["test"]["nll"], rel=1e-4)
 
 
-def test_files_that_are_not_those_of_the_card_are_told(
-    runs: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    injerto.load(runs["last:1"][0], threads=1)
-    assert "changed by hand" not in capsys.readouterr().err
-    for file in (ADAPTER, HEAD):
-        folder = shutil.copytree(runs["last:1"][0], tmp_path / file)
-        data = bytearray((folder / "adapter" / file).read_bytes())
-        data[-1] ^= 1  # one bit of the last number
-        (folder / "adapter" / file).write_bytes(data)
-        injerto.load(folder, threads=1)
-        said = capsys.readouterr().err
-        assert f"{file} is not what was written with" in said and said.count("changed by hand") == 1
-
-
 def test_a_base_of_the_other_kind_or_no_longer_there_is_named(
     runs: dict[str, tuple[Path, Path]], tiny_bert: Path, tiny_timm: Path, tmp_path: Path
 ) -> None:
@@ -257,7 +244,11 @@ def adapter(runs: dict[str, tuple[Path, Path]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(runs["last:1"][0] / "adapter", tmp_path / "adapter"))
 
 
-def refused(folder: Path, base: Path, says: str = "") -> str:
+def refused(folder: Path, base: Path, says: str = "", signed: bool = True) -> str:
+    """The message; with a card that says nothing against the files, so that they speak for themselves."""
+    with suppress(ValueError, OSError, TypeError, RecursionError):
+        if signed:
+            tiny.sign(folder)
     with pytest.raises(InjertoError) as caught:
         injerto.load(folder, backbone=str(base))
     message = str(caught.value)
@@ -384,9 +375,9 @@ CARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "height a word": (damaged(preprocessing__height="big"), "preprocessing"),
     "endless height": (damaged(preprocessing__height=10**9), "preprocessing"),
     "zero deviation": (damaged(preprocessing__std=[0, 1, 1]), "preprocessing"),
-    "infinite mean": (damaged(preprocessing__mean=[1e999, 0, 0]), "preprocessing"),
-    "nan deviation": (damaged(preprocessing__std=[float("nan")] * 3), "preprocessing"),
-    "infinite crop": (damaged(preprocessing__crop=float("inf")), "preprocessing"),
+    "infinite mean": (damaged(preprocessing__mean=[1e999, 0, 0]), "Infinity is no number"),
+    "nan deviation": (damaged(preprocessing__std=[float("nan")] * 3), "NaN is no number"),
+    "infinite crop": (damaged(preprocessing__crop=float("inf")), "Infinity is no number"),
     "endless interpolation": (damaged(preprocessing__interpolation="evil"), "interpolation|preprocessing"),
     "preprocessing a list": (damaged(preprocessing=[]), "preprocessing"),
     "no preprocessing inside": (damaged(preprocessing={}), "preprocessing"),

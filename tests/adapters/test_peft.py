@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import injerto
+import tiny
 from injerto.adapters.artifact import load_low_rank
-from injerto.adapters.card import ADAPTER, CARD, HEAD
 from injerto.adapters.likeness import unlike_peft
-from injerto.adapters.peft import CONFIG, peft_tensors
+from injerto.adapters.peft import peft_tensors
+from injerto.adapters.snapshot import ADAPTER, CARD, CONFIG, HEAD, opened
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker
@@ -113,7 +114,8 @@ def test_we_load_pefts_own_file(tiny_bert: Path, tmp_path: Path, settings: dict[
                 parameter.add_(0.2 * torch.randn(parameter.shape))
     theirs.save_pretrained(tmp_path / "theirs")
     backbone = load_backbone(str(tiny_bert))
-    load_low_rank(tmp_path / "theirs", backbone)
+    with opened(tmp_path / "theirs") as files:
+        load_low_rank(files, backbone)
     batch = {"input_ids": torch.randint(5, 25, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.int64)}
     with torch.no_grad():
         ours = backbone.model(**batch).last_hidden_state
@@ -141,7 +143,8 @@ def test_we_load_pefts_own_file_for_a_grouped_convolution(tmp_path: Path) -> Non
     backbone = load_backbone(network.eval())
     x = torch.randn(2, 3, 64, 64)
     before = backbone(x).detach()
-    load_low_rank(tmp_path / "theirs", backbone)
+    with opened(tmp_path / "theirs") as files:
+        load_low_rank(files, backbone)
     with torch.no_grad():
         torch.testing.assert_close(backbone(x), theirs(x), rtol=1e-4, atol=1e-5)
         assert float((backbone(x) - before).abs().max()) > 1e-3
@@ -291,6 +294,7 @@ def hostile(fit: Fit) -> Callable[..., None]:
         change(changed)
         save_file(changed, folder / ADAPTER, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config | keys))
+        tiny.sign(folder)
         with pytest.raises(InjertoError, match=words) as caught:
             injerto.load(run.path).predict([np.zeros((32, 32, 3), np.uint8)])
         assert "\n" not in str(caught.value)

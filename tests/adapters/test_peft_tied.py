@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from injerto.adapters.artifact import load_low_rank, save_parts
 from injerto.adapters.peft import load_config, peft_tensors, save_config
+from injerto.adapters.snapshot import opened
 from injerto.compute.fold import settled
 from injerto.tuning.lora.attach import attach, tie
 from injerto.tuning.lora.base import LowRank, Tied, Variant
@@ -98,7 +99,8 @@ def test_a_model_whose_table_has_another_name(tmp_path: Path) -> None:
     theirs = peft.PeftModel.from_pretrained(gpt(), tmp_path)
     assert torch.allclose(logits(theirs), logits(model), atol=1e-5)
     ours = _Holder(gpt())
-    load_low_rank(tmp_path, ours)  # type: ignore[arg-type]
+    with opened(tmp_path) as files:
+        load_low_rank(files, ours)  # type: ignore[arg-type]
     assert torch.allclose(logits(ours.model), logits(model), atol=1e-5)
     assert isinstance(ours.model.lm_head, Tied)
     assert not torch.allclose(logits(gpt()), logits(model), atol=1e-2)
@@ -113,9 +115,11 @@ def test_we_read_what_peft_writes(tying: bool, target: str, tmp_path: Path) -> N
         if "lora_" in name:
             nn.init.normal_(parameter, std=0.1)
     theirs.save_pretrained(tmp_path)
-    assert load_config(tmp_path)["ensure_weight_tying"] == tying
+    with opened(tmp_path) as files:
+        assert load_config(files)["ensure_weight_tying"] == tying
     ours = _Holder(network())
-    load_low_rank(tmp_path, ours)  # type: ignore[arg-type]
+    with opened(tmp_path) as files:
+        load_low_rank(files, ours)  # type: ignore[arg-type]
     assert torch.allclose(logits(ours.model), logits(theirs), atol=1e-5)
 
 

@@ -288,7 +288,7 @@ def test_hostile_files_are_refused_in_one_line(kind: str, good: bytes, tmp_path:
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "missing", tmp_path / "pipe"):
-        with pytest.raises(InjertoError, match="remove it to go without"):
+        with pytest.raises(InjertoError, match="no regular file|missing"):
             Sketch.load(path)
 
 

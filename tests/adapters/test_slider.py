@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import injerto
+import tiny
 from injerto.basics.errors import InjertoError
 
 
@@ -74,5 +75,6 @@ def test_a_strange_probe_is_not_loaded(run: Any, damage: str, tiny_timm: Path, t
     else:
         tensors["probe.other"] = torch.zeros(3)
     save_file(tensors, folder / "head.safetensors")
+    tiny.sign(folder)
     with pytest.raises(InjertoError, match=r"probe\."):
         injerto.load(folder, backbone=tiny_timm)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import injerto
+import tiny
 
 PICTURE_KINDS = {
     "head": {"tuning": "head"},
@@ -61,7 +62,7 @@ def vary(adapter: Path, out: Path, seed: int) -> Path:
             else:
                 tensors[name] = tensor + 0.1 * noise * (tensor.std(correction=0) + 0.01)
         save_file(tensors, file, metadata={"format": "pt"})
-    return out
+    return tiny.sign(out)
 
 
 def _adapters(

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import injerto
+import tiny
 from injerto.bank.bank import AdapterBank
 from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
@@ -182,7 +183,7 @@ def test_of_what_made_room_enough_is_kept_to_tell_of_it(text_adapters: Any, tiny
         bank.load(path)
     shutil.rmtree(moved["lora"])
     now, before = bank.about("lora"), told["lora"]
-    assert (now.card, now.bytes, now.path) == (before.card, before.bytes, before.path)
+    assert (now.card, now.bytes, now.place) == (before.card, before.bytes, before.place)
     with pytest.raises(InjertoError, match="no run at"):
         bank.predict("a", "lora")
     assert "lora" in bank
@@ -194,7 +195,7 @@ def test_what_is_unloaded_while_it_is_read_again_stays_away(
     bank = AdapterBank(tiny_bert, threads=1)
     bank.load(text_adapters["lora"], "one")
     bank.limit = 1
-    monkeypatch.setattr(AdapterBank, "_read", lambda self, *_: self.unload("one"))
+    monkeypatch.setattr(AdapterBank, "read", lambda self, *_: self.unload("one"))
     bank._residents.clear()
     with pytest.raises(InjertoError, match="no adapter 'one'"):
         bank.predict("a", "one")
@@ -283,6 +284,7 @@ def test_what_does_not_fit_is_refused(
     shutil.copytree(picture_adapters["lora"], poisoned)
     path = poisoned / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")  # the last number is NaN
+    tiny.sign(poisoned)
     with pytest.raises(InjertoError, match="NaN or infinity"):
         bank.load(poisoned)
     assert len(bank) == 0

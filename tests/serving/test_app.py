@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import injerto
+import tiny
 from injerto.bank.bank import AdapterBank
 from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
@@ -201,6 +202,7 @@ def test_hostile_adapters_are_refused(web: Any, bank_folder: Path) -> None:
     ):  # fmt: skip
         shutil.copytree(bank_folder / "texts", bank_folder / name)
         (bank_folder / name / "adapter" / "head.safetensors").write_bytes(content)
+        tiny.sign(bank_folder / name / "adapter")
         found = web.post("/v1/adapters", json={"path": name})
         assert found.status_code == 422 and "head.safetensors" in found.json()["error"]
     outside = bank_folder.parent / "outside.safetensors"

@@ -1,18 +1,18 @@
 """The shipped tensors: written byte-identically for equal runs, read with every check before anything is used."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from injerto.adapters.card import ADAPTER, HEAD, INT8, base_name
+from injerto.adapters.card import base_name
+from injerto.adapters.patterns import names_module
 from injerto.adapters.peft import (
-    CONFIG,
     PREFIX,
     Planned,
     install,
@@ -29,9 +29,11 @@ from injerto.adapters.peft import (
 )
 from injerto.adapters.quantized import SCALE, dequantize, rank_dim
 from injerto.adapters.slider import Line, linear
+from injerto.adapters.snapshot import ADAPTER, CONFIG, HEAD, Snapshot
+from injerto.adapters.tensors import Tensors
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.heads import transformers_head_keys
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, shorten
 from injerto.basics.files import atomic_path
 from injerto.tasks.language import LanguageModel
 from injerto.tasks.model import Model
@@ -41,8 +43,10 @@ from injerto.tuning.norms import norm_layers
 
 PROBE = ("probe.weight", "probe.bias")
 """In the head's file: the probe on the pretrained backbone, where the run has a slider."""
-SLACK = 4_000_000
-"""Bytes a file may be larger than its tensors (the header)."""
+
+
+Read = tuple[Planned | None, dict[str, torch.Tensor], dict[str, torch.Tensor]]
+"""What :func:`read_tensors` gives."""
 
 
 def changed_names(backbone: Backbone, tuned: Tuned, norm: str) -> list[str]:
@@ -154,31 +158,24 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> int:
     return path.stat().st_size
 
 
-def shipped_names(folder: Path) -> list[str]:
+def shipped_names(files: Snapshot) -> list[str]:
     """Names of the network's tensors that an adapter replaces; low-rank pairs are not among them.
 
     Args:
-        folder: The adapter's folder, checked before.
+        files: Open, and read before.
     """
-    with safe_open(_file(folder), framework="pt") as file:
-        names = sorted(name for name in file.keys() if not name.endswith(SCALE))  # noqa: SIM118
-    return plain_names(names) if (folder / CONFIG).exists() else names
+    names = [name for name in files.tensors(files.main, 0) if not name.endswith(SCALE)]
+    return plain_names(names) if CONFIG in files else names
 
 
-def _file(folder: Path) -> Path:
-    return folder / (INT8 if (folder / INT8).exists() else ADAPTER)
-
-
-def read_tensors(
-    folder: Path, model: Model, native: bool = False
-) -> tuple[Planned | None, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def read_tensors(files: Snapshot, model: Model, native: bool = False) -> Read:
     """An adapter's tensors, every name, shape, dtype and number checked against a fresh model, which stays as it is.
 
     Files larger than the model are refused unread.
 
     Args:
-        folder: The adapter's folder.
-        model: Built from the card on the checked base.
+        files: Open, its card read.
+        model: Built from the card on the checked base; neck and head may be on the meta device.
         native: Whether the head is the network's own kind.
 
     Returns:
@@ -189,37 +186,33 @@ def read_tensors(
         InjertoError: Where a file is missing, damaged or does not fit.
     """
     expected, planned, head = _new_state(model), None, {}
-    if (folder / CONFIG).exists():
+    if CONFIG in files:
         own = native_names(model) if native else {}
-        planned, found = read_pairs(folder, model.backbone, {name: expected[key] for key, name in own.items()})
-        head = {key: found.pop(name) for key, name in own.items() if name in found}
+        planned, found = read_pairs(files, model.backbone, {name: expected[key] for key, name in own.items()})
+        head = {key: found.pop(name).clone() for key, name in own.items() if name in found}
     else:
-        found = _read(folder / ADAPTER, model.backbone.model.state_dict(), "")
+        found = _read(files, ADAPTER, model.backbone.model.state_dict())
     allowed = dict(expected)
     if isinstance(model.neck, nn.Identity) and len(model.head.layers) == 1:
         allowed |= dict(zip(PROBE, linear(model).parameters(), strict=True))
-    new = head | (_read(folder / HEAD, allowed, "") if not head or (folder / HEAD).exists() else {})
+    new = head | (_read(files, HEAD, allowed) if not head or HEAD in files else {})
     missing = new_tensors(model).keys() - new.keys()
     if missing:
-        raise InjertoError(f"{folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
+        raise InjertoError(f"{files.folder / HEAD} lacks '{sorted(missing)[0]}'; the adapter is incomplete")
     return planned, found, new
 
 
-def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | None:
+def put_tensors(read: Read, model: Model) -> Line | None:
     """Put an adapter's tensors into a fresh model.
 
     Args:
-        folder: The adapter's folder.
-        model: Built from the card on the checked base; changed in place only after all checks.
-        native: Whether the head is the network's own kind.
+        read: From :func:`read_tensors`.
+        model: Built from the card on the checked base; changed in place.
 
     Returns:
         The line from the pretrained to the tuned model where the adapter has a slider, else None.
-
-    Raises:
-        InjertoError: As :func:`read_tensors`.
     """
-    planned, tuned, new = read_tensors(folder, model, native)
+    planned, tuned, new = read
     network, line = model.backbone.model, None
     if planned is not None:
         _put_pairs(network, planned, tuned)
@@ -234,29 +227,29 @@ def load_tensors(folder: Path, model: Model, native: bool = False) -> Line | Non
     return line
 
 
-def load_changed(folder: Path, backbone: Backbone) -> None:
+def load_changed(files: Snapshot, backbone: Backbone) -> None:
     """Put an adapter that has no head into a fresh backbone.
 
     Args:
-        folder: The adapter's folder.
+        files: Open, its card read.
         backbone: Changed in place only after all checks.
 
     Raises:
         InjertoError: Where a file is missing, damaged or does not fit.
     """
-    if (folder / CONFIG).exists():
-        load_low_rank(folder, backbone)
+    if CONFIG in files:
+        load_low_rank(files, backbone)
     else:
-        backbone.model.load_state_dict(_read(folder / ADAPTER, backbone.model.state_dict(), ""), strict=False)
+        backbone.model.load_state_dict(_read(files, ADAPTER, backbone.model.state_dict()), strict=False)
 
 
 def load_low_rank(
-    folder: Path, backbone: Backbone, others: dict[str, torch.Tensor] | None = None
+    files: Snapshot, backbone: Backbone, others: dict[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
     """Put the low-rank pairs of PEFT's files, ours or a stranger's, into a backbone.
 
     Args:
-        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        files: Open, with ``adapter_config.json`` and ``adapter_model.safetensors``.
         backbone: Plain; its layers are changed in place.
         others: Tensors that the file may hold beside what belongs to the network, by the file's names.
 
@@ -267,18 +260,18 @@ def load_low_rank(
         InjertoError: Where a file is damaged or does not fit the backbone.
     """
     others = others or {}
-    planned, found = read_pairs(folder, backbone, others)
+    planned, found = read_pairs(files, backbone, others)
     _put_pairs(backbone.model, planned, found)
     return {name: found[name] for name in others if name in found}
 
 
 def read_pairs(
-    folder: Path, backbone: Backbone, others: dict[str, torch.Tensor] | None = None
+    files: Snapshot, backbone: Backbone, others: dict[str, torch.Tensor] | None = None
 ) -> tuple[Planned, dict[str, torch.Tensor]]:
     """The low-rank pairs of PEFT's files, ours or a stranger's, checked against a backbone that stays as it is.
 
     Args:
-        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        files: Open, with ``adapter_config.json`` and ``adapter_model.safetensors``.
         backbone: Plain.
         others: Tensors that the file may hold beside what belongs to the network, by the file's names.
 
@@ -288,23 +281,23 @@ def read_pairs(
     Raises:
         InjertoError: Where a file is damaged or does not fit the backbone.
     """
-    path, network, others = _file(folder), backbone.model, others or {}
-    config = load_config(folder)
-    with _opened(path, backbone.numbers) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    path, network, others = files.folder / files.main, backbone.model, others or {}
+    config = load_config(files)
+    file = files.tensors(files.main, backbone.numbers)
+    shapes = {name: file.shape(name) for name in file}
     scales = {name for name in shapes if name.endswith(SCALE) and is_pair(name.removesuffix(SCALE))}
     own = {name: shape for name, shape in shapes.items() if name not in others and name not in scales}
-    planned = plan_pairs(network, config, own, path, _shares_pair(path, network, own))
+    planned = plan_pairs(network, config, own, path, _shares_pair(file, network, own))
     state = network.state_dict() if planned.plain else {}
     like = next(network.parameters())
     pairs = {name: like.new_empty(shape, device="meta") for name, shape in own.items() if is_part(name)}
     allowed = pairs | {name: state[key] for name, key in planned.plain.items()} | others
     rows = {
-        name: torch.empty(shapes[part][rank_dim(part)])
+        name: torch.empty(shapes[part][rank_dim(part)], device="meta")
         for name in scales
         if len(shapes.get(part := name.removesuffix(SCALE), ())) > 1
     }
-    found = _read(path, allowed | rows, "", cast=True)
+    found = _read(files, files.main, allowed | rows, cast=True)
     for name in rows:
         part = name.removesuffix(SCALE)
         found[part] = dequantize(found[part].to(torch.int8), found.pop(name).float(), rank_dim(part))
@@ -318,80 +311,58 @@ def _put_pairs(network: nn.Module, planned: Planned, tensors: dict[str, torch.Te
     settle_groups(network)
 
 
-def _shares_pair(path: Path, network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> bool:
+def _shares_pair(file: Tensors, network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether a file gives a table and the output layer that shares its weight one and the same pair."""
     found = tied_pair(network, shapes)
     if found is None or any(shapes[a] != shapes[b][::-1] for a, b in found):
         return False
-    with safe_open(path, framework="pt") as file:
-        return all(torch.equal(file.get_tensor(a), file.get_tensor(b).T) for a, b in found)
+    return all(torch.equal(file[a], file[b].T) for a, b in found)
 
 
-def whole_layers(folder: Path, backbone: Backbone, config: dict[str, Any]) -> dict[str, torch.Tensor]:
+def whole_layers(files: Snapshot, backbone: Backbone, config: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Room for what a file of PEFT's holds for the classifier, which the backbone does not have.
 
     Args:
-        folder: The adapter's folder.
+        files: Open.
         backbone: Plain.
         config: Of the adapter.
     """
-    named = config.get("modules_to_save")
-    named = named if isinstance(named, list) else []
+    named = {name for name in config.get("modules_to_save") or [] if isinstance(name, str)}
     network = backbone.model.state_dict()
-    heads = {*named, "pooler"} if backbone.library == "transformers" else set(named)
+    heads = {*named, "pooler"} if backbone.library == "transformers" else named
     if backbone.library == "transformers" and not hasattr(backbone.model, "lm_head"):
         with suppress(ValueError):
             keys = transformers_head_keys(backbone.model.config, network, backbone.modality)
             heads |= {key.rpartition(".")[0] for key in keys}
-    with _opened(_file(folder), sum(tensor.numel() for tensor in network.values())) as file:
-        return {
-            name: torch.empty(file.get_slice(name).get_shape())
-            for name in file.keys()  # noqa: SIM118
-            if (short := name.removeprefix(PREFIX)) not in network
-            and any(f".{short}".find(f".{head}.") >= 0 for head in heads)
-        }
+    file = files.tensors(files.main, backbone.numbers)
+    return {
+        name: torch.empty(file.shape(name), device="meta")
+        for name in file
+        if (short := name.removeprefix(PREFIX)) not in network and names_module(heads, short)
+    }
 
 
-@contextmanager
-def _opened(path: Path, numbers: int) -> Iterator[Any]:
-    """A safetensors file, unless it is larger than so many numbers could need; errors in one line."""
-    try:
-        size = path.stat().st_size
-        if size > 8 * numbers + SLACK:
-            raise InjertoError(f"{path} has {size} bytes, more than its base model could need; it is not loaded")
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise InjertoError(f"{path} is missing; the adapter is incomplete") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
-            raise KeyboardInterrupt from None
-        raise InjertoError(f"{path} cannot be read ({error}); it is damaged or no safetensors file") from None
-
-
-def _read(path: Path, allowed: dict[str, torch.Tensor], prefix: str, cast: bool = False) -> dict[str, torch.Tensor]:
-    with _opened(path, sum(tensor.numel() for tensor in allowed.values())) as file:
-        for name in file.keys():  # noqa: SIM118
-            _check(path, name, prefix, file, allowed)
-        tensors = {prefix + name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def _read(files: Snapshot, file: str, allowed: dict[str, torch.Tensor], cast: bool = False) -> dict[str, torch.Tensor]:
+    path = files.folder / file
+    found = files.tensors(file, sum(tensor.numel() for tensor in allowed.values()))
+    for name in found:
+        wanted = allowed.get(name)
+        if wanted is None:
+            raise InjertoError(
+                f"{path}: tensor '{shorten(name, 200)}' does not exist in the base model; it is not loaded"
+            )
+        if found.shape(name) != tuple(wanted.shape):
+            raise InjertoError(
+                f"{path}: tensor '{name}' has shape {found.shape(name)}, the base model's is {tuple(wanted.shape)}"
+            )
+    tensors = {name: found[name] for name in found}
     for name, tensor in list(tensors.items()):
         if cast and f"{name}{SCALE}" in allowed and tensor.dtype == torch.int8:
             continue
         if cast and tensor.is_floating_point() and allowed[name].is_floating_point():
             tensor = tensors[name] = tensor.to(allowed[name].dtype)
         if tensor.dtype != allowed[name].dtype:
-            raise InjertoError(
-                f"{path}: '{name.removeprefix(prefix)}' is of type {tensor.dtype}, not {allowed[name].dtype}"
-            )
+            raise InjertoError(f"{path}: '{name}' is of type {tensor.dtype}, not {allowed[name].dtype}")
         if not torch.isfinite(tensor).all():
-            raise InjertoError(f"{path}: '{name.removeprefix(prefix)}' holds NaN or infinity; it is not loaded")
+            raise InjertoError(f"{path}: '{name}' holds NaN or infinity; it is not loaded")
     return tensors
-
-
-def _check(path: Path, name: str, prefix: str, file: "safe_open", allowed: dict[str, torch.Tensor]) -> None:
-    wanted = allowed.get(prefix + name)
-    if wanted is None:
-        raise InjertoError(f"{path}: tensor '{name}' does not exist in the base model; it is not loaded")
-    shape = tuple(file.get_slice(name).get_shape())
-    if shape != tuple(wanted.shape):
-        raise InjertoError(f"{path}: tensor '{name}' has shape {shape}, the base model's is {tuple(wanted.shape)}")

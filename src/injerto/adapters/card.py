@@ -6,29 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from injerto.adapters.snapshot import CARD, LISTED, Place, Snapshot, opened
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.identity import is_identity
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import file_sha256, write_text
+from injerto.basics.files import file_sha256, sha256, write_text
+from injerto.basics.json import load_json
 from injerto.basics.lock import writer_of
-from injerto.basics.progress import warn
+from injerto.basics.progress import note
 from injerto.compute.machine import installed_versions
 from injerto.recipe.recipe import WIDEST_NECK, Recipe
 
-CARD = "adapter_card.json"
-ADAPTER = "adapter_model.safetensors"
-INT8 = "adapter_int8.safetensors"
-"""In place of the former, where pairs are stored as integers: PEFT, which would misread them, does not find it."""
-HEAD = "head.safetensors"
-TENSORS = (ADAPTER, INT8, HEAD)
-"""Files of tensors in an adapter's folder."""
 FORMAT = 1
 _PUBLIC = re.compile(r"(packaged|timm|hf):(hf-hub:)?[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?", re.ASCII)
 """A base that a card may name: never a path."""
 ROLES = ("input", "label", "domain")
 """What a column of a table may have been read as."""
-LIMIT = 8_000_000
-"""Largest card that is read, in bytes."""
 
 
 def base_name(backbone: Backbone) -> str:
@@ -93,60 +86,81 @@ def make_card(
 
 
 def save_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write the card, after the tensors that it describes; equal cards are equal bytes.
+    """Write the card, after the files that it describes; equal cards are equal bytes.
 
     Args:
         folder: The adapter's folder.
-        card: From :func:`make_card`; the SHA-256 of every file of tensors is added.
+        card: From :func:`make_card`; the SHA-256 of every other file that is read is added, and one of the card itself.
     """
-    card = card | {"files": {name: file_sha256(folder / name) for name in TENSORS if (folder / name).exists()}}
-    write_text(folder / CARD, json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    files = {name: file_sha256(folder / name) for name in LISTED if (folder / name).exists()}
+    card = json.loads(json.dumps(card | {"files": files}))
+    card["checksum"] = card_sum(card)
+    write_text(folder / CARD, json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def warn_if_changed(folder: Path, card: dict[str, Any]) -> None:
-    """Say it where a file of tensors is not the one that was written with the card: its answers cannot be trusted.
-
-    A warning and no refusal, since weights may be edited on purpose. Cards of earlier versions have no sums.
+def card_sum(card: Mapping[str, Any]) -> str:
+    """The SHA-256 of a card's content, however it is laid out.
 
     Args:
-        folder: The adapter's folder, all of whose files were found to be sound.
-        card: Its card.
+        card: With or without its own ``checksum``, which is left out.
     """
-    files = card.get("files")
-    if not isinstance(files, dict):
-        return
-    for name in TENSORS:
-        if name in files and (folder / name).exists() and file_sha256(folder / name) != files[name]:
-            warn(f"{folder / name} is not what was written with {CARD}: it is damaged, or was changed by hand")
+    content = {key: value for key, value in card.items() if key != "checksum"}
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
-def load_card(folder: Path) -> dict[str, Any]:
+def load_card(folder: Path, allow_modified: bool = False) -> dict[str, Any]:
     """Read and check a card, which may come from a stranger.
 
     Args:
         folder: The adapter's folder.
+        allow_modified: Go on where the card is not as it was written.
 
     Raises:
-        InjertoError: Where it is missing, too large, damaged or of a newer format.
+        InjertoError: Where it is missing, too large, damaged, changed or of a newer format.
     """
-    path = folder / CARD
-    try:
-        if path.stat().st_size > LIMIT:
-            raise InjertoError(f"{path} is larger than {LIMIT} bytes; this is no adapter card")
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        if writer := writer_of(folder) or writer_of(folder.parent):
-            raise InjertoError(
-                f"{folder} holds no finished adapter: it is being written by {writer}; wait for its end"
-            ) from None
-        raise InjertoError(
-            f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run, "
-            "or finish it with its command and --resume"
-        ) from None
-    except (ValueError, RecursionError):
-        raise InjertoError(f"{path} is damaged: not valid JSON") from None
+    if not folder.is_dir():
+        raise _unfinished(folder)
+    with opened(Place(folder, allow_modified=allow_modified), [CARD]) as files:
+        return read_card(files, False)
+
+
+def read_card(files: Snapshot, whole: bool = True) -> dict[str, Any]:
+    """The card of an adapter that is open; from now on every other file is compared with its checksums.
+
+    Args:
+        files: Open.
+        whole: Whether the other files are wanted, too.
+
+    Raises:
+        InjertoError: As :func:`load_card`; where a file that it names is missing, or there is one that it does not.
+    """
+    folder, path = files.folder, files.folder / CARD
+    if CARD not in files:
+        raise _unfinished(folder)
+    card = load_json(files.read(CARD), str(path))
+    told = card_sum(card) if isinstance(card, dict) and "checksum" in card else None
     _check(card, path)
+    if told is not None and card["checksum"] != told and (whole or not files.place.allow_modified):
+        files.changed(CARD, "does not have the content that it was written with")
+    files.sums = card.get("files")
+    if not whole:
+        return card
+    if told is None:
+        note(f"{folder} is of an earlier version and has no checksum of everything: it is read as it is")
+        return card
+    for name in LISTED:
+        if (name in files) != (name in card["files"]):
+            files.changed(name, f"is not among the files that {CARD} names" if name in files else "is missing")
     return card
+
+
+def _unfinished(folder: Path) -> InjertoError:
+    if writer := writer_of(folder) or writer_of(folder.parent):
+        return InjertoError(f"{folder} holds no finished adapter: it is being written by {writer}; wait for its end")
+    return InjertoError(
+        f"{folder} holds no finished adapter ({CARD} is missing); give the folder of a finished run, "
+        "or finish it with its command and --resume"
+    )
 
 
 def _check(card: Any, path: Path) -> None:
@@ -154,10 +168,16 @@ def _check(card: Any, path: Path) -> None:
     for key, kind in wanted.items():
         if not isinstance(card, dict) or not isinstance(card.get(key), kind):
             raise InjertoError(f"{path} is damaged: '{key}' is missing or of the wrong kind")
+    if type(card["format"]) is not int or card["format"] < 1:
+        raise InjertoError(f"{path} is damaged: 'format' must be a number from 1")
     if card["format"] > FORMAT:
         raise InjertoError(f"{path} was written by a newer Injerto (format {card['format']}); upgrade to read it")
     if card["task"] not in ("classification", "causal-lm"):
         raise InjertoError(f"{path} is for the task {card['task'][:40]!r}, which this version does not know")
+    sums, own = card.get("files"), card.get("checksum")
+    summed = isinstance(sums, dict) and all(isinstance(text, str) for text in sums.values())
+    if not (summed or (sums is None and own is None)) or not isinstance(own or "", str):
+        raise InjertoError(f"{path} is damaged: 'files' and 'checksum' must hold checksums")
     labels = card["labels"]
     metrics = card.setdefault("metrics", {})
     if not isinstance(metrics, dict) or not all(isinstance(entry, dict) for entry in metrics.values()):
@@ -170,9 +190,10 @@ def _check(card: Any, path: Path) -> None:
         raise InjertoError(f"{path} is damaged: 'responses' must be true or false")
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels) or len(labels) < least:
         raise InjertoError(f"{path} is damaged: 'labels' must be two or more different names")
-    neck_ok = card["neck"] == "none" or (card["neck"].isdecimal() and 0 < int(card["neck"]) <= WIDEST_NECK)
+    number = card["neck"].isdecimal() and len(card["neck"]) < 9
+    neck_ok = card["neck"] == "none" or (number and 0 < int(card["neck"]) <= WIDEST_NECK)
     if card["head"] not in ("linear", "mlp", "probe", "native") or not neck_ok:
-        raise InjertoError(f"{path} is damaged: head '{card['head']}' or neck '{card['neck']}' is unknown")
+        raise InjertoError(f"{path} is damaged: head '{card['head'][:40]}' or neck '{card['neck'][:40]}' is unknown")
     for key in ("name", "spec", "fingerprint"):
         if not isinstance(card["base"].get(key), str):
             raise InjertoError(f"{path} is damaged: base '{key}' is missing")

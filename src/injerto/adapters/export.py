@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from injerto.adapters.artifact import native_names, new_tensors, save_tensors
-from injerto.adapters.card import ADAPTER, HEAD, INT8, base_name, save_card
+from injerto.adapters.card import base_name, save_card
 from injerto.adapters.classifier import own_classifier, save_pooling, save_processor
 from injerto.adapters.likeness import unlike_peft
 from injerto.adapters.load import adapter_folder
-from injerto.adapters.peft import CONFIG
 from injerto.adapters.quantized import quantize_file
+from injerto.adapters.sketch import Sketch
+from injerto.adapters.snapshot import ADAPTER, CONFIG, HEAD, INT8, SKETCH
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.pooling import TextEmbed, VisionEmbed
 from injerto.backbones.transformers_models import quiet
@@ -55,7 +56,8 @@ def export_peft(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
             "standardized weights, and adds an nn.MultiheadAttention's output projection twice): use --format merged, "
             "or fit with targets= that leave it out"
         )
-    _save_anew(folder, model, card, changed)
+    save_tensors(folder, model, changed, None, card["head"] == "native")
+    save_card(folder, card)
     backbone, name = model.backbone, base_name(model.backbone)
     local = None if backbone.hub_id else "FOLDER_OF_THE_BASE"
     kind = "AutoModelForCausalLM" if isinstance(model, LanguageModel) else "AutoModel"
@@ -73,7 +75,13 @@ def export_peft(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
     write_text(folder / "README.md", f"{top}A low-rank adapter.\n\n```python\n{text}```\n{head}")
 
 
-def export_int8(folder: Path, model: Model | LanguageModel, card: dict[str, Any], changed: Sequence[str]) -> None:
+def export_int8(
+    folder: Path,
+    model: Model | LanguageModel,
+    card: dict[str, Any],
+    changed: Sequence[str],
+    sketch: Sketch | None = None,
+) -> None:
     """Write a low-rank adapter with A and B as 8-bit integers.
 
     Args:
@@ -81,10 +89,14 @@ def export_int8(folder: Path, model: Model | LanguageModel, card: dict[str, Any]
         model: With low-rank layers.
         card: The adapter's.
         changed: Names of the network's other tensors that differ from the base.
+        sketch: The adapter's, where it has one.
     """
-    _save_anew(folder, model, card, changed)
+    save_tensors(folder, model, changed, None, card["head"] == "native")
     quantize_file(folder / ADAPTER, folder / INT8)
     remove_file(folder / ADAPTER)  # made above, for the smaller form
+    if sketch is not None:
+        sketch.save(folder / SKETCH)
+    save_card(folder, card)
 
 
 def check_form(path: Path, form: str) -> None:
@@ -101,11 +113,6 @@ def check_form(path: Path, form: str) -> None:
         raise InjertoError(f"unknown --format '{form}'; {suggest(form, list(FORMATS))}")
     if form in LOW_RANK and not (adapter_folder(path) / CONFIG).exists():
         raise InjertoError(f"{path}: --format {form} is for LoRA, and this has no low-rank layers; use --format merged")
-
-
-def _save_anew(folder: Path, model: Model | LanguageModel, card: dict[str, Any], changed: Sequence[str]) -> None:
-    save_tensors(folder, model, changed, None, card["head"] == "native")
-    save_card(folder, card)
 
 
 def export_merged(folder: Path, model: Model | LanguageModel, card: dict[str, Any]) -> None:

@@ -2,26 +2,37 @@
 
 import copy
 import json
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from PIL import Image
 from torch import nn
 
-from injerto.adapters.artifact import load_changed, load_low_rank, load_tensors, whole_layers
-from injerto.adapters.card import load_card, warn_if_changed
-from injerto.adapters.peft import CONFIG, load_config
+from injerto.adapters.artifact import (
+    load_changed,
+    load_low_rank,
+    put_tensors,
+    read_tensors,
+    shipped_names,
+    whole_layers,
+)
+from injerto.adapters.card import load_card, read_card
+from injerto.adapters.peft import load_config
+from injerto.adapters.sketch import Sketch, load_sketch
 from injerto.adapters.slider import Line
+from injerto.adapters.snapshot import ADAPTER, CARD, CONFIG, LISTED, Place, opened
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.identity import difference
 from injerto.backbones.language import load_language
 from injerto.backbones.load import load_backbone
 from injerto.backbones.transformers_models import positions
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, shorten
 from injerto.basics.files import as_path
+from injerto.basics.limits import HEAD_NUMBERS, PICTURE_SIDE, TEXT_TOKENS
 from injerto.compute.fold import settled
 from injerto.domains.preprocessing import ImagePreprocessing, TextPreprocessing
 from injerto.recipe.recipe import load_recipe
@@ -43,28 +54,64 @@ def adapter_folder(path: Path) -> Path:
     return path / "adapter" if (path / "adapter").is_dir() else path
 
 
-def load_model(path: Path, backbone: Any = None) -> tuple[Model, dict[str, Any], Line | None]:
+M = TypeVar("M", Model, LanguageModel)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded(Generic[M]):
+    """An adapter on its base model, all of it from one reading of its folder.
+
+    Attributes:
+        model: In eval mode.
+        card: The adapter's card.
+        changed: Names of the network's tensors that the adapter replaces.
+        line: To the pretrained model, where a classifier has a slider.
+        sketch: Of inputs that nothing was learned from, where there is one.
+    """
+
+    model: M
+    card: dict[str, Any]
+    changed: list[str]
+    line: Line | None = None
+    sketch: Sketch | None = None
+
+
+def load_model(path: Path, backbone: Any = None, allow_modified: bool = False) -> Loaded[Model]:
     """Open an adapter on its base model.
 
     Args:
         path: RUN or RUN/adapter.
         backbone: The base (spec, folder or module) where the card cannot name it on this machine.
-
-    Returns:
-        The model, the card, and the line to the pretrained model where the adapter has a slider.
+        allow_modified: Go on where files are not as the card says.
 
     Raises:
-        InjertoError: Where the base is not the one the adapter was made for, or a file does not fit.
+        InjertoError: Where the base is not the one the adapter was made for, a file does not fit, or is not the one
+            that was written with the card.
     """
-    folder = adapter_folder(path)
-    card = load_card(folder)
-    if card["task"] != "classification":
-        raise InjertoError(f"{path} is a language model's; it predicts no classes")
-    base = load_base(path, backbone)
+    with opened(Place(path, allow_modified=allow_modified)) as files:
+        card = read_card(files)
+        if card["task"] != "classification":
+            raise InjertoError(f"{path} is a language model's; it predicts no classes")
+        base = load_base(path, backbone, card)
+        read = read_tensors(files, frame(card, base), card["head"] == "native")
+        sketch, changed = load_sketch(files), shipped_names(files)
     model = make_model(card, base)
-    line = load_tensors(folder, model, card["head"] == "native")
-    warn_if_changed(folder, card)
-    return model.eval(), card, line
+    line = put_tensors(read, model)
+    return Loaded(model.eval(), card, changed, line, sketch)
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """An adapter's files as they were written, to be kept elsewhere.
+
+    Args:
+        path: RUN or RUN/adapter, of one's own.
+
+    Raises:
+        InjertoError: Where a file is missing, or is not the one that was written with the card.
+    """
+    with opened(path) as files:
+        read_card(files)
+        return {name: bytes(files.read(name, sys.maxsize)) for name in (CARD, *LISTED) if name in files}
 
 
 def make_model(card: dict[str, Any], base: Backbone) -> Model:
@@ -78,26 +125,47 @@ def make_model(card: dict[str, Any], base: Backbone) -> Model:
     return Model(base, tuple(card["labels"]), card["head"], neck)
 
 
-def load_language_model(path: Path, backbone: Any = None) -> tuple[LanguageModel, dict[str, Any]]:
+def frame(card: dict[str, Any], base: Backbone) -> Model:
+    """The same, its new layers without memory: for shapes to be compared with before any is taken.
+
+    Args:
+        card: Checked.
+        base: Its base.
+
+    Raises:
+        InjertoError: Where they would be larger than any head that is known.
+    """
+    with torch.device("meta"):
+        model = make_model(card, base)
+    numbers = sum(part.numel() for name, part in model.named_parameters() if not name.startswith("backbone."))
+    if numbers > HEAD_NUMBERS:
+        raise InjertoError(
+            f"the card's {len(card['labels'])} labels with neck '{card['neck']}' would take {numbers:,} numbers, more "
+            f"than {HEAD_NUMBERS:,}; the adapter is not loaded"
+        )
+    return model
+
+
+def load_language_model(path: Path, backbone: Any = None, allow_modified: bool = False) -> Loaded[LanguageModel]:
     """Open a language model's adapter on its base model.
 
     Args:
         path: RUN or RUN/adapter.
         backbone: The base (spec, folder or backbone) where the card cannot name it on this machine.
-
-    Returns:
-        The model and the card.
+        allow_modified: Go on where files are not as the card says.
 
     Raises:
-        InjertoError: Where the base is not the one the adapter was made for, or a file does not fit.
+        InjertoError: As :func:`load_model`.
     """
-    folder = adapter_folder(path)
-    card = load_card(folder)
-    base = load_base(path, backbone)
-    base.preprocessing = _text_preprocessing(path, base, card)
-    load_changed(folder, base)
-    warn_if_changed(folder, card)
-    return LanguageModel(base).eval(), card
+    with opened(Place(path, allow_modified=allow_modified)) as files:
+        card = read_card(files)
+        if card["task"] != "causal-lm":
+            raise InjertoError(f"{path} is a classifier's; it writes no text")
+        base = load_base(path, backbone, card)
+        base.preprocessing = _text_preprocessing(path, base, card)
+        load_changed(files, base)
+        changed = shipped_names(files)
+    return Loaded(LanguageModel(base).eval(), card, changed)
 
 
 def load_peft(path: str | PathLike[str], backbone: Any) -> Backbone:
@@ -119,18 +187,21 @@ def load_peft(path: str | PathLike[str], backbone: Any) -> Backbone:
     folder = as_path(path)
     if not isinstance(backbone, str | PathLike | nn.Module):
         raise InjertoError(f"backbone: a name, folder, network or backbone, not {type(backbone).__name__}")
-    if not (folder / CONFIG).exists():
-        raise InjertoError(f"{folder} has no {CONFIG}; give the folder that PEFT's save_pretrained made")
-    config = load_config(folder)
-    if isinstance(backbone, Backbone):
-        base = copy.deepcopy(backbone)
-    elif config.get("task_type") == "CAUSAL_LM":
-        if isinstance(backbone, nn.Module):
-            raise InjertoError("backbone: a language model is given by name or folder, or as load_language returns it")
-        base = load_language(backbone)
-    else:
-        base = load_backbone(copy.deepcopy(backbone))
-    load_low_rank(folder, base, whole_layers(folder, base, config))
+    with opened(folder, (ADAPTER, CONFIG)) as files:
+        if CONFIG not in files:
+            raise InjertoError(f"{folder} has no {CONFIG}; give the folder that PEFT's save_pretrained made")
+        config = load_config(files)
+        if isinstance(backbone, Backbone):
+            base = copy.deepcopy(backbone)
+        elif config.get("task_type") == "CAUSAL_LM":
+            if isinstance(backbone, nn.Module):
+                raise InjertoError(
+                    "backbone: a language model is given by name or folder, or as load_language returns it"
+                )
+            base = load_language(backbone)
+        else:
+            base = load_backbone(copy.deepcopy(backbone))
+        load_low_rank(files, base, whole_layers(files, base, config))
     base.model = settled(base.model)
     if not all(torch.isfinite(tensor).all() for tensor in base.model.state_dict().values()):
         raise InjertoError(f"{folder}: with the adapter the base's weights are not finite; it is not loaded")
@@ -139,17 +210,18 @@ def load_peft(path: str | PathLike[str], backbone: Any) -> Backbone:
     return base
 
 
-def load_base(path: Path, backbone: Any = None) -> Backbone:
+def load_base(path: Path, backbone: Any = None, card: dict[str, Any] | None = None) -> Backbone:
     """The plain base model of an adapter.
 
     Args:
         path: RUN or RUN/adapter.
         backbone: The base where the card cannot name it on this machine.
+        card: The adapter's; read where not given.
 
     Raises:
         InjertoError: Where the base is not the one the adapter was made for.
     """
-    card = load_card(adapter_folder(path))
+    card = load_card(adapter_folder(path)) if card is None else card
     spec = _spec(path, card, backbone)
     if card["task"] == "causal-lm":
         base = spec if isinstance(spec, Backbone) else load_language(spec)
@@ -260,7 +332,8 @@ def _base(path: Path, card: dict[str, Any], spec: Any) -> Backbone:
 def _text_preprocessing(path: Path, base: Backbone, card: dict[str, Any]) -> TextPreprocessing:
     """The base's own tokenizer with the length that an adapter was trained with."""
     size, length = base.preprocessing, card["preprocessing"].get("max_length")
-    if not isinstance(size, TextPreprocessing) or type(length) is not int or not 2 <= length <= positions(base.model):
+    fits = type(length) is int and 2 <= length <= min(TEXT_TOKENS, positions(base.model))
+    if not isinstance(size, TextPreprocessing) or not fits:
         raise InjertoError(f"{path}: the card's preprocessing is damaged, or another kind of model's")
     return replace(size, max_length=length)
 
@@ -279,10 +352,11 @@ def _image_preprocessing(path: Path, card: dict[str, Any]) -> ImagePreprocessing
         )
         if size.interpolation.upper() not in Image.Resampling.__members__:
             raise ValueError(f"unknown interpolation {size.interpolation[:20]!r}")
-        if not (1 <= size.height <= 4096 and 1 <= size.width <= 4096 and 0.05 < size.crop <= 4 and min(size.std) > 0):
+        fits = 1 <= size.height <= PICTURE_SIDE and 1 <= size.width <= PICTURE_SIDE
+        if not (fits and 0.05 < size.crop <= 4 and min(size.std) > 0):
             raise ValueError("out of bounds")
-    except (KeyError, TypeError, ValueError) as error:
-        raise InjertoError(f"{path}: the card's preprocessing is damaged ({error})") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InjertoError(f"{path}: the card's preprocessing is damaged ({shorten(str(error), 200)})") from None
     return size
 
 

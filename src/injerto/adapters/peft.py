@@ -6,7 +6,7 @@ The format as PEFT 0.21 writes it (``peft/utils/save_and_load.py``, ``peft/confi
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from injerto.basics.errors import InjertoError
+from injerto.adapters.patterns import Patterns, is_plain, names_module
+from injerto.adapters.snapshot import CONFIG, Snapshot
+from injerto.basics.errors import InjertoError, shorten
 from injerto.basics.files import write_text
-from injerto.tuning.lora.attach import attach, kind_of, pattern_matches, tie
+from injerto.basics.json import load_json
+from injerto.basics.limits import PATTERNS
+from injerto.tuning.lora.attach import attach, kind_of, tie
 from injerto.tuning.lora.base import LowRank, Tied, Variant
 from injerto.tuning.lora.convolution import LowRankConv
 from injerto.tuning.lora.linear import LowRankConv1D
 from injerto.tuning.lora.settings import LARGEST_RANK
 from injerto.tuning.lora.tuning import low_rank_layers
 
-CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
-LIMIT = 4_000_000
-"""Largest configuration that is read, in bytes."""
+LONGEST = 300
+"""Characters of a pattern."""
 UNKNOWN = (
     "lora_bias", "use_qalora", "use_bdlora", "layer_replication", "megatron_config", "trainable_token_indices",
     "alora_invocation_tokens", "arrow_config", "target_parameters", "monteclora_config", "kasa_config", "velora_config",
@@ -222,24 +225,17 @@ def _short(network: nn.Module, paths: list[str]) -> list[str]:
     return ends if sorted(meant) == sorted(paths) else sorted(paths)
 
 
-def load_config(folder: Path) -> dict[str, Any]:
+def load_config(files: Snapshot) -> dict[str, Any]:
     """Read and check ``adapter_config.json``, which may come from a stranger.
 
     Args:
-        folder: The adapter's folder.
+        files: Open.
 
     Raises:
         InjertoError: Where it is damaged, or asks for what is not known here.
     """
-    path = folder / CONFIG
-    try:
-        if path.stat().st_size > LIMIT:
-            raise InjertoError(f"{path} is larger than {LIMIT} bytes; this is no adapter's configuration")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InjertoError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise InjertoError(f"{path} is damaged: not valid JSON") from None
+    path = files.folder / CONFIG
+    config = load_json(files.read(CONFIG), str(path))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise InjertoError(f"{path}: peft_type is {str(kind)[:40]!r}; LORA is known here only")
@@ -263,8 +259,12 @@ def load_config(folder: Path) -> dict[str, Any]:
         pattern = config.setdefault(key, {}) or {}
         if not isinstance(pattern, dict):
             raise InjertoError(f"{path} is damaged: '{key}' is no mapping")
-        for name, value in pattern.items():
+        for value in pattern.values():
             _positive(path, key, value)
+        others = [name for name in pattern if not (len(name) <= LONGEST and is_plain(name))]
+        if len(others) > PATTERNS:
+            raise InjertoError(f"{path}: '{key}' has {len(others)} patterns that are no names, more than {PATTERNS}")
+        for name in others:
             _pattern(path, name)
     return config
 
@@ -276,7 +276,7 @@ def _positive(path: Path, key: str, value: Any) -> None:
 
 def _pattern(path: Path, name: str) -> None:
     try:
-        fine = len(name) <= 300 and re.fullmatch(r"[\w.^$\\-]+", name) and re.compile(name)
+        fine = len(name) <= LONGEST and re.fullmatch(r"[\w.^$\\-]+", name) and re.compile(name)
     except re.error:
         fine = None
     if not fine:
@@ -325,11 +325,14 @@ def plan_pairs(
             plain[name] = own
         elif own != tied:
             pairs.setdefault(own, {})[found[2]] = name
-    variants = {own: _plan(network, own, parts, config, shapes, path) for own, parts in pairs.items()}
+    alphas = _alphas(config, pairs)
+    variants = {own: _plan(network, own, parts, config, alphas[own], shapes, path) for own, parts in pairs.items()}
     known = network.state_dict() if plain else {}
     plain = {name: own for name, own in plain.items() if own in known}
+    adapted = {*pairs, tied}
+    modules = {module for module in config.get("modules_to_save") or [] if isinstance(module, str)}
     for name, own in plain.items():
-        _check_whole(path, name, own, {*pairs, tied}, config)
+        _check_whole(path, name, own, adapted, modules, config)
     if not pairs:
         raise InjertoError(f"{path} holds no low-rank pair")
     return Planned(pairs, variants, plain, tied)
@@ -358,18 +361,24 @@ def install(network: nn.Module, planned: Planned) -> dict[str, Tensor]:
     return places | {name: state[own] for name, own in planned.plain.items()}
 
 
-def _check_whole(path: Path, name: str, own: str, adapted: set[str | None], config: dict[str, Any]) -> None:
+def _alphas(config: dict[str, Any], paths: Iterable[str]) -> dict[str, float]:
+    """PEFT's alpha of each layer: that of the first pattern that fits, else that of all."""
+    given = list((config.get("alpha_pattern") or {}).items())
+    patterns, plain = Patterns(name for name, _ in given), config.get("lora_alpha", 8)
+    found = {path: patterns.first(path) for path in paths}
+    return {path: plain if place is None else given[place][1] for path, place in found.items()}
+
+
+def _check_whole(
+    path: Path, name: str, own: str, adapted: Set[str | None], modules: Set[str], config: dict[str, Any]
+) -> None:
     """Refuse a tensor that replaces the base's without the configuration saying so."""
     layer, _, part = own.rpartition(".")
-    parts = own.split(".")
-    named = any(
-        isinstance(module, str)
-        and any(parts[i : i + module.count(".") + 1] == module.split(".") for i in range(len(parts)))
-        for module in config.get("modules_to_save") or []
-    )
+    named = names_module(modules, own)
     biased = part.endswith("bias") and config.get("bias", "none") in ("all", "lora_only")
     if not (named or biased or layer in adapted):
-        raise InjertoError(f"{path}: '{name}' replaces the base's, and no 'modules_to_save' names it; it is not loaded")
+        what = f"{path}: '{shorten(name, 200)}' replaces the base's"
+        raise InjertoError(f"{what}, and no 'modules_to_save' names it; it is not loaded")
 
 
 def _output_path(network: nn.Module) -> str | None:
@@ -405,6 +414,7 @@ def _plan(
     own: str,
     parts: dict[str, str],
     config: dict[str, Any],
+    alpha: float,
     shapes: dict[str, tuple[int, ...]],
     path: Path,
 ) -> Variant:
@@ -428,6 +438,4 @@ def _plan(
     for part, shape in zip(kind.NAMES, kind.shapes(layer, rank), strict=True):
         if shapes[parts[part]] != shape:
             raise InjertoError(f"{path}: '{parts[part]}' has shape {shapes[parts[part]]}, the base model needs {shape}")
-    alphas = (config.get("alpha_pattern") or {}).items()
-    alpha = next((alpha for pattern, alpha in alphas if pattern_matches(pattern, own)), config.get("lora_alpha", 8))
     return Variant(rank, float(alpha), 0.0, bool(config.get("use_rslora")), bool(config.get("use_dora")))

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from injerto.adapters.snapshot import SKETCH, Snapshot, read_file
+from injerto.adapters.tensors import Tensors
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path
+from injerto.basics.limits import SKETCH_BYTES
 from injerto.statistics.kernels import median_bandwidth
 
 FORMAT = "injerto-sketch-1"
-SKETCH = "drift.safetensors"
-"""Beside an adapter's other files."""
 LEVEL = 0.01  # false alarms per window of unchanged inputs: one in a hundred
 DRAWS = 20_000  # of the null distribution; the smallest p-value is 1 / (1 + DRAWS)
 FEWEST, SMALLEST_WINDOW = 20, 8  # rows of a sketch, of a window
 MOST_ROWS, LARGEST_WINDOW = 5_000, 256  # more teach a sketch little; a larger window answers later
 FEATURES, WIDE, WIDE_FEATURES = 256, 512, 1024  # M, and of embeddings wider than 512
-LARGEST_FILE, MOST_FEATURES, WIDEST = 1_000_000, 4096, 100_000  # bytes, M, D
+MOST_FEATURES, WIDEST = 4096, 100_000  # M, D
 
 _BANDWIDTH_ROWS, _ROWS = 1000, 1024  # rows the median distance is taken over; rows at a time
 _ALIKE = 1e-8  # a bandwidth below this share of the mean squared length of the rows is rounding
@@ -209,18 +209,24 @@ class Sketch:
         Raises:
             InjertoError: Where it is missing, damaged, too large or no sketch.
         """
-        try:
-            if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise InjertoError(f"{path} is no file of at most {LARGEST_FILE} bytes; remove it to go without")
-            with safe_open(path, framework="np") as file:
-                types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  not a dict
-                if (file.metadata() or {}).get("format") != FORMAT or types != _TENSORS:
-                    raise InjertoError(f"{path} is no drift sketch of format {FORMAT}; it is not loaded")
-                tensors = {name: file.get_tensor(name) for name in types}
-        except (SafetensorError, OSError, ValueError) as error:
-            if "KeyboardInterrupt" in str(error):  # safetensors wraps what is raised while it reads
-                raise KeyboardInterrupt from None
-            raise InjertoError(f"{path} cannot be read ({error}); remove it to go without") from None
+        return cls.parse(read_file(path, SKETCH_BYTES, "drift sketch"), str(path))
+
+    @classmethod
+    def parse(cls, content: bytearray, path: str) -> "Sketch":
+        """Read the bytes of a file, every number checked.
+
+        Args:
+            content: The file.
+            path: Its name, for messages.
+
+        Raises:
+            InjertoError: Where it is damaged or no sketch.
+        """
+        file = Tensors(content, path)
+        types = {name: claim.type for name, claim in file.claims.items()}
+        if file.metadata.get("format") != FORMAT or types != _TENSORS:
+            raise InjertoError(f"{path} is no drift sketch of format {FORMAT}; it is not loaded")
+        tensors = {name: file[name].numpy() for name in types}
         mean, eigenvalues, bandwidth = tensors["mean"], tensors["eigenvalues"], tensors["bandwidth"]
         shapes = {name: mean.shape if kind == "F32" else () for name, kind in _TENSORS.items()}
         if mean.ndim != 1 or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
@@ -233,17 +239,16 @@ class Sketch:
         return cls(mean, eigenvalues, float(bandwidth), seed, count, dimension)
 
 
-def load_sketch(folder: Path) -> Sketch | None:
+def load_sketch(files: Snapshot) -> Sketch | None:
     """An adapter's sketch, None where it has none.
 
     Args:
-        folder: The adapter's own.
+        files: Open, its card read.
 
     Raises:
         InjertoError: Where there is one that is damaged.
     """
-    path = folder / SKETCH
-    return Sketch.load(path) if path.exists() else None
+    return Sketch.parse(files.read(SKETCH), str(files.folder / SKETCH)) if SKETCH in files else None
 
 
 def _null_eigenvalues(rows: np.ndarray) -> np.ndarray:

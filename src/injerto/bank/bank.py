@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from injerto.adapters.card import read_card
 from injerto.adapters.load import load_base
+from injerto.adapters.snapshot import CARD, Place, Snapshot, opened
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.load import load_backbone
+from injerto.bank.names import UnknownAdapter, check_name, name_of
 from injerto.bank.questions import Answer, Question
 from injerto.bank.resident import About, Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
-from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker, bucket, prefetch
 from injerto.compute.inference import IMAGE_CHUNK, inference_plan
 from injerto.domains.columns import ColumnNames
@@ -25,23 +28,8 @@ from injerto.domains.texts import tokenize
 from injerto.evaluation.inputs import as_inputs
 from injerto.evaluation.predictor import probabilities
 
-LONGEST_NAME = 100
-"""Characters of an adapter's name."""
 TOKENS = 2048
 """Of a chunk of texts: many, so that few passes serve many adapters."""
-
-
-class UnknownAdapter(InjertoError):
-    """No adapter of that name."""
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        """Say which there are.
-
-        Args:
-            name: As it was asked for.
-            known: Names of all.
-        """
-        super().__init__(f"no adapter '{name[:LONGEST_NAME]}'; {suggest(name[:LONGEST_NAME], list(known))}")
 
 
 class AdapterBank:
@@ -88,12 +76,15 @@ class AdapterBank:
         self._lock, self._reading, self._computing = threading.Lock(), threading.Lock(), threading.Lock()
 
     @classmethod
-    def of(cls, *paths: str | PathLike[str], backbone: Any = None, **options: Any) -> "AdapterBank":
+    def of(
+        cls, *paths: str | PathLike[str], backbone: Any = None, allow_modified: bool = False, **options: Any
+    ) -> "AdapterBank":
         """A bank with these runs, on the base of the first.
 
         Args:
             *paths: RUN or RUN/adapter, each named by its folder.
             backbone: The base where the first one's card cannot name it on this machine.
+            allow_modified: As for :meth:`load`.
             **options: As for the bank.
 
         Raises:
@@ -101,9 +92,11 @@ class AdapterBank:
         """
         if not paths:
             raise InjertoError("name one run or more")
-        bank = cls(load_base(Path(paths[0]), backbone), **options)
+        with opened(Place(Path(paths[0]), allow_modified=allow_modified), [CARD]) as files:
+            base = load_base(Path(paths[0]), backbone, read_card(files, False))
+        bank = cls(base, **options)
         for path in paths:
-            bank.load(path)
+            bank.load(path, allow_modified=allow_modified)
         return bank
 
     def __repr__(self) -> str:
@@ -138,11 +131,27 @@ class AdapterBank:
                     self._residents.move_to_end(name)
                     return found
             about = self.about(name)
-            found = self._read(name, about.path)
+            found = self._again(name, about)
             with self._lock:
-                if self._about.get(name) is about:  # or else it was replaced or unloaded in between
+                if found is not None and self._about.get(name) is about:
                     self._put(found)
                     return found
+
+    def _again(self, name: str, about: About) -> Resident | None:
+        """What made room for others, read again; None where it was replaced or unloaded in between."""
+        try:
+            with opened(about.place) as files:
+                found = self.read(files, name)
+        except InjertoError:
+            if self._about.get(name) is about:
+                raise
+            return None
+        if self._about.get(name) is about and found.digest != about.digest:
+            raise InjertoError(
+                f"{about.place.path} is another adapter than the one that was loaded as '{name}' and had to make room "
+                "for others; load it again"
+            )
+        return found
 
     def about(self, name: str) -> About:
         """What is told of an adapter; nothing is read.
@@ -164,12 +173,16 @@ class AdapterBank:
         with self._lock:
             return sum(resident.bytes for resident in self._residents.values())
 
-    def load(self, path: str | PathLike[str], name: str | None = None) -> str:
+    def load(self, path: str | PathLike[str], name: str | None = None, allow_modified: bool = False) -> str:
         """Read an adapter; one of the same name is replaced, requests under way keep the one they began with.
+
+        It is read once and compared with its card's checksums before it takes the place of another. From then on the
+        bank answers from its own memory, whatever becomes of the folder.
 
         Args:
             path: RUN or RUN/adapter.
             name: What to call it; the run's folder where not given.
+            allow_modified: Go on, with a warning, where files are not as they were written with the card.
 
         Returns:
             The name.
@@ -177,24 +190,39 @@ class AdapterBank:
         Raises:
             InjertoError: Where the name or a file does not do, or the adapter was made for another base.
         """
-        place = Path(path)
-        name = name_of(place) if name is None else name
-        plain = name.isprintable() and not set(name) & set("/\\") and name not in (".", "..")
-        if not (plain and 0 < len(name) <= LONGEST_NAME):
-            rule = f"1 to {LONGEST_NAME} printable characters, no slash or backslash, and is not . or .."
-            raise InjertoError(f"an adapter's name has {rule}; not {name[:40]!r}")
-        found = self._read(name, place)
-        with self._lock:
-            self._put(found)
+        place = Place(Path(path), allow_modified=allow_modified)
+        name = check_name(name_of(place.path) if name is None else name)
+        with opened(place) as files:
+            self.put(self.read(files, name))
         return name
 
-    def _read(self, name: str, path: Path) -> Resident:
+    def read(self, files: Snapshot, name: str, card: dict[str, Any] | None = None) -> Resident:
+        """Read an adapter with every check; the bank stays as it is.
+
+        Args:
+            files: Open.
+            name: What it is to be called, checked.
+            card: Its card; read where not given.
+
+        Raises:
+            InjertoError: As :meth:`load`.
+        """
         with self._reading:  # what is checked is the base, whose way to be cut is found by running it
-            found = read_resident(name, path, self.base, self._trunk.plan.dtype)
+            found = read_resident(name, files, self.base, self._trunk.plan.dtype, card)
             self._trunk.cut_of(found)
         if self.limit is not None and found.bytes > self.limit:
+            path = files.place.path
             raise InjertoError(f"{path} takes {found.bytes} bytes, more than the bank's limit of {self.limit}")
         return found
+
+    def put(self, found: Resident) -> None:
+        """Take an adapter in at once; one of the same name is replaced.
+
+        Args:
+            found: From :meth:`read` of this bank.
+        """
+        with self._lock:
+            self._put(found)
 
     def _put(self, found: Resident) -> None:
         """Take an adapter in; others may have to make room."""
@@ -420,12 +448,3 @@ def _looks(preprocessing: ImagePreprocessing | TextPreprocessing) -> Any:
 def _key(item: Any) -> Any:
     """Equal for what need not be looked at twice."""
     return item if isinstance(item, str | Path) else id(item)
-
-
-def name_of(path: Path) -> str:
-    """What a run is called: by its folder.
-
-    Args:
-        path: RUN or RUN/adapter.
-    """
-    return (path.parent if path.name == "adapter" else path).absolute().name

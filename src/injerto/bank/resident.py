@@ -3,17 +3,17 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from injerto.adapters.artifact import PROBE, load_tensors, read_tensors
-from injerto.adapters.card import load_card, warn_if_changed
-from injerto.adapters.load import adapter_folder, check_base, make_model, preprocessing_of
+from injerto.adapters.artifact import PROBE, Read, put_tensors, read_tensors
+from injerto.adapters.card import read_card
+from injerto.adapters.load import check_base, frame, make_model, preprocessing_of
 from injerto.adapters.peft import Planned
 from injerto.adapters.sketch import Sketch, load_sketch
+from injerto.adapters.snapshot import Place, Snapshot
 from injerto.backbones.backbone import Backbone
 from injerto.basics.errors import InjertoError
 from injerto.compute.fold import settled
@@ -52,14 +52,16 @@ class About:
     """What is told of an adapter, also while it has made room for others.
 
     Attributes:
-        path: Where it was read.
+        place: Where it was read.
+        digest: SHA-256 of its files.
         card: Its card.
         bytes: Memory that its numbers take.
         moves: Whether its strength makes a difference.
         sketch: Of inputs that nothing was learned from, where it has one.
     """
 
-    path: Path
+    place: Place
+    digest: str
     card: dict[str, Any]
     bytes: int
     moves: bool
@@ -72,7 +74,8 @@ class Resident:
 
     Attributes:
         name: What it is called in the bank.
-        path: Where it was read.
+        place: Where it was read.
+        digest: SHA-256 of its files.
         card: Its card.
         labels: Class names, in the order of the probabilities.
         preprocessing: Of its inputs.
@@ -86,7 +89,8 @@ class Resident:
     """
 
     name: str
-    path: Path
+    place: Place
+    digest: str
     card: dict[str, Any]
     labels: tuple[str, ...]
     preprocessing: ImagePreprocessing | TextPreprocessing
@@ -108,7 +112,7 @@ class Resident:
     def about(self) -> About:
         """What is told of it."""
         moves = self.start is not None or not self.is_plain
-        return About(self.path, self.card, self.bytes, moves, self.sketch)
+        return About(self.place, self.digest, self.card, self.bytes, moves, self.sketch)
 
     @property
     def is_plain(self) -> bool:
@@ -133,30 +137,36 @@ class Resident:
         return Outputs(found.embedding, nn.functional.linear(embeddings.float(), weight, bias))
 
 
-def read_resident(name: str, path: Path, base: Backbone, dtype: torch.dtype) -> Resident:
+def read_resident(
+    name: str, files: Snapshot, base: Backbone, dtype: torch.dtype, card: dict[str, Any] | None = None
+) -> Resident:
     """Read an adapter with every check that :func:`injerto.load` makes, without a copy of its base.
 
     Args:
         name: What it is to be called.
-        path: RUN or RUN/adapter.
+        files: Open.
         base: The plain base model, float32.
         dtype: Of the flat row.
+        card: From :func:`injerto.adapters.card.read_card`; read where not given.
 
     Raises:
-        InjertoError: Where a file is missing, damaged, or made for another base or task.
+        InjertoError: Where a file is missing, damaged, changed, or made for another base or task.
     """
-    folder = adapter_folder(path)
-    card = load_card(folder)
+    path = files.place.path
+    card = read_card(files) if card is None else card
     if card["task"] != "classification":
         raise InjertoError(f"{path} is a language model's; a bank holds classifiers")
     check_base(path, card, base)
     looks = preprocessing_of(path, base, card)
-    changed = _light(folder, card, base) or _dense(folder, card, base)
-    warn_if_changed(folder, card)
+    model = frame(card, base)
+    read = read_tensors(files, model, card["head"] == "native")
+    sketch = load_sketch(files)
+    changed = _light(model, read, base) or _dense(read, card, base)
     numbers = [tensor.reshape(-1) for _, pair in changed.entries for tensor in pair]
     return Resident(
         name=name,
-        path=Path(path),
+        place=files.place,
+        digest=files.digest,
         card=card,
         labels=tuple(card["labels"]),
         preprocessing=looks,
@@ -166,7 +176,7 @@ def read_resident(name: str, path: Path, base: Backbone, dtype: torch.dtype) -> 
         whole={key: t.to(dtype) if t.is_floating_point() else t for key, t in changed.whole.items()},
         model=changed.model.eval(),
         start=changed.start,
-        sketch=load_sketch(folder),
+        sketch=sketch,
     )
 
 
@@ -184,11 +194,9 @@ class _Changed:
     whole: dict[str, Tensor]
 
 
-def _light(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed | None:
-    """Read without a copy of the base; None where pairs are of a kind that only a network with weights can say."""
-    with torch.device("meta"):
-        model = make_model(card, base)
-    planned, tensors, new = read_tensors(folder, model, card["head"] == "native")
+def _light(model: Model, read: Read, base: Backbone) -> _Changed | None:
+    """Without a copy of the base; None where pairs are of a kind that only a network with weights can say."""
+    planned, tensors, new = read[0], read[1], dict(read[2])
     names = tensors if planned is None else {own: tensors[name] for name, own in planned.plain.items()}
     pairs = [] if planned is None else _pairs(base, planned, tensors)
     norms = _norms(base, names)
@@ -205,11 +213,11 @@ def _light(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed | Non
     return _Changed(model, start, touched, [*pairs, *norms], {})
 
 
-def _dense(folder: Path, card: dict[str, Any], base: Backbone) -> _Changed:
-    """Read on a copy of the base: every tensor of the network that is then another one."""
+def _dense(read: Read, card: dict[str, Any], base: Backbone) -> _Changed:
+    """On a copy of the base: every tensor of the network that is then another one."""
     with torch.random.fork_rng(devices=[]):
         model = make_model(card, copy.deepcopy(base))
-        line = load_tensors(folder, model, card["head"] == "native")
+        line = put_tensors(read, model)
     before = base.model.state_dict()
     after = settled(model.backbone.model).state_dict()
     whole = {key: tensor for key, tensor in after.items() if not torch.equal(tensor, before[key])}

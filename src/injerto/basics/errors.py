@@ -3,12 +3,33 @@
 import os
 import traceback
 
+from injerto.basics.limits import MESSAGE
+
+
+def shorten(text: str, length: int = MESSAGE) -> str:
+    """A text without its middle where it is longer than it may be.
+
+    Args:
+        text: Any.
+        length: Most characters.
+    """
+    return text if len(text) <= length else f"{text[: length // 2 - 3]} ... {text[len(text) - length // 2 + 2 :]}"
+
 
 class InjertoError(Exception):
     """Something the user can mend: one line that says what, where and what to do.
 
-    The command line prints the message and exits with 2; a library user catches it.
+    The command line prints the message and exits with 2; a library user catches it. Names and shapes in it may come
+    from a stranger's file: a message is never longer than a page.
     """
+
+    def __init__(self, message: object = "") -> None:
+        """Keep a message.
+
+        Args:
+            message: What the user is told.
+        """
+        super().__init__(shorten(str(message)))
 
 
 def suggest(word: str, known: list[str]) -> str:

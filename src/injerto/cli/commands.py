@@ -36,6 +36,9 @@ BackboneName = Annotated[
 ]
 Precision = Annotated[str | None, _option("auto (bf16 where the hardware has it), fp32 or bf16; default auto.")]
 Threads = Annotated[int | None, _option("CPU threads; OMP_NUM_THREADS or all cores where not given.")]
+AllowModified = Annotated[
+    bool, _option("Go on with adapter files that are not as they were written.", "--allow-modified")
+]
 Slider = Annotated[float | None, _option("0 for the pretrained model, 1 for the tuned one.")]
 
 
@@ -210,6 +213,7 @@ def evaluate(
     precision: Precision = None,
     threads: Threads = None,
     slider: Slider = None,
+    allow_modified: AllowModified = False,
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
     as_json: Json = False,
 ) -> None:
@@ -220,7 +224,7 @@ def evaluate(
     options = given(
         input=input, label=label, domain=domain, backbone=backbone, precision=precision, threads=threads, slider=slider
     )
-    results = api.evaluate(run, data, on=on or None, skip_bad=skip_bad, **options)
+    results = api.evaluate(run, data, on=on or None, skip_bad=skip_bad, allow_modified=allow_modified, **options)
     if as_json:
         print_json({"run": str(run), "domains": results})
     else:
@@ -241,6 +245,7 @@ def predict(
     precision: Precision = None,
     threads: Threads = None,
     slider: Slider = None,
+    allow_modified: AllowModified = False,
     tokens: Annotated[int | None, _option("A language model's new tokens, at most; 64 where not given.")] = None,
     temperature: Annotated[float | None, _option("0 for a language model's likeliest words; higher is freer.")] = None,
     seed: Annotated[int | None, _option("Seed of what is drawn at a temperature.")] = None,
@@ -253,7 +258,8 @@ def predict(
     from injerto.cli.show import print_predictions, print_texts
     from injerto.cli.stdin import expand
 
-    opened = api.load(run, **given(backbone=backbone, precision=precision, threads=threads, slider=slider))
+    options = given(backbone=backbone, precision=precision, threads=threads, slider=slider)
+    opened = api.load(run, allow_modified=allow_modified, **options)
     drawing = given(tokens=tokens, temperature=temperature, seed=seed)
     speaks = opened.card["task"] == "causal-lm"
     if drawing and not speaks:
@@ -270,13 +276,14 @@ def soup(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on the same base.", show_default=False)],
     out: Annotated[Path, _option("The soup's folder.")],
     data: Annotated[str | None, _option("What the runs learned from, where their recipe cannot say.")] = None,
+    allow_modified: AllowModified = False,
     as_json: Json = False,
 ) -> None:
     """Average runs greedily, as long as source val does not fall."""
     from injerto.cli.show import print_evaluation, print_json
     from injerto.studies.soup import soup as cook
 
-    found = cook(runs, out, data)
+    found = cook(runs, out, data, allow_modified)
     if as_json:
         print_json({"run": str(found.path), **found.metrics})
         return
@@ -293,6 +300,7 @@ def combine(
     weights: Annotated[str | None, _option("One for each, as 0.7,0.3; equal shares where not given.")] = None,
     data: Annotated[str | None, _option("What to measure the sum on.")] = None,
     backbone: BackboneName = None,
+    allow_modified: AllowModified = False,
     as_json: Json = False,
 ) -> None:
     """Add up adapters with the same classes, with weights."""
@@ -300,7 +308,7 @@ def combine(
     from injerto.studies.combine import combine as add_up
 
     shares = None if weights is None else [_number(part, "--weights") for part in weights.split(",")]
-    found = add_up(runs, out, shares, data, backbone)
+    found = add_up(runs, out, shares, data, backbone, allow_modified)
     if as_json:
         print_json({"run": str(found.path), **found.metrics})
         return
@@ -319,13 +327,15 @@ def export(
     data: Annotated[str | None, _option("What to check the result on; the run's own data where not given.")] = None,
     backbone: BackboneName = None,
     threads: Threads = None,
+    allow_modified: AllowModified = False,
     as_json: Json = False,
 ) -> None:
     """Write a run for other tools, and check that the result computes the same."""
     from injerto import api
     from injerto.cli.show import print_info, print_json
 
-    found = api.export(run, out, format=format, data=data, backbone=backbone, threads=threads)
+    options = given(data=data, backbone=backbone, threads=threads)
+    found = api.export(run, out, format=format, allow_modified=allow_modified, **options)
     if as_json:
         print_json(found)
     else:

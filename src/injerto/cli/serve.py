@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from injerto.cli.commands import _option, app
+from injerto.cli.commands import AllowModified, _option, app
 
 
 @app.command()
@@ -20,6 +20,7 @@ def serve(
     memory: Annotated[float | None, _option("Megabytes that adapters of one base may take.")] = None,
     target: Annotated[float, _option("Seconds that a batch may take.")] = 0.1,
     queue: Annotated[int, _option("Questions that may wait; more are turned away.")] = 1024,
+    allow_modified: AllowModified = False,
     drifted: Annotated[Path | None, _option("Folder to save inputs in that look changed.")] = None,
     window: Annotated[int | None, _option("Inputs that are tested together; set by each adapter.")] = None,
 ) -> None:
@@ -28,5 +29,5 @@ def serve(
 
     run(
         runs or [], bank=bank, host=host, port=port, backbone=backbone, precision=precision, threads=threads,
-        memory=memory, target=target, queue=queue, drifted=drifted, window=window,
+        memory=memory, target=target, queue=queue, drifted=drifted, window=window, allow_modified=allow_modified,
     )  # fmt: skip

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from injerto.adapters.export import export_int8, export_merged, export_onnx, export_peft
-from injerto.adapters.sketch import SKETCH
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import clear_folder, sha256
 from injerto.basics.lock import LOCK
@@ -49,9 +48,7 @@ def export(run: Run, out: Path, form: str, inputs: Sequence[Any]) -> dict[str, A
         elif form == "peft":
             export_peft(out, model, card, run.changed)
         elif form == "int8":
-            export_int8(out, model, card, run.changed)
-            if (sketch := run.sketch) is not None:
-                sketch.save(out / SKETCH)
+            export_int8(out, model, card, run.changed, run.sketch)
             found |= _check_int8(run, type(run)(out, run.given_backbone, threads=run.plan.threads), inputs)
         else:
             found |= _onnx(run, out, inputs)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from injerto.adapters.load import load_language_model
+from injerto.adapters.load import Loaded, load_language_model
 from injerto.adapters.slider import set_strength
 from injerto.backbones.transformers_models import positions
 from injerto.basics.errors import InjertoError
@@ -129,17 +129,19 @@ class LanguageRun(Run):
     """
 
     @cached_property
-    def _opened(self) -> tuple[LanguageModel, dict[str, Any], ComputePlan]:  # type: ignore[override]
-        model, card = load_language_model(self.path, self._backbone)
+    def _opened(self) -> tuple[Loaded[LanguageModel], ComputePlan]:  # type: ignore[override]
+        found = load_language_model(self.path, self._backbone, self._allow_modified)
+        model = found.model
         plan = make_plan(model.backbone, self._precision, self._threads)
         if self._t is not None and not set_strength(model.backbone.model, self._t):
             raise InjertoError(f"{self.path} has no low-rank layers whose strength could be set; fit it with LoRA")
-        return model.to(plan.device), card, plan
+        model.to(plan.device)
+        return found, plan
 
     @property
     def model(self) -> LanguageModel:  # type: ignore[override]
         """The model in eval mode."""
-        return self._opened[0]
+        return self._opened[0].model
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -181,7 +183,7 @@ class LanguageRun(Run):
             raise InjertoError(
                 f"tokens must be 1 or more, the temperature 0 or from 0.01 to 1000, not {tokens} and {temperature}"
             )
-        model, card, _ = self._opened
+        model, card = self.model, self.card
         items = [str(item) for item in self.read(prompts, input).settle().items]
         limit = positions(model.backbone.model)
         found = []

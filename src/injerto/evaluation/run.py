@@ -1,17 +1,18 @@
 """A finished run, opened again: predict and evaluate."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from injerto.adapters.artifact import shipped_names
-from injerto.adapters.card import CARD, ROLES
-from injerto.adapters.load import adapter_folder, load_model
-from injerto.adapters.sketch import Sketch, load_sketch
+from injerto.adapters.card import ROLES
+from injerto.adapters.load import Loaded, load_model
+from injerto.adapters.sketch import Sketch
 from injerto.adapters.slider import set_strength
+from injerto.adapters.snapshot import CARD
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
 from injerto.basics.lock import writer_of
@@ -43,6 +44,7 @@ class Run:
         precision: str = "fp32",
         threads: int | None = None,
         t: float | None = None,
+        allow_modified: bool = False,
     ) -> None:
         """Remember where the run is; use :func:`injerto.load`.
 
@@ -52,24 +54,28 @@ class Run:
             precision: ``fp32``, ``bf16`` or ``auto``.
             threads: CPU threads, None for all cores.
             t: Point between the pretrained (0) and the tuned model (1), None for the model as it is.
+            allow_modified: Go on where the adapter's files are not as its card says.
         """
         self.path = Path(path)
         self._backbone, self._precision, self._threads, self._t = backbone, precision, threads, t
+        self._allow_modified = allow_modified
 
     def __repr__(self) -> str:
         """Where it is."""
         return f"<{type(self).__name__} {str(self.path)!r}>"
 
     @cached_property
-    def _opened(self) -> tuple[Model, dict[str, Any], ComputePlan]:
-        model, card, line = load_model(self.path, self._backbone)
+    def _opened(self) -> tuple[Loaded[Model], ComputePlan]:
+        found = load_model(self.path, self._backbone, self._allow_modified)
+        model = found.model
         plan = inference_plan(model.backbone, self._precision, self._threads)
         if self._t is not None:
-            if line is not None:
-                line.move(model, self._t)
+            if found.line is not None:
+                found.line.move(model, self._t)
             elif not set_strength(model.backbone.model, self._t):
                 raise InjertoError(f"{self.path} has no slider; fit it with --slider")
-        return model.to(plan.device), card, plan
+        model.to(plan.device)
+        return replace(found, line=None), plan
 
     def scale(self, t: float) -> "Run":
         """The same run at a point between the pretrained and the tuned model (WiSE-FT); opened when first used.
@@ -82,17 +88,17 @@ class Run:
         """
         if isinstance(t, bool) or not isinstance(t, int | float) or not 0 <= t <= 1:
             raise InjertoError(f"the slider runs from 0 (pretrained) to 1 (tuned), not {t!r}")
-        return type(self)(self.path, self._backbone, self._precision, self._threads, t)
+        return type(self)(self.path, self._backbone, self._precision, self._threads, t, self._allow_modified)
 
     @property
     def model(self) -> Model:
         """The assembled model in eval mode."""
-        return self._opened[0]
+        return self._opened[0].model
 
     @property
     def plan(self) -> ComputePlan:
         """How it computes."""
-        return self._opened[2]
+        return self._opened[1]
 
     @property
     def given_backbone(self) -> Any:
@@ -106,17 +112,17 @@ class Run:
     def changed(self) -> list[str]:
         """Names of the network's tensors that differ from the base."""
         known = self.model.backbone.model.state_dict()
-        return [name for name in shipped_names(adapter_folder(self.path)) if name in known]
+        return [name for name in self._opened[0].changed if name in known]
 
     @property
     def card(self) -> dict[str, Any]:
         """The adapter card."""
-        return self._opened[1]
+        return self._opened[0].card
 
     @property
     def sketch(self) -> Sketch | None:
         """What embeddings of inputs that nothing was learned from looked like; None where too few were there."""
-        return load_sketch(adapter_folder(self.path))
+        return self._opened[0].sketch
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -173,7 +179,7 @@ class Run:
         Raises:
             InjertoError: Where an input can't be read, is empty or missing; its position is named.
         """
-        model, _, plan = self._opened
+        model, plan = self.model, self.plan
         items = self.read(inputs, input).settle().items
         if not items:
             return np.empty((0, len(model.labels)))
@@ -200,7 +206,7 @@ class Run:
 
         from injerto.compute.inference import Embedder
 
-        model, _, plan = self._opened
+        model, plan = self.model, self.plan
         items = self.read(inputs, input).settle().items
         embedder = Embedder(model.backbone, plan, constant=False)
         width = model.head.shift.numel()
@@ -223,7 +229,7 @@ class Run:
         Raises:
             InjertoError: Where a domain is not there, or the data are of the other modality.
         """
-        model, _, plan = self._opened
+        model, plan = self.model, self.plan
         if domains.modality != model.backbone.modality:
             raise InjertoError(
                 f"{domains.name} holds {domains.modality}s, {self.path} was trained on {model.backbone.modality}s"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from injerto.basics.errors import InjertoError, first_line, suggest
 from injerto.basics.files import write_text
+from injerto.basics.limits import PICTURE_SIDE, TEXT_TOKENS
 from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, RSLORA_ALPHA, augmentation_for, defaults_for
 from injerto.recipe.grammar import TUNINGS, AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
 from injerto.recipe.mapping import load_mapping
@@ -140,8 +141,8 @@ class Recipe(BaseModel):
     accumulate: Count = 1
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
-    max_length: Annotated[int, Field(ge=8, le=131072)] | None = None
+    image_size: Annotated[int, Field(ge=16, le=PICTURE_SIDE)] | None = None
+    max_length: Annotated[int, Field(ge=8, le=TEXT_TOKENS)] | None = None
     augment: str | None = None
     views: Annotated[int, Field(ge=0, le=100)] | None = None
     average: Literal["none", "ema", "swad"] = "none"

@@ -18,7 +18,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from injerto.bank.bank import AdapterBank, UnknownAdapter
+from injerto.bank.bank import AdapterBank
+from injerto.bank.names import UnknownAdapter
 from injerto.bank.questions import Answer, Question
 from injerto.basics.errors import InjertoError
 from injerto.serving.batcher import Batcher, Closed, Full

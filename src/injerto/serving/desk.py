@@ -1,14 +1,17 @@
 """Runs behind one name each, grouped by base: a bank for every base, and the folder that more may be loaded from."""
 
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from injerto.adapters.card import CARD, load_card
-from injerto.adapters.load import adapter_folder, load_base, misfit
+from injerto.adapters.card import read_card
+from injerto.adapters.load import load_base, misfit
 from injerto.adapters.sketch import Sketch
-from injerto.bank.bank import AdapterBank, UnknownAdapter, name_of
+from injerto.adapters.snapshot import CARD, Outside, Place, opened
+from injerto.bank.bank import AdapterBank
+from injerto.bank.names import UnknownAdapter, check_name, name_of
 from injerto.bank.resident import Resident
 from injerto.basics.errors import InjertoError
 
@@ -32,6 +35,7 @@ class Desk:
         precision: str = "auto",
         threads: int | None = None,
         limit: int | None = None,
+        allow_modified: bool = False,
     ) -> None:
         """Load the runs.
 
@@ -42,6 +46,7 @@ class Desk:
             precision: ``fp32``, ``bf16`` or ``auto``.
             threads: CPU threads, None for all cores.
             limit: Bytes that the adapters of one base may take.
+            allow_modified: Whether adapters are loaded whose files are not as their card says.
 
         Raises:
             InjertoError: Where a run cannot be opened, two have the same name, or the folder is none.
@@ -49,7 +54,7 @@ class Desk:
         if folder is not None and not folder.is_dir():
             raise InjertoError(f"--bank {folder} is no folder; make it, and put runs into it")
         self.folder = folder
-        self._backbone = backbone
+        self._backbone, self._allow_modified = backbone, allow_modified
         self._options: dict[str, Any] = {"precision": precision, "threads": threads, "limit": limit}
         self._banks: list[AdapterBank] = []
         self._place: dict[str, AdapterBank] = {}
@@ -57,24 +62,29 @@ class Desk:
         for run in runs:
             if name_of(run) in self._place:
                 raise InjertoError(f"two runs are called '{name_of(run)}'; rename the folder of one")
-            self._add(run, name_of(run))
+            self._add(Place(run, None, allow_modified), name_of(run))
 
-    def _add(self, run: Path, name: str) -> None:
-        card = load_card(adapter_folder(run))
-        if card["task"] != "classification":
-            raise InjertoError(f"{run} is a language model's; classifiers are served")
-        with self._growing:
+    def _add(self, place: Place, name: str) -> None:
+        """Read an adapter whole, then put it in the place of what had its name; where it can't be read, that stays."""
+        check_name(name)
+        with self._growing, opened(place) as files:
+            if CARD not in files and place.inside is not None:
+                raise Outside(f"{place.path} holds no adapter")
+            card = read_card(files)
+            if card["task"] != "classification":
+                raise InjertoError(f"{place.path} is a language model's; classifiers are served")
             bank = next((one for one in self.banks if misfit(card, one.base) is None), None)
             if bank is None:
-                bank = AdapterBank(load_base(run, self._backbone), **self._options)
-            bank.load(run, name)
+                bank = AdapterBank(load_base(place.path, self._backbone, card), **self._options)
+            found = bank.read(files, name, card)
             with self._lock:
+                bank.put(found)
                 if bank not in self._banks:
                     self._banks.append(bank)
                 before = self._place.get(name)
                 self._place[name] = bank
-        if before is not None and before is not bank:
-            before.unload(name)
+                if before is not None and before is not bank:
+                    before.unload(name)
 
     @property
     def names(self) -> list[str]:
@@ -157,20 +167,14 @@ class Desk:
         """
         if self.folder is None:
             raise OutsideFolder("adapters are loaded from the folder of --bank; the server was started without")
-        root = self.folder.resolve()
         try:
-            place = (root / path).resolve()
-            inside = place != root and place.is_relative_to(root) and "\0" not in path
-            there = inside and any((one / CARD).is_file() for one in (place, place / "adapter"))
-        except (OSError, ValueError):
-            there = False
-        if not there:
-            raise OutsideFolder(f"'{path[:100]}' is no run in the bank's folder")
-        for file in (place / "adapter" if (place / "adapter").is_dir() else place).iterdir():
-            if not file.resolve().is_relative_to(root):
-                raise OutsideFolder(f"'{path[:100]}' has files outside the bank's folder")
-        name = name_of(place) if name is None else name
-        self._add(place, name)
+            place = Path(os.path.realpath(self.folder / path, strict=True))
+            if "\0" in path or place == Path(os.path.realpath(self.folder)):
+                raise Outside(path)
+            name = name_of(place) if name is None else name
+            self._add(Place(place, self.folder, self._allow_modified), name)
+        except (Outside, OSError, ValueError):
+            raise OutsideFolder(f"'{path[:100]}' is no run in the bank's folder, or has files outside it") from None
         return name
 
     def unload(self, name: str) -> None:
@@ -182,8 +186,9 @@ class Desk:
         Raises:
             UnknownAdapter: Where there is none.
         """
-        bank = self.bank_of(name)
         with self._lock:
-            if self._place.get(name) is bank:
-                del self._place[name]
-        bank.unload(name)
+            found = self._place.pop(name, None)
+            if found is not None:
+                found.unload(name)
+        if found is None:
+            raise UnknownAdapter(name, self.names)

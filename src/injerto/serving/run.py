@@ -28,6 +28,7 @@ def serve(
     queue: int = 1024,
     drifted: str | PathLike[str] | None = None,
     window: int | None = None,
+    allow_modified: bool = False,
 ) -> None:
     """Serve runs over HTTP until the process is told to stop; what is under way is finished then.
 
@@ -44,6 +45,7 @@ def serve(
         queue: Questions that may wait; more are turned away with 429.
         drifted: Folder for the inputs of windows that look changed; they are kept nowhere where not given.
         window: Inputs of a window, 8 to 256; a tenth of what an adapter's sketch was made of where not given.
+        allow_modified: Whether adapters are loaded whose files are not as their card says.
 
     Raises:
         InjertoError: Where a run cannot be opened, or the server's packages are not installed.
@@ -82,7 +84,7 @@ def serve(
     door = _bind(host, port)
     drifts = Drifts(None if drifted is None else Path(drifted), window)
     note(f"loading {len(runs)} adapter{'' if len(runs) == 1 else 's'}")
-    desk = Desk([Path(run) for run in runs], folder, backbone, precision, threads, limit)
+    desk = Desk([Path(run) for run in runs], folder, backbone, precision, threads, limit, allow_modified)
     if host not in LOCAL and not keys:
         warn(f"anyone who reaches {host} can use this server; put keys into {KEYS} to ask for one")
     shown = f"[{host}]" if ":" in host else host

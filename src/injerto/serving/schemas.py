@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from injerto.bank.bank import LONGEST_NAME
+from injerto.bank.names import LONGEST_NAME
 
 MOST_ITEMS = 256
 MOST_ADAPTERS = 64

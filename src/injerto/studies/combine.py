@@ -32,6 +32,7 @@ def combine(
     weights: Sequence[float] | None = None,
     data: Any = None,
     backbone: Any = None,
+    allow_modified: bool = False,
 ) -> Run:
     """A weighted sum of adapters with the same classes on one base.
 
@@ -43,6 +44,7 @@ def combine(
         weights: One for each run; equal shares of 1 where not given.
         data: What to measure it on.
         backbone: The base where the cards cannot name it on this machine.
+        allow_modified: Go on where files of the adapters are not as their cards say.
 
     Raises:
         InjertoError: Where the runs do not fit together, or ``out`` is not empty.
@@ -59,16 +61,14 @@ def combine(
         raise InjertoError(f"weights {shares} are out of bounds")
     with hold(folder, "injerto combine", lambda: check_new(folder)):
         try:
-            return _combine(runs, folder, shares, data, backbone)
+            opened = [api.load(run, backbone=backbone, allow_modified=allow_modified) for run in runs]
+            return _combine(opened, folder, shares, data)
         except BaseException:
             remove_run(folder)  # it was new or empty
             raise
 
 
-def _combine(
-    runs: Sequence[str | PathLike[str]], folder: Path, shares: Sequence[float], data: Any, backbone: Any
-) -> Run:
-    opened = [api.load(run, backbone=backbone) for run in runs]
+def _combine(opened: Sequence[Run], folder: Path, shares: Sequence[float], data: Any) -> Run:
     check_alike(opened, SAME)
     domains = None
     if data is not None:
@@ -129,7 +129,7 @@ def ship(
     best = runs[0]
     if any((run.path / "metrics.json").exists() and (run.metrics.get("forgetting") or {}).get("path") for run in runs):
         note("the sliders of the runs do not add up; the sum has none")
-    model = add_up([run.model for run in runs], weights, load_base(best.path, best.given_backbone))
+    model = add_up([run.model for run in runs], weights, load_base(best.path, best.given_backbone, best.card))
     if finish:
         finish(model)
     changed = sorted({name for run in runs for name in run.changed})

@@ -34,7 +34,9 @@ SAME = ("task", "labels", "base", "preprocessing", "head", "neck", "split_seed")
 Weights = dict[str, torch.Tensor]
 
 
-def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: Any = None) -> Run:
+def soup(
+    runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: Any = None, allow_modified: bool = False
+) -> Run:
     """Average runs greedily (Wortsman et al., "Model soups", ICML 2022, recipe 1).
 
     Runs are sorted by their score on source ``val``; each joins the average if the score does not fall. The score is
@@ -45,6 +47,7 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
         runs: Folders of two or more finished runs with the same base, classes, head and splits.
         out: The folder of the soup; it is a run like any other, its ``metrics.json`` names the ingredients.
         data: What the runs learned from, where their recipe cannot name it.
+        allow_modified: Go on where files of the adapters are not as their cards say.
 
     Returns:
         The soup.
@@ -60,14 +63,14 @@ def soup(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], data: An
             raise InjertoError(f"{run} is no run's folder (no recipe.yaml); a soup needs runs, not bare adapters")
     with hold(folder, "injerto soup", lambda: check_new(folder)):
         try:
-            return _soup(runs, folder, data)
+            opened = [api.load(run, allow_modified=allow_modified) for run in runs]
+            return _soup(opened, folder, data)
         except BaseException:
             remove_run(folder)  # it was new or empty
             raise
 
 
-def _soup(runs: Sequence[str | PathLike[str]], folder: Path, data: Any) -> Run:
-    opened = [api.load(run) for run in runs]
+def _soup(opened: Sequence[Run], folder: Path, data: Any) -> Run:
     check_alike(opened, SAME)
     if any(run.recorded_splits() != opened[0].recorded_splits() for run in opened):
         raise InjertoError(
@@ -85,7 +88,7 @@ def _soup(runs: Sequence[str | PathLike[str]], folder: Path, data: Any) -> Run:
     balanced = all(is_balanced(load_recipe(run.path / "recipe.yaml")) for run in opened)
     renew = _renewal(opened, domains, recipe)
     scores = [_score(opened[0], judge, state, vals, balanced) for state in weights]
-    order = sorted(range(len(runs)), key=lambda index: (scores[index], -index), reverse=True)
+    order = sorted(range(len(opened)), key=lambda index: (scores[index], -index), reverse=True)
     chosen, best, mean = [order[0]], scores[order[0]], weights[order[0]]
     for index in order[1:]:
         share = 1 / (len(chosen) + 1)

@@ -16,7 +16,6 @@ from injerto.basics.checksums import write_sealed
 from injerto.basics.errors import InjertoError, why_failed
 from injerto.basics.files import write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
-from injerto.basics.removal import remove_file
 from injerto.recipe.recipe import is_balanced, make_recipe
 from injerto.studies.found import (
     csv_of,

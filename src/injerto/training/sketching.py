@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from injerto.adapters.sketch import FEWEST, SKETCH, Sketch
+from injerto.adapters.sketch import FEWEST, Sketch
+from injerto.adapters.snapshot import SKETCH
 from injerto.basics.errors import InjertoError
 from injerto.training.prepare import Prepared
 

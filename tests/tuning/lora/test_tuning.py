@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import injerto
+import tiny
 from injerto.backbones.load import load_backbone
 from injerto.basics.errors import InjertoError
 from injerto.domains.preprocessing import ImagePreprocessing
@@ -128,6 +129,7 @@ def test_rsloras_alpha_stands_in_the_recipe_and_an_earlier_adapter_keeps_its_own
     recipe, card = before.path / "recipe.yaml", before.path / "adapter" / "adapter_card.json"
     for path in (recipe, card):
         path.write_text(path.read_text().replace(",alpha=8", ""))
+    tiny.sign(card.parent)
     again = injerto.load(before.path, backbone=tiny_timm)
     assert {layer.variant.scaling for _, layer in low_rank_layers(again.model.backbone.model)} == {4.0}
     with pytest.raises(InjertoError, match="started with another recipe: tuning"):
