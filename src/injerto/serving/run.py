@@ -52,10 +52,8 @@ def serve(
         InjertoError: Where a run cannot be opened, or the server's packages are not installed.
     """
     try:
-        import uvicorn
-
         from injerto.serving.app import make_app
-        from injerto.serving.connections import Guarded, Server
+        from injerto.serving.connections import Server
     except ImportError as error:
         raise InjertoError(f"{error.name} is not installed; pip install 'injerto[serve]'") from None
     from injerto.serving.desk import Desk
@@ -91,11 +89,23 @@ def serve(
     if admin_token() is None:
         print(f"management token, of this start: {access.token.decode()}", file=sys.stderr, flush=True)
     app = make_app(desk, target=target, longest=queue, drifts=drifts, access=access)
-    config = uvicorn.Config(
+    Server(configured(app), door).run()
+
+
+def configured(app: Any) -> Any:
+    """Uvicorn's settings for an application: no time is unbounded, and no header of a proxy is believed.
+
+    Args:
+        app: From :func:`injerto.serving.app.make_app`.
+    """
+    import uvicorn
+
+    from injerto.serving.connections import Guarded
+
+    return uvicorn.Config(
         app, http=Guarded, ws="none", log_level="warning", timeout_graceful_shutdown=30, server_header=False,
         proxy_headers=False, h11_max_incomplete_event_size=limits.HEAD_BYTES,
     )  # fmt: skip
-    Server(config, door).run()
 
 
 def _bind(host: str, port: int) -> socket.socket:
