@@ -93,7 +93,7 @@ def healthy(port: int) -> float:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"", b"408"),
+        (b"", b""),
         (b"GET /healthz HT", b"408"),
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n", b"408"),
         (ASK % (1000, b"{"), b"408"),
@@ -107,7 +107,7 @@ def test_what_never_ends_is_ended(serve: Any, sent: bytes, status: bytes) -> Non
     begun = time.monotonic()
     said = rest(connect(port, sent))
     assert 0.5 < time.monotonic() - begun < 6
-    assert said.startswith(b"HTTP/1.1 " + status) and b'{"error":' in said
+    assert said == b"" if not status else said.startswith(b"HTTP/1.1 " + status) and b'{"error":' in said
     healthy(port)
 
 

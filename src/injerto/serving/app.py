@@ -26,6 +26,8 @@ from injerto.serving.measures import Measures
 from injerto.serving.reading import Bad, Limits, Room, kind_of, parse, questions_of, read_ask, read_body
 from injerto.serving.schemas import Adapter, Ask, Load, Reply, Result, Results, problems
 
+GATE = (400, 401, 403, 431)
+"""How requests are refused before a route sees them."""
 DECODERS = 2
 """Requests whose pictures are decoded at the same time: each may hold as many pixels as a request may have."""
 ASK = {"application/json": {"schema": {"$ref": "#/components/schemas/Ask"}}}
@@ -202,7 +204,7 @@ class _Server:
         @app.post(
             "/v1/predict",
             response_model=Results,
-            responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+            responses=problems(*GATE, 404, 408, 413, 415, 422, 429, 503),
             openapi_extra=_body(ASK, FORM),
             summary="Ask adapters about texts or pictures",
         )
@@ -221,7 +223,7 @@ class _Server:
                 text = await anyio.to_thread.run_sync(_written, answers)
             return Response(text, media_type="application/json")
 
-        @app.get("/v1/adapters", responses=problems(400, 401, 403), summary="Adapters that can be asked")
+        @app.get("/v1/adapters", responses=problems(*GATE), summary="Adapters that can be asked")
         async def adapters() -> list[Adapter]:
             return await anyio.to_thread.run_sync(self._adapters)
 
@@ -229,7 +231,7 @@ class _Server:
             "/v1/adapters",
             status_code=201,
             response_model=Adapter,
-            responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
+            responses=problems(*GATE, 408, 413, 415, 422, 503),
             openapi_extra=_body(LOAD),
             summary="Load an adapter from the bank's folder",
         )
@@ -245,7 +247,7 @@ class _Server:
         @app.delete(
             "/v1/adapters/{name}",
             status_code=204,
-            responses=problems(400, 401, 403, 404),
+            responses=problems(*GATE, 404),
             summary="Forget an adapter",
         )
         async def unload(name: str) -> Response:
@@ -253,13 +255,13 @@ class _Server:
             self.drifts.forget(name)
             return Response(status_code=204)
 
-        @app.get("/healthz", responses=problems(400, 403), summary="Whether the process lives")
+        @app.get("/healthz", responses=problems(400, 403, 431), summary="Whether the process lives")
         async def health() -> dict[str, str]:
             return {"status": "ok"}
 
         @app.get(
             "/readyz",
-            responses={**problems(400, 403), 503: {"description": "Not ready"}},
+            responses={**problems(400, 403, 431), 503: {"description": "Not ready"}},
             summary="Whether it can answer",
         )
         async def ready() -> Response:
@@ -267,9 +269,7 @@ class _Server:
             words = "ready" if fine else "going down" if self._draining else "no adapter is loaded"
             return JSONResponse({"status": words}, 200 if fine else 503)
 
-        @app.get(
-            "/metrics", response_class=PlainTextResponse, responses=problems(400, 401, 403), summary="For Prometheus"
-        )
+        @app.get("/metrics", response_class=PlainTextResponse, responses=problems(*GATE), summary="For Prometheus")
         async def metrics() -> Response:
             return Response(self.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -114,7 +114,10 @@ class Guarded(H11Protocol):
             _log.warning("a client does not read its answer: closed")
             self.transport.abort()
         elif phase[0] == "head" and spent > limits.HEAD_SECONDS:
-            self.refuse(408, f"no whole request within {limits.HEAD_SECONDS} s")
+            if came:
+                self.refuse(408, f"no whole request within {limits.HEAD_SECONDS} s")
+            else:
+                self.transport.close()
         elif phase[0] == "body" and spent > min(limits.BODY_SECONDS, limits.HEAD_SECONDS + came / limits.BODY_RATE):
             self.refuse(408, "the rest of the request took too long; is the connection slow, or was more announced?")
 

@@ -274,6 +274,9 @@ class Gate:
             scope: ASGI's, of type ``http``.
         """
         method, path, given = scope["method"], scope["path"], dict[bytes, bytes]()
+        size = len(path) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in scope["headers"])
+        if size > limits.HEAD_BYTES:
+            return 431, f"path and headers have {size} bytes; up to {limits.HEAD_BYTES} are read", ()
         if _odd(path, scope.get("raw_path")):
             return 400, "the path is not written plainly (a path has one slash between its parts, and no . or ..)", ()
         for name, value in scope["headers"]:
