@@ -144,7 +144,7 @@ def test_the_longest_time_holds_for_steady_uploads_too(serve: Any) -> None:
     assert time.monotonic() - begun < 4
 
 
-def test_who_does_not_read_the_answer_is_cut_off(serve: Any, web: Any) -> None:
+def test_who_does_not_read_the_answer_is_cut_off(serve: Any, caplog: Any) -> None:
     port = serve(UNREAD_SECONDS=0.8, HEAD_SECONDS=0.8)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -158,7 +158,7 @@ def test_who_does_not_read_the_answer_is_cut_off(serve: Any, web: Any) -> None:
     deadline = time.monotonic() + 15
     while serve.server.server_state.connections and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not serve.server.server_state.connections
+    assert not serve.server.server_state.connections and "does not read its answer" in caplog.text
     connection.close()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from injerto.basics.errors import InjertoError
 from injerto.serving.app import make_app
 from injerto.serving.client import Client
 from injerto.serving.gate import HOSTS, KEYS, OPEN, TOKEN, Access, Gate, bounded
+from injerto.serving.reading import Bad, Room, parse
+from injerto.serving.schemas import Ask
 
 KEY = "an-api-key"
 JSON = (b"content-type", b"application/json")
@@ -371,6 +374,36 @@ def test_the_questions_of_a_request_are_bounded(desk: Any, web: Any, monkeypatch
     assert web.post("/v1/predict", json={"items": items[:17]}).status_code == 413
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"items":[' + b"1," * 9_900_000 + b"1]}",
+        b'{"items":[' + b"[]," * 6_000_000 + b"1]}",
+        b'{"items":[{"text":"a","adapters":[' + b'"a",' * 4_000_000 + b'"a"]}]}',
+        b'{"' + b'":1,"'.join(b"%d" % n for n in range(1_500_000)) + b'":1}',
+        b'{"' + b'":1,"'.join([b"\\\\"] * 1_500_000) + b'":1}',
+        b'{"items":[{"text":"' + b'\\"' * 6_000_000,
+        b'{"items":[{"text":"' + b'\\"' * 6_000_000 + b"\\",
+        b'{"items":[{"strength":' + b"1" * 19_000_000 + b"}]}",
+    ],
+    ids=["numbers", "lists", "strings", "fields", "escaped fields", "never ends", "ends in a backslash", "one number"],
+)
+def test_json_that_costs_more_than_its_bytes_is_refused_at_once(body: bytes) -> None:
+    import resource
+
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(Bad) as refused:
+        parse(Ask, body)
+    assert refused.value.status in (413, 422) and time.process_time() - begun < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 80_000  # kilobytes
+
+
+def test_the_largest_honest_json_is_read() -> None:
+    text = 'a "quoted", \\ long [text] {with} 1,2,3: ' * 1000
+    items = [{"text": text, "adapters": ["a", "b", "c", "d"], "strength": 0.5}] * 256
+    assert len(parse(Ask, json.dumps({"items": items}, indent=4).encode()).items) == 256
+
+
 def test_an_uploaded_postscript_file_named_png_reaches_no_decoder(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import EpsImagePlugin, Image
 
@@ -386,9 +419,7 @@ def test_an_uploaded_postscript_file_named_png_reaches_no_decoder(web: Any, monk
     assert found.status_code == 422 and "no picture" in found.json()["error"]
 
 
-def test_bodies_share_a_room(desk: Any) -> None:
-    from injerto.serving.reading import Bad, Room
-
+def test_bodies_share_a_room() -> None:
     room = Room(100)
     with room.hold("a") as first, room.hold("b") as second, room.hold("c") as third:
         first(50)

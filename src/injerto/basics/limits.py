@@ -15,6 +15,10 @@ REQUEST_QUESTIONS = 1_024
 """Most questions of a request: inputs times the adapters that each of them names."""
 TEXT_CHARACTERS = 50_000
 """Longest text that the server reads, in characters."""
+JSON_STRINGS = 20_000
+"""Most strings (names of fields, too) in a request's JSON."""
+JSON_REST = 500_000
+"""Most bytes of a request's JSON outside its strings: numbers, brackets, spaces."""
 ANSWER_VALUES = 1_000_000
 """Most probabilities in one answer: questions times the classes of their adapters."""
 ANSWER_SECONDS = 30

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from injerto.compute.batches import BatchMaker
 from injerto.domains.formats import open_picture
 from injerto.serving.desk import Desk
 from injerto.serving.schemas import MOST_ADAPTERS, MOST_ITEMS, Ask, Item
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string of JSON; one that never ends goes to the end, so that nothing is looked at twice."""
 
 
 class Bad(InjertoError):
@@ -172,8 +176,11 @@ def parse(model: Any, body: bytes) -> Any:
         body: UTF-8.
 
     Raises:
-        Bad: Where it does not fit.
+        Bad: Where it does not fit, or holds more values than any request needs: each costs far more than its bytes.
     """
+    rest, strings = _STRING.subn(b"", body, bounds.JSON_STRINGS + 1)
+    if strings > bounds.JSON_STRINGS or len(rest) > bounds.JSON_REST:
+        raise Bad(413, f"the JSON has too many values; up to {bounds.JSON_STRINGS} strings and little else are read")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
