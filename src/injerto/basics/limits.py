@@ -34,7 +34,7 @@ BODY_RATE = 50_000
 HEAD_BYTES = 16_384
 """Longest request line and headers together, in bytes."""
 HEAD_SECONDS = 10
-"""Longest time from a connection (or the answer before) until a request's headers are there, in seconds."""
+"""Longest time until a request's headers are there, and longest pause within a body, in seconds."""
 UNREAD_SECONDS = 20
 """Longest time for which the rest of an answer waits to be read, in seconds; more at BODY_RATE where it is long."""
 CONNECTIONS = 512

@@ -75,7 +75,7 @@ class Guarded(H11Protocol):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         """As uvicorn makes it."""
         super().__init__(*arguments, **settings)
-        self._received = 0
+        self._received, self._last = 0, 0.0
         self._phase: tuple[str, Any] = ("", None)
         self._since, self._before, self._unread = 0.0, 0, 0
 
@@ -86,7 +86,7 @@ class Guarded(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See :class:`asyncio.Protocol`."""
-        self._received += len(data)
+        self._received, self._last = self._received + len(data), time.monotonic()
         super().data_received(data)
 
     def _now(self) -> str:
@@ -118,8 +118,19 @@ class Guarded(H11Protocol):
                 self.refuse(408, f"no whole request within {limits.HEAD_SECONDS} s")
             else:
                 self.transport.close()
-        elif phase[0] == "body" and spent > min(limits.BODY_SECONDS, limits.HEAD_SECONDS + came / limits.BODY_RATE):
-            self.refuse(408, "the rest of the request took too long; is the connection slow, or was more announced?")
+        elif phase[0] == "body":
+            most = min(limits.BODY_SECONDS, limits.HEAD_SECONDS + came / limits.BODY_RATE)
+            if spent > most or now - self._last > limits.HEAD_SECONDS:
+                self.refuse(
+                    408, "the rest of the request took too long; is the connection slow, or is less sent than said?"
+                )
+
+    def shutdown(self) -> None:
+        """The server goes down: what has been asked is answered, what is still being sent is not waited for."""
+        if self._now() == "body":
+            self.refuse(503, "the server is going down; try another one")
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP.
