@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ def call(app: Any, method: str, path: str, *headers: tuple[bytes, bytes], body: 
         "path": path, "raw_path": path.encode() if raw == "" else raw, "query_string": b"", "root_path": "",
         "headers": list(headers), "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8000), "state": {},
     }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    with ThreadPoolExecutor(1) as beside:  # a browser's loop may be running in this thread
+        beside.submit(asyncio.run, app(scope, receive, send)).result()
     return said[0]["status"], b"".join(message.get("body", b"") for message in said[1:])
 
 
