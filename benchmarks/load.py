@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from injerto.bank.bank import AdapterBank
 from injerto.compute.machine import machine
 
 PORT, CONNECTIONS, FIXED = 8766, 32, 8
+TOKEN = secrets.token_urlsafe(24)
 NINTH = "comes-and-goes"
 TEXTS = [" ".join(WORDS[(i + k) % len(WORDS)] for k in range(2 + i % 5)) for i in range(24)]
 TOLERANCE = 1e-4
@@ -51,7 +53,8 @@ async def call(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conte
     """One request on a connection that stays open."""
     body = json.dumps(content).encode()
     head = (
-        f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -87,7 +90,7 @@ async def connection(number: int, left: list[int], known: dict[str, Any], pair: 
 
 
 def churn(pair: list[str], stop: threading.Event, said: Counter[str]) -> None:
-    client = injerto.Client(f"http://127.0.0.1:{PORT}")
+    client = injerto.Client(f"http://127.0.0.1:{PORT}", token=TOKEN)
     while not stop.is_set():
         for path in pair:
             client.load(path, NINTH)
@@ -112,7 +115,8 @@ def main() -> None:
         known, pair = truth(paths), [path.name for path in paths[FIXED:]]
         served = [*map(str, paths[:FIXED]), "--bank", folder, "--port", str(PORT), "--precision", "fp32"]
         server = subprocess.Popen(
-            [sys.executable, "-m", "injerto", "serve", *served], env={**os.environ, "HF_HUB_OFFLINE": "1"}
+            [sys.executable, "-m", "injerto", "serve", *served],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "INJERTO_ADMIN_TOKEN": TOKEN},
         )
         client, said, stop = injerto.Client(f"http://127.0.0.1:{PORT}"), Counter[str](), threading.Event()
         while True:

@@ -24,7 +24,7 @@ from pages.parts import table  # noqa: E402
 RESULTS = HERE / "results"
 ALL = (
     "foundation.py", "tuning.py", "lora.py", "losses.py", "alignment.py", "bank.py", "memory.py", "growth.py",
-    "limit.py",
+    "limit.py", "latency.py",
 )  # fmt: skip
 QUICK = (("losses.py",), ("lora.py", "step"), ("bank.py", "mix"), ("foundation.py", "embedding"))
 
@@ -89,15 +89,22 @@ def limit() -> str:
     return peak + table(["", "GFLOP/s", "of the peak", "where the time goes"], cells)
 
 
+def latency() -> str:
+    """How long one request takes, as Markdown."""
+    rows = json.loads((RESULTS / "latency.json").read_text())["rows"]
+    cells = [[one["name"], str(one["clients"]), f"{one['p50_ms']:g}", f"{one['p95_ms']:g}"] for one in rows]
+    return table(["one text", "clients", "p50, ms", "p95, ms"], cells)
+
+
 def write_table() -> None:
-    """All rows, growth and limit as Markdown, in results/table.md."""
+    """All rows, growth, limit and latency as Markdown, in results/table.md."""
     rows = collected()
     machines = "; ".join(sorted({one["machine"] for one in rows}))
     parts = [
         "## Against peers\n", compared(rows, limit=False),
         "## Against what nobody can do without\n", "1.00 is the limit: the same work without ours around it.\n",
         compared(rows, limit=True),
-        "## Growth\n", growth(), "## Against the machine\n", limit(),
+        "## Growth\n", growth(), "## Against the machine\n", limit(), "## Latency of a request\n", latency(),
         f"{date.today()}, {machines}, {versions()}.\n",
     ]  # fmt: skip
     (RESULTS / "table.md").write_text("\n".join(parts), encoding="utf-8")

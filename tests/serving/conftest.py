@@ -1,13 +1,21 @@
 """A server on two tiny bases, and a folder that more may be loaded from."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi")
+TOKEN = "the-token-of-all-tests"
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The management token, for servers in this process and those that are started by tests."""
+    monkeypatch.setenv("INJERTO_ADMIN_TOKEN", TOKEN)
+    return TOKEN
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +43,21 @@ def desk(runs: dict[str, Path], bank_folder: Path) -> Any:
 
 
 @pytest.fixture
-def web(desk: Any) -> Iterator[Any]:
-    """A client of a server in this process."""
+def ask_app() -> Callable[..., Any]:
+    """A function: a client of an app in this process, as a program on this machine that knows the management token."""
     from starlette.testclient import TestClient
 
+    def make(app: Any, secret: str = TOKEN, **settings: Any) -> Any:
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        return TestClient(app, "http://localhost", headers=headers, **settings)
+
+    return make
+
+
+@pytest.fixture
+def web(desk: Any, ask_app: Any) -> Iterator[Any]:
+    """A client of a server in this process."""
     from injerto.serving.app import make_app
 
-    with TestClient(make_app(desk), raise_server_exceptions=False) as client:
+    with ask_app(make_app(desk)) as client:
         yield client

@@ -27,10 +27,11 @@ import tiny
 from injerto.bank.bank import AdapterBank
 from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
-from injerto.serving.app import KEYS, make_app
+from injerto.serving.app import make_app
 from injerto.serving.batcher import Batcher, Closed, Full
 from injerto.serving.client import Client, ServerError
 from injerto.serving.desk import Desk
+from injerto.serving.gate import KEYS
 from injerto.serving.reading import Limits
 
 TEXTS = ["the film was very good", "a dull plot", "so poor and so bad"]
@@ -103,11 +104,9 @@ def test_adapters_come_and_go(web: Any, runs: dict[str, Path]) -> None:
     assert 'injerto_requests_total{route="/v1/predict",status="404"} 1.0' in web.get("/metrics").text
 
 
-def test_a_key_is_asked_for(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from starlette.testclient import TestClient
-
+def test_a_key_is_asked_for(desk: Any, ask_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEYS, "one, two")
-    with TestClient(make_app(desk)) as client:
+    with ask_app(make_app(desk), "") as client:
         assert client.get("/healthz").status_code == client.get("/").status_code == 200
         for headers in ({}, {"Authorization": "Bearer three"}, {"Authorization": "two"}):
             assert client.get("/v1/adapters", headers=headers).status_code == 401
@@ -173,7 +172,7 @@ def test_bytes_that_are_no_request(web: Any, status: int, body: bytes, kind: str
     )
 )
 def test_no_json_breaks_it(web: Any, content: Any) -> None:
-    found = web.post("/v1/predict", content=json.dumps(content).encode())
+    found = web.post("/v1/predict", content=json.dumps(content).encode(), headers={"Content-Type": "application/json"})
     assert found.status_code in (200, 404, 413, 422)
 
 
@@ -313,17 +312,15 @@ def test_closing_answers_what_waits() -> None:
     assert [future.result(0) for future in futures] == [[f"{i}"] for i in range(10)]
 
 
-def test_the_interface_says_429_and_503(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from starlette.testclient import TestClient
-
+def test_the_interface_says_429_and_503(desk: Any, ask_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     item = {"items": [{"text": "a", "adapter": "texts"}]}
     monkeypatch.setattr(Batcher, "submit", lambda *_: (_ for _ in ()).throw(Full(7.2)))
-    with TestClient(make_app(desk)) as client:
+    with ask_app(make_app(desk)) as client:
         found = client.post("/v1/predict", json=item)
         assert found.status_code == 429 and found.headers["Retry-After"] == "8"
     monkeypatch.undo()
     monkeypatch.setattr(AdapterBank, "answer", lambda *_: time.sleep(0.6) or [])
-    with TestClient(make_app(desk, Limits(seconds=0.1))) as client:
+    with ask_app(make_app(desk, Limits(seconds=0.1))) as client:
         found = client.post("/v1/predict", json=item)
         assert found.status_code == 503 and "no answer within 0.1 s" in found.json()["error"]
 

@@ -26,7 +26,7 @@ def to_known(case: Any) -> Any:
     return case
 
 
-def test_every_route_keeps_to_its_description(desk: Any) -> None:
+def test_every_route_keeps_to_its_description(desk: Any, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from schemathesis import GenerationMode
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import (
@@ -35,6 +35,8 @@ def test_every_route_keeps_to_its_description(desk: Any) -> None:
         status_code_conformance,
     )
 
+    monkeypatch.setenv("INJERTO_ALLOWED_HOSTS", "testserver")
+    manager = {"Authorization": f"Bearer {token}"}
     checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
     operations = [
         result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", make_app(desk)).get_all_operations()
@@ -58,7 +60,7 @@ def test_every_route_keeps_to_its_description(desk: Any) -> None:
         )
         @given(case=st.one_of(kinds))
         def check(case: Any) -> None:
-            statuses.add(case.call_and_validate(checks=checks).status_code)
+            statuses.add(case.call_and_validate(checks=checks, headers=manager).status_code)
 
         check()
     assert {200, 201, 204, 403, 404, 422} <= statuses

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from starlette.testclient import TestClient
 
 import injerto
 from injerto.adapters.sketch import Sketch
@@ -128,10 +127,10 @@ def settled(client: Any, windows: int) -> dict[str, Any]:
 
 
 def test_from_alarm_to_a_new_adapter(
-    run: Path, data: Path, tiny_timm: Path, data_writers: Any, quick: dict[str, Any], tmp_path: Path
+    run: Path, data: Path, tiny_timm: Path, data_writers: Any, quick: dict[str, Any], tmp_path: Path, ask_app: Any
 ) -> None:
     desk = Desk([run], run.parent, precision="fp32", threads=1)
-    with TestClient(make_app(desk, drifts=Drifts(tmp_path / "drifted", 24))) as client:
+    with ask_app(make_app(desk, drifts=Drifts(tmp_path / "drifted", 24))) as client:
         ask(client, [data_writers.picture(data_writers.classes[n % 3], 1000 + n) for n in range(48)])
         assert not settled(client, 2)["drifted"] and not (tmp_path / "drifted").exists()
         ask(client, [chequered(n) for n in range(72)])
@@ -190,13 +189,15 @@ def test_the_page_shows_it(run: Path, image_run: Path, data_writers: Any, chromi
     thread.join()
 
 
-def test_texts_that_changed_are_a_table(reviews: Path, tiny_bert: Path, data_writers: Any, tmp_path: Path) -> None:
+def test_texts_that_changed_are_a_table(
+    reviews: Path, tiny_bert: Path, data_writers: Any, tmp_path: Path, ask_app: Any
+) -> None:
     table = data_writers.reviews(tmp_path / "films.csv", 80, ("films",))
     settings: dict[str, Any] = {"threads": 1, "precision": "fp32", "batch_size": 8, "steps": 5}
     made = injerto.fit(table, source="films", backbone=tiny_bert, tuning="head", out=tmp_path / "a", **settings)
     desk = Desk([made.path], None, precision="fp32", threads=1)
     texts = [f'\u2028 \n book {" and" * n}, "quoted"' for n in range(16)]
-    with TestClient(make_app(desk, drifts=Drifts(tmp_path / "drifted", 16))) as client:
+    with ask_app(make_app(desk, drifts=Drifts(tmp_path / "drifted", 16))) as client:
         for _ in range(2):  # the second time nothing new is to be kept
             assert client.post("/v1/predict", json={"items": [{"text": text} for text in texts]}).status_code == 200
     rows = (tmp_path / "drifted" / "a.jsonl").read_text().splitlines()

@@ -26,3 +26,40 @@ PATTERNS = 256
 """Most patterns in an adapter's configuration that are more than a layer's name: regular expressions."""
 MESSAGE = 2_000
 """Longest message of an error, in characters; what is longer loses its middle."""
+
+# --- requests to the server -------------------------------------------------------------------------------------------
+
+REQUEST_BYTES = 20_000_000
+"""Largest body of a request, in bytes."""
+REQUEST_PIXELS = 50_000_000
+"""Most pixels of a request's pictures together, by their headers."""
+REQUEST_QUESTIONS = 1_024
+"""Most questions of a request: inputs times the adapters that each of them names."""
+TEXT_CHARACTERS = 50_000
+"""Longest text that the server reads, in characters."""
+JSON_STRINGS = 20_000
+"""Most strings (names of fields, too) in a request's JSON."""
+JSON_REST = 500_000
+"""Most bytes of a request's JSON outside its strings: numbers, brackets, spaces."""
+ANSWER_VALUES = 1_000_000
+"""Most probabilities in one answer: questions times the classes of their adapters."""
+ANSWER_SECONDS = 30
+"""Seconds after which a request that has not been answered is given up."""
+MESSAGE_CHARACTERS = 500
+"""Longest error message in an answer, in characters."""
+BODIES_BYTES = 200_000_000
+"""Most bytes of bodies that are held at the same time; one address may hold half of them."""
+BODY_SECONDS = 120
+"""Longest time for which a body is waited for, in seconds."""
+BODY_RATE = 50_000
+"""Slowest rate of a body or of the reading of an answer, in bytes a second, after the grace of HEAD_SECONDS."""
+HEAD_BYTES = 16_384
+"""Longest request line and headers together, in bytes."""
+HEAD_SECONDS = 10
+"""Longest time until a request's headers are there, and longest pause within a body, in seconds."""
+UNREAD_SECONDS = 20
+"""Longest time for which the rest of an answer waits to be read, in seconds; more at BODY_RATE where it is long."""
+CONNECTIONS = 512
+"""Most connections at the same time; one address may have half of them. Fewer where fewer files may be open."""
+ADMIN_TOKEN_CHARACTERS = 16
+"""Shortest management token that is taken from the environment, in characters."""

@@ -23,6 +23,7 @@ def serve(
     allow_modified: AllowModified = False,
     drifted: Annotated[Path | None, _option("Folder to save inputs in that look changed.")] = None,
     window: Annotated[int | None, _option("Inputs that are tested together; set by each adapter.")] = None,
+    allow_host: Annotated[list[str] | None, _option("Name that it is reached by; may be repeated.")] = None,
 ) -> None:
     """Serve adapters over HTTP, with a page to try them at /."""
     from injerto.serving.run import serve as run
@@ -30,4 +31,5 @@ def serve(
     run(
         runs or [], bank=bank, host=host, port=port, backbone=backbone, precision=precision, threads=threads,
         memory=memory, target=target, queue=queue, drifted=drifted, window=window, allow_modified=allow_modified,
+        allow_host=allow_host or (),
     )  # fmt: skip

@@ -1,10 +1,7 @@
 """The HTTP interface."""
 
 import asyncio
-import hmac
-import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -25,20 +22,13 @@ from injerto.basics.errors import InjertoError
 from injerto.serving.batcher import Batcher, Closed, Full
 from injerto.serving.desk import Desk, OutsideFolder
 from injerto.serving.drift import Drifts
+from injerto.serving.gate import Access, Gate, Scope, bounded, what_it_needs
 from injerto.serving.measures import Measures
-from injerto.serving.reading import Bad, Limits, parse, questions_of, read_ask, read_body
+from injerto.serving.reading import Bad, Limits, Room, kind_of, parse, questions_of, read_ask, read_body
 from injerto.serving.schemas import Adapter, Ask, Load, Reply, Result, Results, problems
 
-KEYS = "INJERTO_API_KEYS"
-"""Environment variable: keys with commas between; where it is empty nobody is asked for one."""
-OPEN = {"/", "/healthz", "/readyz"}
-"""Paths that need no key."""
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+GATE = (400, 401, 403, 431)
+"""How requests are refused before a route sees them."""
 DECODERS = 2
 """Requests whose pictures are decoded at the same time: each may hold as many pixels as a request may have."""
 ASK = {"application/json": {"schema": {"$ref": "#/components/schemas/Ask"}}}
@@ -59,8 +49,19 @@ FORM = {
 ABOUT = "Many adapters on one base model: each request, and each item in it, names the adapter that answers."
 
 
+SECRETS = {
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key, where the server asks for one."},
+    "token": {"type": "http", "scheme": "bearer", "description": "The management token; it opens every route."},
+}
+
+
 def make_app(
-    desk: Desk, limits: Limits | None = None, target: float = 0.1, longest: int = 1024, drifts: Drifts | None = None
+    desk: Desk,
+    limits: Limits | None = None,
+    target: float = 0.1,
+    longest: int = 1024,
+    drifts: Drifts | None = None,
+    access: Access | None = None,
 ) -> FastAPI:
     """A server for a desk.
 
@@ -70,25 +71,27 @@ def make_app(
         target: Seconds that a batch may take.
         longest: Questions that may wait in each bank's queue; more are turned away with 429.
         drifts: Watches whether inputs change; one that saves nothing where not given.
+        access: Who may do what; as the environment says, on loopback, where not given.
     """
-    return _Server(desk, limits or Limits(), target, longest, drifts or Drifts()).app
+    access = access or Access.read()
+    return _Server(desk, limits or Limits(), target, longest, drifts or Drifts(), access).app
 
 
 class _Server:
-    def __init__(self, desk: Desk, limits: Limits, target: float, longest: int, drifts: Drifts) -> None:
-        self.desk, self.limits, self.drifts = desk, limits, drifts
+    def __init__(self, desk: Desk, limits: Limits, target: float, longest: int, drifts: Drifts, access: Access) -> None:
+        self.desk, self.limits, self.drifts, self.access = desk, limits, drifts, access
+        self._room = Room(limits.bodies)
         self._start = partial(Batcher, target=target, longest=longest)
         self._batchers: dict[int, Batcher] = {}
         self._draining = False
         self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
         self._decoding: anyio.CapacityLimiter | None = None
-        self._keys = [key.strip().encode() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
         self.measures = Measures(desk, self._batchers.values(), drifts)
         self.app = FastAPI(
             title="Injerto", version=version("injerto"), description=ABOUT, lifespan=self._life, docs_url=None,
             redoc_url=None,
         )  # fmt: skip
-        self.app.middleware("http")(self._around)
+        self.app.add_middleware(Gate, access=access, seen=self._seen)
         self.app.exception_handler(InjertoError)(self._refuse)
         self.app.exception_handler(TimeoutError)(self._late)
         self.app.exception_handler(HTTPException)(self._nowhere)
@@ -111,30 +114,25 @@ class _Server:
             )
             models: list[Any] = [(Ask, "validation"), (Load, "validation")]
             _, own = models_json_schema(models, ref_template="#/components/schemas/{model}")
-            found.setdefault("components", {}).setdefault("schemas", {}).update(own["$defs"])
+            parts = found.setdefault("components", {})
+            parts.setdefault("schemas", {}).update(own["$defs"])
+            parts["securitySchemes"] = SECRETS
+            for path, methods in found["paths"].items():
+                for method, about in methods.items():
+                    about["security"] = self._secrets(what_it_needs(method.upper(), path))
             self.app.openapi_schema = found
         return self.app.openapi_schema
 
+    def _secrets(self, needed: str) -> list[dict[str, list[str]]]:
+        asked = needed == "token" or (needed == "key" and self.access.keys)
+        return [{one: []} for one in SECRETS if asked and one in (needed, "token")]
+
     # --- around every request -----------------------------------------------------------------------------------------
 
-    async def _around(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        begun = time.perf_counter()
-        if self._keys and request.url.path not in OPEN and not self._known(request):
-            response: Response = JSONResponse(
-                {"error": "send your API key as 'Authorization: Bearer KEY'"}, 401, {"WWW-Authenticate": "Bearer"}
-            )
-        else:
-            response = await answer(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        self.measures.requests.labels(route, str(response.status_code)).inc()
-        self.measures.seconds.labels(route).observe(time.perf_counter() - begun)
-        response.headers.update(HEADERS)
-        return response
-
-    def _known(self, request: Request) -> bool:
-        kind, _, key = request.headers.get("authorization", "").partition(" ")
-        given = key.strip().encode() if kind.lower() == "bearer" else b""
-        return any([hmac.compare_digest(given, one) for one in self._keys])
+    def _seen(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self.measures.requests.labels(route, str(status)).inc()
+        self.measures.seconds.labels(route).observe(seconds)
 
     async def _refuse(self, _: Request, error: Exception) -> Response:
         status, headers = 422, {}
@@ -148,17 +146,19 @@ class _Server:
             status = 503
         elif isinstance(error, Full):
             status, headers = 429, {"Retry-After": str(error.seconds)}
-        return JSONResponse({"error": str(error)}, status, headers)
+        return JSONResponse({"error": bounded(str(error))}, status, headers)
 
     async def _late(self, _: Request, __: Exception) -> Response:
         return JSONResponse({"error": f"no answer within {self.limits.seconds:g} s; send fewer items at once"}, 503)
 
     async def _nowhere(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        words = {404: f"there is nothing at {request.url.path[:100]}", 405: f"{request.method} is not for this path"}
-        return JSONResponse(
-            {"error": words.get(error.status_code, str(error.detail))}, error.status_code, dict(error.headers or {})
-        )
+        words = {
+            404: f"there is nothing at {request.scope['path'][:100]}",
+            405: f"{request.method[:20]} is not for this path",
+        }
+        said = bounded(words.get(error.status_code, str(error.detail)))
+        return JSONResponse({"error": said}, error.status_code, dict(error.headers or {}))
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -187,14 +187,17 @@ class _Server:
         for places, future in waiting:
             for place, answer in zip(places, await future, strict=True):
                 found[place] = answer
-        for answer in found:
-            self.measures.answers.labels(answer.adapter).inc()
-        self.drifts.see(zip(flat, found, strict=True))
+        await anyio.to_thread.run_sync(self._note, flat, found)
         start, by_item = 0, []
         for several in asked:
             by_item.append(found[start : start + len(several)])
             start += len(several)
         return by_item
+
+    def _note(self, asked: Sequence[Question], found: Sequence[Answer]) -> None:
+        for answer in found:
+            self.measures.answers.labels(answer.adapter).inc()
+        self.drifts.see(zip(asked, found, strict=True))
 
     def _routes(self) -> None:
         app = self.app
@@ -202,22 +205,26 @@ class _Server:
         @app.post(
             "/v1/predict",
             response_model=Results,
-            responses=problems(400, 401, 404, 413, 415, 422, 429, 503),
+            responses=problems(*GATE, 404, 408, 413, 415, 422, 429, 503),
             openapi_extra=_body(ASK, FORM),
             summary="Ask adapters about texts or pictures",
         )
         async def predict(request: Request) -> Response:
             """Texts or pictures as JSON, or pictures as an uploaded form; an item may name several adapters."""
-            ask, pictures = await read_ask(request, self.limits)
-            async with asyncio.timeout(self.limits.seconds):
-                asked = await anyio.to_thread.run_sync(
-                    questions_of, ask, pictures, self.desk, self.limits, limiter=self._decoding, abandon_on_cancel=True
-                )
+            with self._room.hold(request.client.host if request.client else "") as take:
+                ask, pictures = await read_ask(request, self.limits, take)
+                async with asyncio.timeout(self.limits.seconds) as late:
+                    asked = await anyio.to_thread.run_sync(
+                        questions_of, ask, pictures, self.desk, self.limits, limiter=self._decoding,
+                        abandon_on_cancel=True,
+                    )  # fmt: skip
+                del ask, pictures
+            async with asyncio.timeout_at(late.when()):
                 answers = await self.ask(asked)
-            results = [Result(answers=[_reply(one) for one in several]) for several in answers]
-            return Response(Results(results=results).model_dump_json(), media_type="application/json")
+                text = await anyio.to_thread.run_sync(_written, answers)
+            return Response(text, media_type="application/json")
 
-        @app.get("/v1/adapters", responses=problems(401), summary="Adapters that can be asked")
+        @app.get("/v1/adapters", responses=problems(*GATE), summary="Adapters that can be asked")
         async def adapters() -> list[Adapter]:
             return await anyio.to_thread.run_sync(self._adapters)
 
@@ -225,33 +232,45 @@ class _Server:
             "/v1/adapters",
             status_code=201,
             response_model=Adapter,
-            responses=problems(400, 401, 403, 413, 422),
+            responses=problems(*GATE, 408, 413, 415, 422, 503),
             openapi_extra=_body(LOAD),
             summary="Load an adapter from the bank's folder",
         )
         async def load(request: Request) -> Adapter:
             """One of the same name is replaced; requests under way keep the one they began with."""
-            wanted: Load = parse(Load, await read_body(request, 10_000))
+            if kind_of(request) != "application/json":
+                raise Bad(415, "send what to load as application/json")
+            with self._room.hold(request.client.host if request.client else "") as take:
+                wanted: Load = parse(Load, await read_body(request, 10_000, take))
             name = await anyio.to_thread.run_sync(self.desk.load, wanted.path, wanted.name)
             return self._adapter(name)
 
-        @app.delete("/v1/adapters/{name}", status_code=204, responses=problems(401, 404), summary="Forget an adapter")
+        @app.delete(
+            "/v1/adapters/{name}",
+            status_code=204,
+            responses=problems(*GATE, 404),
+            summary="Forget an adapter",
+        )
         async def unload(name: str) -> Response:
             self.desk.unload(name)
             self.drifts.forget(name)
             return Response(status_code=204)
 
-        @app.get("/healthz", summary="Whether the process lives")
+        @app.get("/healthz", responses=problems(400, 403, 431), summary="Whether the process lives")
         async def health() -> dict[str, str]:
             return {"status": "ok"}
 
-        @app.get("/readyz", responses={503: {"description": "Not ready"}}, summary="Whether it can answer")
+        @app.get(
+            "/readyz",
+            responses={**problems(400, 403, 431), 503: {"description": "Not ready"}},
+            summary="Whether it can answer",
+        )
         async def ready() -> Response:
             fine = not self._draining and bool(self.desk.names)
             words = "ready" if fine else "going down" if self._draining else "no adapter is loaded"
             return JSONResponse({"status": words}, 200 if fine else 503)
 
-        @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401), summary="For Prometheus")
+        @app.get("/metrics", response_class=PlainTextResponse, responses=problems(*GATE), summary="For Prometheus")
         async def metrics() -> Response:
             return Response(self.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -270,6 +289,11 @@ class _Server:
 
     def _adapter(self, name: str) -> Adapter:
         return Adapter(**self.desk.about(name), drift=self.drifts.about(name, self.desk.sketch(name)))  # type: ignore[arg-type]
+
+
+def _written(answers: Sequence[Sequence[Answer]]) -> str:
+    results = [Result(answers=[_reply(one) for one in several]) for several in answers]
+    return Results(results=results).model_dump_json()
 
 
 def _reply(answer: Answer) -> Reply:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from injerto.basics.errors import InjertoError
+from injerto.serving.gate import admin_token
 
 
 class ServerError(InjertoError):
@@ -35,6 +36,13 @@ class ServerError(InjertoError):
         super().__init__(message)
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follow no redirect: the key would go along to wherever it leads."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Not."""
+
+
 class Client:
     """A server's adapters.
 
@@ -43,21 +51,31 @@ class Client:
         >>> client.predict(["the film was very good"], "films")[0]["label"]  # doctest: +SKIP
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", key: str | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        key: str | None = None,
+        timeout: float = 60.0,
+        token: str | None = None,
+    ) -> None:
         """Remember where the server is.
 
         Args:
             url: Its address.
             key: An API key, where it asks for one.
             timeout: Seconds to wait for an answer.
+            token: The management token, for :meth:`load` and :meth:`unload`; ``INJERTO_ADMIN_TOKEN`` where not given.
 
         Raises:
-            InjertoError: Where the address is none.
+            InjertoError: Where the address is none, or a key or token is empty.
         """
         if not url.startswith(("http://", "https://")):
             raise InjertoError(f"a server's address begins with http:// or https://, not {url[:60]!r}")
+        for name, secret in (("key", key), ("token", token)):
+            if secret is not None and not secret.strip():
+                raise InjertoError(f"the {name} is empty; give it a value, or leave it out")
         self._url, self._timeout = url.rstrip("/"), timeout
-        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._key, self._token = key, admin_token() if token is None else token
 
     def adapters(self) -> list[dict[str, Any]]:
         """What can be asked: ``name``, ``labels``, ``base``, ``modality`` and more of each."""
@@ -102,7 +120,8 @@ class Client:
         Raises:
             ServerError: Where the server refuses.
         """
-        found: dict[str, Any] = self._call("POST", "/v1/adapters", {"path": path} | ({"name": name} if name else {}))
+        content = {"path": path} | ({"name": name} if name else {})
+        found: dict[str, Any] = self._call("POST", "/v1/adapters", content, self._token)
         return found
 
     def unload(self, name: str) -> None:
@@ -114,17 +133,19 @@ class Client:
         Raises:
             ServerError: Where there is none.
         """
-        self._call("DELETE", f"/v1/adapters/{quote(name, safe='')}")
+        self._call("DELETE", f"/v1/adapters/{quote(name, safe='')}", token=self._token)
 
-    def _call(self, method: str, path: str, content: Any = None) -> Any:
+    def _call(self, method: str, path: str, content: Any = None, token: str | None = None) -> Any:
         body = None if content is None else json.dumps(content).encode()
-        request = urllib.request.Request(self._url + path, body, self._headers, method=method)
+        secret = token or self._key
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {secret}"} if secret else {})
+        request = urllib.request.Request(self._url + path, body, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+            with urllib.request.build_opener(_Stay).open(request, timeout=self._timeout) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             try:
-                said = json.loads(error.read())["error"]
+                said = str(json.loads(error.read(100_000))["error"])
             except (ValueError, KeyError, TypeError):
                 said = error.reason
             after = error.headers.get("Retry-After", "")

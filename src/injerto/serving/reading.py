@@ -2,9 +2,11 @@
 
 import base64
 import binascii
-import io
 import json
-from collections.abc import AsyncGenerator, Sequence
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +15,18 @@ from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from injerto.bank.questions import Question
+from injerto.basics import limits as bounds
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker
+from injerto.domains.formats import open_picture
 from injerto.serving.desk import Desk
 from injerto.serving.schemas import MOST_ADAPTERS, MOST_ITEMS, Ask, Item
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string of JSON; one that never ends goes to the end, so that nothing is looked at twice."""
 
 
 class Bad(InjertoError):
@@ -48,43 +55,103 @@ class Limits:
         body: Bytes of a request.
         pixels: Of a request's pictures together.
         characters: Of a text.
+        questions: Inputs times the adapters that each names.
+        values: Probabilities of an answer.
         seconds: Until an answer is given up.
+        bodies: Bytes of the bodies that are held at the same time.
     """
 
-    body: int = 20_000_000
-    pixels: int = 50_000_000
-    characters: int = 50_000
-    seconds: float = 30.0
+    body: int = bounds.REQUEST_BYTES
+    pixels: int = bounds.REQUEST_PIXELS
+    characters: int = bounds.TEXT_CHARACTERS
+    questions: int = bounds.REQUEST_QUESTIONS
+    values: int = bounds.ANSWER_VALUES
+    seconds: float = bounds.ANSWER_SECONDS
+    bodies: int = bounds.BODIES_BYTES
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+class Room:
+    """Bytes of bodies that are held at the same time: of all clients, and of each not more than half."""
+
+    def __init__(self, total: int) -> None:
+        """Begin empty.
+
+        Args:
+            total: Bytes of all.
+        """
+        self.total = total
+        self._held = Counter[str]()
+
+    @contextmanager
+    def hold(self, client: str) -> Iterator[Callable[[int], None]]:
+        """Room for one body, given back at the end.
+
+        Args:
+            client: The address that sends it.
+
+        Yields:
+            A function that takes as many bytes more, and raises :class:`Bad` where there is no room for them.
+        """
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self._held.total() + count > self.total or self._held[client] + count > self.total // 2:
+                raise Bad(503, "the server reads as many large requests as it may; try again in a moment")
+            mine += count
+            self._held[client] += count
+
+        try:
+            yield take
+        finally:
+            self._held[client] -= mine
+            if self._held[client] <= 0:
+                del self._held[client]
+
+
+def kind_of(request: Request) -> str:
+    """A request's content type, in lower case and without parameters.
+
+    Args:
+        request: Any.
+    """
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, limit: int, take: Callable[[int], None]) -> bytes:
     """A request's body, given up as soon as it is too large.
 
     Args:
         request: Not read so far.
         limit: Bytes.
+        take: Told of the bytes that are held; raises where there is no room for them.
 
     Raises:
-        Bad: Where there is more.
+        Bad: Where there is more, or less than was promised.
     """
     said = request.headers.get("content-length", "")
-    if said.isdecimal() and int(said) > limit:
-        raise Bad(413, f"the request has {int(said)} bytes; up to {limit} are read")
+    if said.isdecimal() and int(said[:20]) > limit:
+        raise Bad(413, f"the request has {said[:20]} bytes; up to {limit} are read")
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Bad(413, f"the request has more than {limit} bytes")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise Bad(413, f"the request has more than {limit} bytes")
+            take(len(chunk))
+            chunks.append(chunk)
+    except ClientDisconnect:  # nobody hears this
+        raise Bad(400, "the request broke off") from None
     return b"".join(chunks)
 
 
-async def read_ask(request: Request, limits: Limits) -> tuple[Ask, list[bytes]]:
+async def read_ask(request: Request, limits: Limits, take: Callable[[int], None]) -> tuple[Ask, list[bytes]]:
     """What is asked, and pictures that were uploaded with it.
 
     Args:
         request: JSON, or a form with files.
         limits: Of the request.
+        take: As :func:`read_body` has it.
 
     Returns:
         For a form the pictures' items are empty, and the pictures stand beside.
@@ -92,12 +159,12 @@ async def read_ask(request: Request, limits: Limits) -> tuple[Ask, list[bytes]]:
     Raises:
         Bad: Where it is neither, or too large.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await read_body(request, limits.body)
+    kind = kind_of(request)
+    if kind not in ("application/json", "multipart/form-data"):
+        raise Bad(415, f"content type {kind[:60]!r} is not read; send application/json or multipart/form-data")
+    body = await read_body(request, limits.body, take)
     if kind == "multipart/form-data":
         return await _form(request, body)
-    if kind not in ("application/json", "text/json", ""):
-        raise Bad(415, f"content type {kind[:60]!r} is not read; send application/json or multipart/form-data")
     return parse(Ask, body), []
 
 
@@ -109,8 +176,11 @@ def parse(model: Any, body: bytes) -> Any:
         body: UTF-8.
 
     Raises:
-        Bad: Where it does not fit.
+        Bad: Where it does not fit, or holds more values than any request needs: each costs far more than its bytes.
     """
+    rest, strings = _STRING.subn(b"", body, bounds.JSON_STRINGS + 1)
+    if strings > bounds.JSON_STRINGS or len(rest) > bounds.JSON_REST:
+        raise Bad(413, f"the JSON has too many values; up to {bounds.JSON_STRINGS} strings and little else are read")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -169,9 +239,10 @@ def questions_of(ask: Ask, uploaded: Sequence[bytes], desk: Desk, limits: Limits
         Bad: Where an item has no input or more than one, or one that is not of its adapter's kind.
         UnknownAdapter: Where an adapter is not there.
     """
+    by_item = [_names(item, ask, desk, place) for place, item in enumerate(ask.items)]
+    _bound(by_item, desk, limits)
     found, pixels = [], 0
-    for place, item in enumerate(ask.items):
-        names = _names(item, ask, desk, place)
+    for place, (item, names) in enumerate(zip(ask.items, by_item, strict=True)):
         wanted = {desk.bank_of(name).base.modality for name in names}
         picture = uploaded[place] if uploaded else None
         given = {"text": item.text is not None, "image": item.image is not None or picture is not None}
@@ -200,6 +271,16 @@ def questions_of(ask: Ask, uploaded: Sequence[bytes], desk: Desk, limits: Limits
     return found
 
 
+def _bound(by_item: Sequence[Sequence[str]], desk: Desk, limits: Limits) -> None:
+    """Refuse a request that asks for too much, before anything is decoded."""
+    asked = Counter(name for names in by_item for name in names)
+    if asked.total() > limits.questions:
+        raise Bad(413, f"{asked.total()} questions (inputs times adapters); up to {limits.questions} are answered")
+    values = sum(count * len(desk.bank_of(name).about(name).card["labels"]) for name, count in asked.items())
+    if values > limits.values:
+        raise Bad(413, f"{values} probabilities (questions times classes); up to {limits.values} are answered")
+
+
 def _names(item: Item, ask: Ask, desk: Desk, place: int) -> list[str]:
     if item.adapter is not None and item.adapters:
         raise Bad(422, f"items.{place}: give adapter or adapters")
@@ -222,7 +303,7 @@ def _decoded(text: str | None, place: int) -> bytes:
 def _pixels(content: bytes, place: int) -> int:
     """How many a picture has, by its header."""
     try:
-        with Image.open(io.BytesIO(content)) as header:
+        with open_picture(content) as header:
             return header.width * header.height
     except Image.DecompressionBombError:
         raise Bad(413, f"items.{place}: the picture has too many pixels") from None

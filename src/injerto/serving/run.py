@@ -1,12 +1,13 @@
 """The server as a process."""
 
-import os
 import socket
+import sys
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from injerto.basics import limits
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import check_writable
 from injerto.basics.progress import note, warn
@@ -29,6 +30,7 @@ def serve(
     drifted: str | PathLike[str] | None = None,
     window: int | None = None,
     allow_modified: bool = False,
+    allow_host: Sequence[str] = (),
 ) -> None:
     """Serve runs over HTTP until the process is told to stop; what is under way is finished then.
 
@@ -46,18 +48,19 @@ def serve(
         drifted: Folder for the inputs of windows that look changed; they are kept nowhere where not given.
         window: Inputs of a window, 8 to 256; a tenth of what an adapter's sketch was made of where not given.
         allow_modified: Whether adapters are loaded whose files are not as their card says.
+        allow_host: Further names that the server is reached by, such as that of a proxy in front.
 
     Raises:
         InjertoError: Where a run cannot be opened, or the server's packages are not installed.
     """
     try:
-        import uvicorn
-
-        from injerto.serving.app import KEYS, make_app
+        from injerto.serving.app import make_app
+        from injerto.serving.connections import Server
     except ImportError as error:
         raise InjertoError(f"{error.name} is not installed; pip install 'injerto[serve]'") from None
     from injerto.serving.desk import Desk
     from injerto.serving.drift import Drifts
+    from injerto.serving.gate import KEYS, Access, admin_token
 
     if not runs and bank is None:
         raise InjertoError("name a run or more to serve, or --bank with a folder to load them from")
@@ -76,27 +79,41 @@ def serve(
     if drifted is not None:
         check_writable(Path(drifted), "--drifted")
         Path(drifted).mkdir(parents=True, exist_ok=True)
-    keys = os.environ.get(KEYS)
-    if keys and not keys.replace(",", " ").strip():
-        raise InjertoError(
-            f"{KEYS} is set to '{keys}' and holds no key; give keys with commas between them, or unset it"
-        )
+    access = Access.read(host, allow_host)
     door = _bind(host, port)
     drifts = Drifts(None if drifted is None else Path(drifted), window)
     note(f"loading {len(runs)} adapter{'' if len(runs) == 1 else 's'}")
     desk = Desk([Path(run) for run in runs], folder, backbone, precision, threads, limit, allow_modified)
-    if host not in LOCAL and not keys:
+    if host not in LOCAL and not access.keys:
         warn(f"anyone who reaches {host} can use this server; put keys into {KEYS} to ask for one")
     shown = f"[{host}]" if ":" in host else host
     note(f"serving {', '.join(desk.names) or 'nothing so far'} at http://{shown}:{port}")
-    app = make_app(desk, target=target, longest=queue, drifts=drifts)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
-    uvicorn.Server(config).run(sockets=[door])
+    if admin_token() is None:
+        print(f"management token, of this start: {access.token.decode()}", file=sys.stderr, flush=True)
+    app = make_app(desk, target=target, longest=queue, drifts=drifts, access=access)
+    Server(configured(app), door).run()
+
+
+def configured(app: Any) -> Any:
+    """Uvicorn's settings for an application: no time is unbounded, and no header of a proxy is believed.
+
+    Args:
+        app: From :func:`injerto.serving.app.make_app`.
+    """
+    import uvicorn
+
+    from injerto.serving.connections import Guarded
+
+    return uvicorn.Config(
+        app, http=Guarded, ws="none", log_level="warning", timeout_graceful_shutdown=30, server_header=False,
+        proxy_headers=False, h11_max_incomplete_event_size=limits.HEAD_BYTES,
+    )  # fmt: skip
 
 
 def _bind(host: str, port: int) -> socket.socket:
     """The address, taken before time is spent on anything else."""
-    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    door = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so that asyncio sets TCP_NODELAY
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
