@@ -1,6 +1,7 @@
 """Hugging Face ``datasets``, in memory and as ``save_to_disk`` wrote them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,13 @@ def dataset_columns(data: Any) -> dict[str, list[Any]]:
     Raises:
         InjertoError: For two columns of one name, or a class that has no name.
     """
-    from datasets import Array2D, Array3D, ClassLabel, Image
+    from datasets import Array2D, Array3D, ClassLabel
 
     columns = {}
-    for column, feature in data.features.items():
-        if isinstance(feature, Image):
-            data = data.cast_column(column, Image(decode=False))
     data = data.with_format(None)
+    for column, feature in data.features.items():
+        if (encoded := _encoded(feature)) != feature:
+            data = data.cast_column(column, encoded)
     headings = unique_headings(data.features, "the data set")
     for heading, (column, feature) in zip(headings, data.features.items(), strict=True):
         cells = list(data[column])
@@ -100,3 +101,15 @@ def dataset_columns(data: Any) -> dict[str, list[Any]]:
             cells = [None if cell is None else np.asarray(cell, feature.dtype) for cell in cells]
         columns[heading] = cells
     return columns
+
+
+def _encoded(feature: Any) -> Any:
+    """A feature whose pictures, sounds and films stay as they are stored, also in lists and structs."""
+    if isinstance(feature, Mapping):
+        return {key: _encoded(inner) for key, inner in feature.items()}
+    if isinstance(feature, list | tuple):
+        return [_encoded(inner) for inner in feature]
+    if getattr(feature, "decode", False) is True:
+        return replace(feature, decode=False)
+    inner = getattr(feature, "feature", None)
+    return feature if inner is None else replace(feature, feature=_encoded(inner))

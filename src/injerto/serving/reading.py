@@ -2,14 +2,12 @@
 
 import base64
 import binascii
-import io
 import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -18,6 +16,7 @@ from starlette.requests import Request
 from injerto.bank.questions import Question
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker
+from injerto.domains.formats import TooLarge, open_picture
 from injerto.serving.desk import Desk
 from injerto.serving.schemas import MOST_ADAPTERS, MOST_ITEMS, Ask, Item
 
@@ -222,9 +221,9 @@ def _decoded(text: str | None, place: int) -> bytes:
 def _pixels(content: bytes, place: int) -> int:
     """How many a picture has, by its header."""
     try:
-        with Image.open(io.BytesIO(content)) as header:
+        with open_picture(content) as header:
             return header.width * header.height
-    except Image.DecompressionBombError:
+    except TooLarge:
         raise Bad(413, f"items.{place}: the picture has too many pixels") from None
     except Exception:  # a picture's decoder may raise anything
         raise Bad(422, f"items.{place}: this is no picture that can be read") from None
