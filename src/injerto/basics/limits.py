@@ -15,7 +15,19 @@ TEXT_BYTES = 2**24
 """Largest file that is one text; a longer one is hardly an example."""
 
 # What describes a run
-RECIPE_BYTES = 1_000_000
-"""Largest recipe (YAML) that is read, in bytes."""
+RECIPE_BYTES = 200_000
+"""Largest file of settings (YAML) that is read, in bytes; also the characters of it with its aliases written out."""
+RECIPE_NODES = 8_000
+"""Values in a file of settings, with its aliases written out."""
+RECIPE_VALUE = 10_000
+"""Characters of one value in a file of settings."""
+RECIPE_DEPTH = 16
+"""Lists and mappings within each other in a file of settings."""
 CARD_BYTES = 8_000_000
 """Largest adapter card that is read, in bytes."""
+
+# Messages
+MESSAGE_CHARACTERS = 4_000
+"""Longest error message; of a longer one the middle is left out."""
+VALUE_CHARACTERS = 200
+"""How much a message shows of one value that was given."""

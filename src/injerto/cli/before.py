@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from injerto.cli.commands import (
+    AllowOutside,
     BackboneName,
     Column,
     Data,
@@ -41,6 +42,7 @@ def gap(
     precision: Precision = None,
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """How far apart the domains are before anything is trained, why, and what to try first."""
@@ -55,7 +57,7 @@ def gap(
         backbone=backbone, image_size=image_size, max_length=max_length, input=input, label=label, domain=domain,
         group=group, precision=precision, threads=threads,
     )  # fmt: skip
-    found = measure_gap(data, on=on or (), seed=seed, skip_bad=skip_bad, **options)
+    found = measure_gap(data, on=on or (), seed=seed, skip_bad=skip_bad, allow_outside=allow_outside, **options)
     if as_json:
         print_json(found.content)
     else:
@@ -81,6 +83,7 @@ def rank(
     precision: Precision = None,
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """Which pretrained model knows most of the data already: several scores, each with its cost."""
@@ -92,7 +95,9 @@ def rank(
         image_size=image_size, max_length=max_length, input=input, label=label, domain=domain, group=group,
         precision=precision, threads=threads,
     )  # fmt: skip
-    found = rank_backbones(data, names, on=on or (), seed=seed, skip_bad=skip_bad, **options)
+    found = rank_backbones(
+        data, names, on=on or (), seed=seed, skip_bad=skip_bad, allow_outside=allow_outside, **options
+    )
     if as_json:
         print_json(found)
     else:
@@ -147,6 +152,7 @@ def advise(
     seed: Annotated[int, _option("Seed of what is measured, and of the recipes.")] = 0,
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """What to try first on this data: recipes with their reasons, minutes and commands."""
@@ -158,7 +164,14 @@ def advise(
         group=group, threads=threads,
     )  # fmt: skip
     found = find(
-        data, source=source or (), target=target or (), minutes=minutes, seed=seed, skip_bad=skip_bad, **options
+        data,
+        source=source or (),
+        target=target or (),
+        minutes=minutes,
+        seed=seed,
+        skip_bad=skip_bad,
+        allow_outside=allow_outside,
+        **options,
     )
     if as_json:
         print_json(found)

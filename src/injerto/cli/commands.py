@@ -36,6 +36,7 @@ BackboneName = Annotated[
 ]
 Precision = Annotated[str | None, _option("auto (bf16 where the hardware has it), fp32 or bf16; default auto.")]
 Threads = Annotated[int | None, _option("CPU threads; OMP_NUM_THREADS or all cores where not given.")]
+AllowOutside = Annotated[bool, _option("Let a table name pictures outside of its folder.", "--allow-outside")]
 Slider = Annotated[float | None, _option("0 for the pretrained model, 1 for the tuned one.")]
 
 
@@ -170,6 +171,7 @@ def fit(
     split_file: Annotated[str | None, _option("CSV path,split.")] = None,
     shots: Annotated[int | None, _option("Train and val examples a class; all where not given.")] = None,
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
+    allow_outside: AllowOutside = False,
     resume: Annotated[bool, _option("Go on from the last checkpoint.", "--resume")] = False,
     overwrite: Annotated[bool, _option("Replace an earlier run.", "--overwrite")] = False,
     config: Annotated[
@@ -211,6 +213,7 @@ def evaluate(
     threads: Threads = None,
     slider: Slider = None,
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """Measure a run on domains (the recorded test split where the content is known, else everything)."""
@@ -220,7 +223,7 @@ def evaluate(
     options = given(
         input=input, label=label, domain=domain, backbone=backbone, precision=precision, threads=threads, slider=slider
     )
-    results = api.evaluate(run, data, on=on or None, skip_bad=skip_bad, **options)
+    results = api.evaluate(run, data, on=on or None, skip_bad=skip_bad, allow_outside=allow_outside, **options)
     if as_json:
         print_json({"run": str(run), "domains": results})
     else:
@@ -245,6 +248,7 @@ def predict(
     temperature: Annotated[float | None, _option("0 for a language model's likeliest words; higher is freer.")] = None,
     seed: Annotated[int | None, _option("Seed of what is drawn at a temperature.")] = None,
     skip_bad: Annotated[bool, _option("Leave out empty texts and unreadable pictures.", "--skip-bad")] = False,
+    allow_outside: AllowOutside = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -258,7 +262,7 @@ def predict(
     speaks = opened.card["task"] == "causal-lm"
     if drawing and not speaks:
         raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
-    found = expand(inputs, opened.reading(input), skip_bad)
+    found = expand(inputs, opened.reading(input, allow_outside), skip_bad)
     if speaks:
         print_texts(found, opened.predict(found, **drawing), as_csv, as_json)
         return

@@ -48,10 +48,10 @@ def read_saved_dataset(path: Path, names: ColumnNames) -> Rows:
         raise InjertoError(
             f"cannot read {path} as a saved data set ({reason}); write it again with save_to_disk"
         ) from error
-    return read_dataset(data, path.resolve().name, names)
+    return read_dataset(data, path.resolve().name, names, path)
 
 
-def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
+def read_dataset(data: Any, name: str, names: ColumnNames, base: Path | None = None) -> Rows:
     """Read a ``datasets.Dataset`` or ``DatasetDict``; pictures are not decoded and class numbers become names.
 
     The keys of a ``DatasetDict`` are given splits where they are known as such (train, validation, test, unlabeled,
@@ -61,6 +61,7 @@ def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
         data: The data set.
         name: What to call it.
         names: Which column is what.
+        base: The folder that picture paths are relative to; the working folder by default.
 
     Returns:
         The examples.
@@ -71,9 +72,9 @@ def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
     if type(data).__name__.startswith("Iterable"):
         raise InjertoError("a streamed data set is not read, for splits need all of it; load it without streaming=True")
     if not isinstance(data, Mapping):
-        return rows_from_columns(dataset_columns(data), name, names, base=Path.cwd())
+        return rows_from_columns(dataset_columns(data), name, names, base=base or Path.cwd())
     parts = {str(key): Part(dataset_columns(part)) for key, part in data.items()}
-    return rows_from_parts(parts, name, names, base=Path.cwd())
+    return rows_from_parts(parts, name, names, base=base or Path.cwd())
 
 
 def dataset_columns(data: Any) -> dict[str, list[Any]]:
