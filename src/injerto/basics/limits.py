@@ -13,6 +13,43 @@ ICONS = 64
 # Texts and tables
 TEXT_BYTES = 2**24
 """Largest file that is one text; a longer one is hardly an example."""
+TABLE_BYTES = 4 * 2**30
+"""Largest table that is read, in bytes, also unpacked: it is held in memory."""
+TABLE_CELLS = 5_000_000
+"""Cells that a table may have whatever its size in bytes is."""
+TABLE_CELLS_A_BYTE = 50
+"""Cells that a larger table may have for each of its bytes."""
+TABLE_RATIO = 200
+"""A compressed table may unpack to this many times its size, or to TABLE_SPARE."""
+TABLE_SPARE = 64 * 2**20
+"""Bytes to which a small compressed table may unpack whatever its ratio is: zeros pack to a thousandth."""
+HEADING_CHARACTERS = 2**20
+"""Longest first line of a table."""
+SHEET_ROWS = 2**20
+"""Rows of a spreadsheet, as many as a spreadsheet program has."""
+XZ_MEMORY = 256 * 2**20
+"""Memory that unpacking xz or LZMA may take, in bytes; ``xz -9`` takes 65 MiB."""
+
+# Archives
+ARCHIVE_RATIO = 200
+"""An archive of up to 10 MB may unpack to this many times its own size, and ARCHIVE_SPARE."""
+ARCHIVE_RATIO_LARGE = 20
+"""A larger one to this many times its size, and to no less than one of 10 MB."""
+ARCHIVE_SPARE = 64 * 2**20
+"""Bytes to which a small archive may unpack whatever its ratio is; also what is left free on the disk."""
+ARCHIVE_MEMBERS = 2_000_000
+"""Members of an archive."""
+ARCHIVE_MEMBER_BYTES = 2**30
+"""Largest file in an archive."""
+ARCHIVE_HEADER_BYTES = 2**20
+"""Largest header of a member of a tar: its name and attributes, which are held in memory."""
+ARCHIVE_PATH_CHARACTERS = 2_000
+"""Longest path of a member of an archive."""
+PACKED_RATIO = 2
+"""Files in an archive that are compressed themselves may have this many times its size, and 1 MiB: they cannot be
+compressed again, and what unpacks twice multiplies."""
+FOLDER_DEPTH = 64
+"""Folders within each other, on the disk and in an archive."""
 
 # What describes a run
 RECIPE_BYTES = 200_000

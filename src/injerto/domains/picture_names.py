@@ -37,9 +37,9 @@ class PictureNames:
         """The file that a cell names, or what is wrong with it: :data:`OUTSIDE` where it leads out of the folder.
 
         Whether it does is asked of the name as written, and of the file with all links followed. Tried in this order:
-        the path as written; with ``/`` for every backslash; with other capitals, where exactly one file is called so; in
-        a folder beside the table (:data:`FOLDERS`); without its ending, where exactly one picture beside the table or in
-        such a folder is called so.
+        the path as written; with ``/`` for every backslash; with other capitals, where exactly one file is called so;
+        in a folder beside the table (:data:`FOLDERS`); without its ending, where exactly one picture beside the table
+        or in such a folder is called so.
 
         Args:
             name: The cell.
