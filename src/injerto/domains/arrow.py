@@ -47,6 +47,11 @@ def read_ipc(path: Path, data: bytes) -> dict[str, list[Any]]:
     try:
         reader = ipc.open_file if data.startswith(b"ARROW1") else ipc.open_stream
         table = reader(pyarrow.BufferReader(data)).read_all()
+        table.validate()
+        if sum(_viewed(chunk) for column in table.columns for chunk in column.chunks) > most_bytes(len(data)):
+            raise InjertoError(
+                f"{path} holds more text than {most_bytes(len(data)):,} bytes, again and again; check it"
+            )
         table.validate(full=True)  # places beyond a buffer would be read as they stand
         _bound(path, table, len(data))
         return arrow_columns(table, str(path))
@@ -100,8 +105,7 @@ def _weight(path: Path, array: Any, packed: int) -> tuple[int, int]:
         cells, longer = _weight(path, array.dictionary, packed)
         return count * (1 + cells // max(1, len(array.dictionary))), count * longer // max(1, len(array.dictionary))
     if types.is_string_view(kind) or types.is_binary_view(kind):
-        views = np.frombuffer(array.buffers()[1] or b"", np.int32)[::4][array.offset : array.offset + count]
-        return count, int(views.sum(dtype=np.int64))
+        return count, _viewed(array)
     if _is_text(kind):
         return count, compute.sum(compute.binary_length(array)).as_py() or 0
     inner: list[Any] = []
@@ -116,6 +120,29 @@ def _weight(path: Path, array: Any, packed: int) -> tuple[int, int]:
         inner = [array.flatten()]
     weights = [_weight(path, part, packed) for part in inner]
     return count + sum(cells for cells, _ in weights), sum(longer for _, longer in weights)
+
+
+def _viewed(array: Any) -> int:
+    """Bytes of all views in an array: any number of them may show the same text."""
+    import pyarrow
+    from pyarrow import types
+
+    kind = array.type
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        lengths = np.frombuffer(array.buffers()[1] or b"", np.int32)[::4]
+        return int(lengths[array.offset : array.offset + len(array)].sum(dtype=np.int64))
+    inner: list[Any] = []
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        inner = [array.storage]
+    elif types.is_dictionary(kind):
+        inner = [array.dictionary]
+    elif types.is_struct(kind) or types.is_union(kind):
+        inner = [array.field(place) for place in range(kind.num_fields)]
+    elif types.is_map(kind):
+        inner = [array.keys, array.items]
+    elif hasattr(array, "values"):
+        inner = [array.values]
+    return sum(map(_viewed, inner))
 
 
 def _is_text(kind: Any) -> bool:
