@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.escapes import guarded
 from injerto.basics.lock import LOCK
 
 LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|\.tmp[A-Za-z0-9]{{6}}|{re.escape(LOCK)}")
@@ -99,10 +100,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table as :func:`write_text` does.
+    """Write a table as :func:`write_text` does; no spreadsheet takes a cell for a formula.
 
     Args:
-        path: The file.
+        path: The file; :func:`injerto.basics.escapes.read_guarded` gives the cells back.
         header: Names of the columns.
         rows: One value per column each.
 
@@ -112,7 +113,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([guarded(cell) for cell in row] for row in rows)
     write_text(path, text.getvalue())
     return text.getvalue()
 

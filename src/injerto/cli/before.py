@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from injerto.basics.progress import say
 from injerto.cli.commands import (
     AllowOutside,
     BackboneName,
@@ -65,7 +66,7 @@ def gap(
     if report is not None:  # what was measured is shown by then, whatever becomes of the page
         report_gap(found, report, seed)
         if not as_json:
-            print(f"map and all numbers: {report}")
+            say(f"map and all numbers: {report}")
 
 
 @app.command()
@@ -133,7 +134,7 @@ def print_rank(content: dict[str, Any]) -> None:
     columns = ("backbone", "probe", "kNN", "LogME", "H-score", "LEEP", "parameters", "embedding", "scores")
     domains = ", ".join(f"{name} ({count})" for name, count in content["domains"].items())
     table(f"{content['data']}: {domains}", columns, rows, ("H-score", "LEEP", "scores", "LogME", "embedding"))
-    print("probe and kNN: balanced accuracy on held-out groups, mean over domains; higher is better in every column")
+    say("probe and kNN: balanced accuracy on held-out groups, mean over domains; higher is better in every column")
 
 
 @app.command()
@@ -189,14 +190,14 @@ def print_advice(content: dict[str, Any]) -> None:
 
     facts = content["facts"]
     widest = facts["gap"]
-    print(f"{facts['labelled']} labelled examples, {facts['a_class']:.0f} a class")
+    say(f"{facts['labelled']} labelled examples, {facts['a_class']:.0f} a class")
     if widest:
-        print(f"widest gap to a target: {widest['says']}")
+        say(f"widest gap to a target: {widest['says']}")
     for number, recipe in enumerate(content["recipes"], 1):
         late = " (longer than --minutes)" if recipe["minutes"] > content["minutes"] else ""
-        print(f"{number}. --tuning {recipe['tuning']} --alignment {recipe['alignment']}: {recipe['why']}")
-        print(f"   about {format_seconds(60 * recipe['minutes'])}{late}")
-        print(f"   {recipe['command']}")
+        say(f"{number}. --tuning {recipe['tuning']} --alignment {recipe['alignment']}: {recipe['why']}")
+        say(f"   about {format_seconds(60 * recipe['minutes'])}{late}")
+        say(f"   {recipe['command']}")
 
 
 def print_gap(content: dict[str, Any]) -> None:
@@ -226,10 +227,10 @@ def print_gap(content: dict[str, Any]) -> None:
         )
     spare = ("Frechet", "A-distance", "95 % interval", "class shift", "p")
     table(f"gap between the domains of {content['data']}, seen by {content['backbone']}", columns, rows, spare, words=2)
-    print(f"verdict: {content['verdict']}")
+    say(f"verdict: {content['verdict']}")
     for pair in sorted(content["pairs"], key=lambda pair: -pair["mmd2"])[:MOST]:
-        print(f"  - {pair['says']}")
+        say(f"  - {pair['says']}")
     if len(content["pairs"]) > MOST:
-        print(f"  - ... and {len(content['pairs']) - MOST} pairs more: --json or --report has them")
+        say(f"  - ... and {len(content['pairs']) - MOST} pairs more: --json or --report has them")
     for number, advice in enumerate(content["advice"], 1):
-        print(f"{number}. {advice['why']}\n   {advice['command']}")
+        say(f"{number}. {advice['why']}\n   {advice['command']}")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from injerto.basics.progress import say
 from injerto.cli.once import App
 
 app = App(
@@ -285,8 +286,8 @@ def soup(
         print_json({"run": str(found.path), **found.metrics})
         return
     for entry in found.metrics["soup"]["runs"]:
-        print(f"{'in ' if entry['in'] else 'out'}  val {100 * entry['val']:.1f} %  {entry['run']}")
-    print(f"soup  val {100 * found.metrics['soup']['val']:.1f} %  {found.path}")
+        say(f"{'in ' if entry['in'] else 'out'}  val {100 * entry['val']:.1f} %  {entry['run']}")
+    say(f"soup  val {100 * found.metrics['soup']['val']:.1f} %  {found.path}")
     print_evaluation({name: entry["splits"]["test"] for name, entry in found.metrics["domains"].items()})
 
 
@@ -309,8 +310,8 @@ def combine(
         print_json({"run": str(found.path), **found.metrics})
         return
     for entry in found.metrics["combined"]:
-        print(f"{entry['weight']:+g}  {entry['run']}")
-    print(f"sum: {found.path}")
+        say(f"{entry['weight']:+g}  {entry['run']}")
+    say(f"sum: {found.path}")
     if found.metrics["domains"]:
         print_evaluation({name: entry["splits"]["test"] for name, entry in found.metrics["domains"].items()})
 

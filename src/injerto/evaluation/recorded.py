@@ -3,8 +3,6 @@
 ``splits.csv`` has the examples and their splits, ``base.json`` what the base model is.
 """
 
-import csv
-import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ import numpy as np
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.identity import difference, distance, is_identity
 from injerto.basics.errors import InjertoError
+from injerto.basics.escapes import read_guarded
 from injerto.basics.files import sha256, write_csv, write_text
 from injerto.basics.progress import note
 from injerto.compute.machine import installed_versions
@@ -67,7 +66,7 @@ def read_rows(path: Path) -> tuple[list[Row] | None, str]:
         Its rows, None where it is damaged; and the SHA-256 of its text, as :func:`save_rows` returned it.
     """
     text = path.read_bytes().decode("utf-8", errors="replace")
-    rows = list(csv.reader(io.StringIO(text, newline="")))
+    rows = read_guarded(text)
     sound = bool(rows) and tuple(rows[0]) == HEADER
     return [(row[0], row[1], row[2]) for row in rows[1:] if len(row) == 3] if sound else None, sha256(text)
 
