@@ -3,13 +3,14 @@
 import csv
 import io
 import re
+from collections.abc import Iterable
 
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # and changes of direction
 )
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _GUARDED = re.compile("'+[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|inf)")
 
 
 def visible(text: str) -> str:
@@ -39,6 +40,24 @@ def unguarded(cell: str) -> str:
         cell: As it stands in the file.
     """
     return cell[1:] if _GUARDED.match(cell) else cell
+
+
+def write_guarded(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as CSV, each cell :func:`guarded`; lines end with a line feed.
+
+    Args:
+        rows: Their cells.
+    """
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\r\n")  # so that a carriage return in a cell is quoted, too
+    writer.writerows(map(guarded, row) for row in rows)
+    return "".join(f"{line[:-2]}\n" for line in lines)
+
+
+class _Lines(list[str]):
+    """Takes what a writer of CSV writes, a row at a time."""
+
+    write = list.append
 
 
 def read_guarded(text: str) -> list[list[str]]:

@@ -1,9 +1,7 @@
 """Files that are whole or absent, digests, and the cache folder."""
 
-import csv
 import errno
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.escapes import guarded
+from injerto.basics.escapes import write_guarded
 from injerto.basics.lock import LOCK
 
 LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}\.tmp|\.tmp[A-Za-z0-9]{{6}}|{re.escape(LOCK)}")
@@ -110,12 +108,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
     Returns:
         The text that was written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([guarded(cell) for cell in row] for row in rows)
-    write_text(path, text.getvalue())
-    return text.getvalue()
+    text = write_guarded([header, *rows])
+    write_text(path, text)
+    return text
 
 
 def as_path(value: Any, name: str = "path") -> Path:

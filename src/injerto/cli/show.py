@@ -1,6 +1,5 @@
 """Tables for people, JSON and CSV for programs."""
 
-import csv
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from injerto.basics.escapes import guarded, visible
+from injerto.basics.escapes import visible, write_guarded
 from injerto.basics.progress import format_bytes, format_seconds, say
 
 if TYPE_CHECKING:
@@ -302,10 +301,12 @@ def _print_rows(inputs: "Inputs", headings: Sequence[str], cells: Sequence[Seque
         for item, source in zip(items, inputs.sources, strict=True)
     ]
     as_utf8()
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(map(guarded, ("input", *headings, *(("source",) if any(placed) else ()))))
-    for item, row, source in zip(items, cells, placed, strict=True):
-        writer.writerow(map(guarded, (item, *row, *((source,) if any(placed) else ()))))
+    rows = zip(items, cells, placed, strict=True)
+    headings = ("input", *headings, *(("source",) if any(placed) else ()))
+    print(
+        write_guarded([headings, *((item, *row, *((source,) if any(placed) else ())) for item, row, source in rows)]),
+        end="",
+    )
 
 
 def _written(inputs: "Inputs") -> list[str]:

@@ -1,12 +1,10 @@
 """The results of a comparison as tables: CSV with everything, Markdown and the terminal with the summary."""
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from injerto.basics.escapes import guarded, plain_markdown, visible
+from injerto.basics.escapes import plain_markdown, visible, write_guarded
 from injerto.basics.progress import format_seconds
 from injerto.studies.answers import BOTH
 from injerto.studies.choice import all_turned_away, in_hindsight
@@ -37,18 +35,12 @@ def csv_text(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
         lines: Column to value.
         columns: In their order.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(map(guarded, columns))
-    for line in lines:
-        writer.writerow(_cell(line.get(name)) for name in columns)
-    return stream.getvalue()
+    return write_guarded([columns, *([_cell(line.get(name)) for name in columns] for line in lines)])
 
 
 def _cell(value: Any) -> str:
-    """A value as text; no spreadsheet takes it for a formula, and numbers stay."""
-    text = "" if value is None else text_of(value)
-    return text if isinstance(value, int | float) else guarded(text)
+    """A value as text."""
+    return "" if value is None else text_of(value)
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
