@@ -165,14 +165,16 @@ def evaluate(
         path: RUN or RUN/adapter.
         data: What :func:`fit` takes.
         on: Names of domains; all where not given.
-        **options: ``input``, ``label``, ``domain`` (those that the run was fitted with where not given), ``skip_bad``
-            as in :func:`fit`; ``backbone``, ``precision``, ``threads``, ``slider``, ``allow_modified`` as in
+        **options: ``input``, ``label``, ``domain`` (those that the run was fitted with where not given), ``skip_bad``,
+            ``allow_outside`` as in :func:`fit`; ``backbone``, ``precision``, ``threads``, ``slider``,
+            ``allow_modified`` as in
             :func:`load`.
 
     Returns:
         Domain name to its metrics.
     """
-    reading: dict[str, Any] = {key: options.pop(key) for key in ("input", "label", "domain") if key in options}
+    names = ("input", "label", "domain", "allow_outside")
+    reading: dict[str, Any] = {key: options.pop(key) for key in names if key in options}
     skip_bad = options.pop("skip_bad", False)
     run = load(path, **options)
     responses = run.card["task"] == "causal-lm"
@@ -186,10 +188,11 @@ def predict(path: str | PathLike[str], inputs: Any, **options: Any) -> list[str]
     Args:
         path: RUN or RUN/adapter.
         inputs: As for :meth:`injerto.evaluation.run.Run.predict_proba`.
-        **options: ``input`` as there; the others as for :func:`load`.
+        **options: ``input`` and ``allow_outside`` as there; the others as for :func:`load`.
     """
-    column = options.pop("input", None)
-    return load(path, **options).predict(inputs, input=column)
+    column, outside = options.pop("input", None), options.pop("allow_outside", False)
+    opened = load(path, **options)
+    return opened.predict(opened.read(inputs, column, outside) if outside else inputs, input=column)
 
 
 def export(
@@ -239,8 +242,10 @@ def _real_inputs(run: "Run", data: Any) -> list[Any]:
         if not recipe.exists():
             return []
         data = load_recipe(recipe)["data"]
+    fitted = {role: name for role, name in run.columns.items() if role != "label"}
+    outside = recipe.exists() and bool(load_recipe(recipe).get("allow_outside"))
     try:
-        domains = load_domains(data, fitted={role: name for role, name in run.columns.items() if role != "label"})
+        domains = load_domains(data, fitted=fitted, allow_outside=outside)
     except InjertoError:
         if recipe.exists() and data == load_recipe(recipe)["data"]:
             return []

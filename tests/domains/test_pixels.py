@@ -36,10 +36,10 @@ def cmyk(ink: np.ndarray) -> np.ndarray:
 
 INK = np.concatenate([COLOUR, ALPHA[..., None]], axis=2)
 CASES = [
-    ("1", Image.fromarray(GRAY > 99), gray((GRAY > 99) * 255), "BMP ICO PCX PNG PPM TGA TIFF XBM MSP"),
+    ("1", Image.fromarray(GRAY > 99), gray((GRAY > 99) * 255), "BMP ICO PCX PNG PPM TGA TIFF"),
     ("L", Image.fromarray(GRAY), gray(GRAY), "BMP DDS GIF ICO JPEG2000 PCX PNG PPM SGI TGA TIFF"),
     ("LA", Image.merge("LA", [Image.fromarray(GRAY), Image.fromarray(ALPHA)]), over_white(gray(GRAY)), "PNG TIFF TGA"),
-    ("RGB", Image.fromarray(COLOUR), COLOUR, "BMP DDS DIB ICO JPEG2000 PCX PNG PPM QOI SGI TGA TIFF"),
+    ("RGB", Image.fromarray(COLOUR), COLOUR, "BMP DDS ICO JPEG2000 PCX PNG PPM QOI SGI TGA TIFF"),
     ("RGBA", Image.fromarray(np.dstack([COLOUR, ALPHA])), over_white(COLOUR), "DDS ICO PNG QOI SGI TGA TIFF"),
     ("CMYK", Image.fromarray(INK, "CMYK"), cmyk(INK), "TIFF"),
     ("I;16", Image.fromarray(DEEP), gray(DEEP >> 8), "JPEG2000 PNG TIFF PPM"),

@@ -84,7 +84,7 @@ def picture_forms(files: list[Path], folder: Path) -> dict[str, Any]:
     arrays = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     stacked = np.stack(arrays)
     frame = pd.DataFrame({"image": ["nowhere.png"] * len(files), "photo": [str(file) for file in files]})
-    frame.to_csv(folder / "t.csv", index=False)
+    frame.assign(photo=[f"pics/{index}.png" for index in range(len(files))]).to_csv(folder / "t.csv", index=False)
     frame.assign(photo=[file.read_bytes() for file in files]).to_parquet(folder / "t.parquet")
     (folder / "pics" / ".hidden").mkdir(parents=True)
     for index, file in enumerate(files):

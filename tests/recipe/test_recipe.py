@@ -146,6 +146,7 @@ EVERYTHING = {
     "skip_bad": True, "defaults_version": DEFAULTS_VERSION, "layer_decay": 0.5, "l2_sp": 0.1, "average": "ema",
     "slider": False, "remember": "other:day", "track": ("wandb",), "shots": 5, "task": "classification",
     "max_length": 32, "objective": "vrex(penalty=2)", "target_labels": "2",
+    "allow_outside": True,
 }  # fmt: skip
 
 

@@ -347,8 +347,8 @@ def test_messages_are_bounded_and_of_one_line(desk: Any, web: Any, monkeypatch: 
         raise InjertoError("a shape of " + "1, " * 1_000_000)
 
     monkeypatch.setattr(type(desk), "load", fail)
-    assert len(web.post("/v1/adapters", json={"path": "texts"}).json()["error"]) <= limits.MESSAGE_CHARACTERS
-    assert bounded("a\r\nb\tc") == "a b c" and len(bounded("é" * 10_000)) == limits.MESSAGE_CHARACTERS
+    assert len(web.post("/v1/adapters", json={"path": "texts"}).json()["error"]) <= limits.REPLY_CHARACTERS
+    assert bounded("a\r\nb\tc") == "a b c" and len(bounded("é" * 10_000)) == limits.REPLY_CHARACTERS
     for found in (
         web.get("/" + "x" * 5_000), web.get("/<script>alert(1)</script>"), web.delete("/v1/adapters/" + "y" * 5_000),
         web.request("Z" * 3_000, "/v1/predict"), web.post("/v1/predict", content=b"", headers={"Content-Type": "z" * 4_000}),
@@ -357,7 +357,7 @@ def test_messages_are_bounded_and_of_one_line(desk: Any, web: Any, monkeypatch: 
         web.post("/v1/predict", files={"file": b"a"}, data={"w" * 4_000: "x"}),
     ):  # fmt: skip
         assert 400 <= found.status_code < 500 and found.headers["content-type"] == "application/json"
-        assert len(found.json()["error"]) <= limits.MESSAGE_CHARACTERS
+        assert len(found.json()["error"]) <= limits.REPLY_CHARACTERS
 
 
 # --- how much -----------------------------------------------------------------------------------------------------------

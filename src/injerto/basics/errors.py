@@ -3,17 +3,7 @@
 import os
 import traceback
 
-from injerto.basics.limits import MESSAGE
-
-
-def shorten(text: str, length: int = MESSAGE) -> str:
-    """A text without its middle where it is longer than it may be.
-
-    Args:
-        text: Any.
-        length: Most characters.
-    """
-    return text if len(text) <= length else f"{text[: length // 2 - 3]} ... {text[len(text) - length // 2 + 2 :]}"
+from injerto.basics.limits import MESSAGE_CHARACTERS, VALUE_CHARACTERS
 
 
 class InjertoError(Exception):
@@ -24,12 +14,38 @@ class InjertoError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        """Keep a message.
+        """Keep the message, shortened where what it shows of the input is beyond reading.
 
         Args:
-            message: What the user is told.
+            message: The line.
         """
         super().__init__(shorten(str(message)))
+
+
+def shorten(text: str, most: int = MESSAGE_CHARACTERS) -> str:
+    """A text of bounded length: of a longer one the middle is left out, for its end says what to do.
+
+    Args:
+        text: Any.
+        most: Characters.
+    """
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+
+
+def shown(value: object, most: int = VALUE_CHARACTERS) -> str:
+    """How a message shows a value of unknown size: its representation, shortened.
+
+    Args:
+        value: Any.
+        most: Characters.
+    """
+    try:
+        return shorten(repr(value), most)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, or a deep structure
+        return f"a {type(value).__name__} that is too large to be shown"
 
 
 def suggest(word: str, known: list[str]) -> str:

@@ -1,9 +1,7 @@
 """Files that are whole or absent, digests, and the cache folder."""
 
-import csv
 import errno
 import hashlib
-import io
 import os
 import re
 import tempfile
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.escapes import write_guarded
 from injerto.basics.lock import LOCK
 from injerto.basics.removal import (
     TEMPORARY,
@@ -107,22 +106,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table as :func:`write_text` does.
+    """Write a table as :func:`write_text` does; no spreadsheet takes a cell for a formula.
 
     Args:
-        path: The file.
+        path: The file; :func:`injerto.basics.escapes.read_guarded` gives the cells back.
         header: Names of the columns.
         rows: One value per column each.
 
     Returns:
         The text that was written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-    return text.getvalue()
+    text = write_guarded([header, *rows])
+    write_text(path, text)
+    return text
 
 
 def as_path(value: Any, name: str = "path") -> Path:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from injerto.basics.escapes import visible
+
 _QUIET = False
 _SILENT = False
 
@@ -42,6 +44,15 @@ def silent() -> Iterator[None]:
         _SILENT = before
 
 
+def say(message: object = "") -> None:
+    """Print for people on standard output; names in it cannot steer the terminal.
+
+    Args:
+        message: One line or several.
+    """
+    print(visible(str(message)))
+
+
 def note(message: str) -> None:
     """Print one plain line.
 
@@ -49,7 +60,7 @@ def note(message: str) -> None:
         message: The line.
     """
     if not _QUIET:
-        print(message, file=sys.stderr, flush=True)
+        print(visible(message), file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
@@ -59,7 +70,7 @@ def warn(message: str) -> None:
         message: What the user should know, and what to do.
     """
     if not _SILENT:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print(visible(f"warning: {message}"), file=sys.stderr, flush=True)
 
 
 class Bar:
@@ -106,7 +117,7 @@ class Bar:
         text = f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s{left}"
         text += f", {self.extra}" if self.extra else ""
         end = "\n" if last or not self.live else ""
-        print(("\r\x1b[2K" if self.live else "") + text, end=end, file=sys.stderr, flush=True)
+        print(("\r\x1b[2K" if self.live else "") + visible(text), end=end, file=sys.stderr, flush=True)
         self.printed = True
 
     def close(self) -> None:

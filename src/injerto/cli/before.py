@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from injerto.basics.progress import say
 from injerto.cli.commands import (
+    AllowOutside,
     BackboneName,
     Column,
     Data,
@@ -41,6 +43,7 @@ def gap(
     precision: Precision = None,
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """How far apart the domains are before anything is trained, why, and what to try first."""
@@ -55,7 +58,7 @@ def gap(
         backbone=backbone, image_size=image_size, max_length=max_length, input=input, label=label, domain=domain,
         group=group, precision=precision, threads=threads,
     )  # fmt: skip
-    found = measure_gap(data, on=on or (), seed=seed, skip_bad=skip_bad, **options)
+    found = measure_gap(data, on=on or (), seed=seed, skip_bad=skip_bad, allow_outside=allow_outside, **options)
     if as_json:
         print_json(found.content)
     else:
@@ -63,7 +66,7 @@ def gap(
     if report is not None:  # what was measured is shown by then, whatever becomes of the page
         report_gap(found, report, seed)
         if not as_json:
-            print(f"map and all numbers: {report}")
+            say(f"map and all numbers: {report}")
 
 
 @app.command()
@@ -81,6 +84,7 @@ def rank(
     precision: Precision = None,
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """Which pretrained model knows most of the data already: several scores, each with its cost."""
@@ -92,7 +96,9 @@ def rank(
         image_size=image_size, max_length=max_length, input=input, label=label, domain=domain, group=group,
         precision=precision, threads=threads,
     )  # fmt: skip
-    found = rank_backbones(data, names, on=on or (), seed=seed, skip_bad=skip_bad, **options)
+    found = rank_backbones(
+        data, names, on=on or (), seed=seed, skip_bad=skip_bad, allow_outside=allow_outside, **options
+    )
     if as_json:
         print_json(found)
     else:
@@ -128,7 +134,7 @@ def print_rank(content: dict[str, Any]) -> None:
     columns = ("backbone", "probe", "kNN", "LogME", "H-score", "LEEP", "parameters", "embedding", "scores")
     domains = ", ".join(f"{name} ({count})" for name, count in content["domains"].items())
     table(f"{content['data']}: {domains}", columns, rows, ("H-score", "LEEP", "scores", "LogME", "embedding"))
-    print("probe and kNN: balanced accuracy on held-out groups, mean over domains; higher is better in every column")
+    say("probe and kNN: balanced accuracy on held-out groups, mean over domains; higher is better in every column")
 
 
 @app.command()
@@ -147,6 +153,7 @@ def advise(
     seed: Annotated[int, _option("Seed of what is measured, and of the recipes.")] = 0,
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """What to try first on this data: recipes with their reasons, minutes and commands."""
@@ -158,7 +165,14 @@ def advise(
         group=group, threads=threads,
     )  # fmt: skip
     found = find(
-        data, source=source or (), target=target or (), minutes=minutes, seed=seed, skip_bad=skip_bad, **options
+        data,
+        source=source or (),
+        target=target or (),
+        minutes=minutes,
+        seed=seed,
+        skip_bad=skip_bad,
+        allow_outside=allow_outside,
+        **options,
     )
     if as_json:
         print_json(found)
@@ -176,14 +190,14 @@ def print_advice(content: dict[str, Any]) -> None:
 
     facts = content["facts"]
     widest = facts["gap"]
-    print(f"{facts['labelled']} labelled examples, {facts['a_class']:.0f} a class")
+    say(f"{facts['labelled']} labelled examples, {facts['a_class']:.0f} a class")
     if widest:
-        print(f"widest gap to a target: {widest['says']}")
+        say(f"widest gap to a target: {widest['says']}")
     for number, recipe in enumerate(content["recipes"], 1):
         late = " (longer than --minutes)" if recipe["minutes"] > content["minutes"] else ""
-        print(f"{number}. --tuning {recipe['tuning']} --alignment {recipe['alignment']}: {recipe['why']}")
-        print(f"   about {format_seconds(60 * recipe['minutes'])}{late}")
-        print(f"   {recipe['command']}")
+        say(f"{number}. --tuning {recipe['tuning']} --alignment {recipe['alignment']}: {recipe['why']}")
+        say(f"   about {format_seconds(60 * recipe['minutes'])}{late}")
+        say(f"   {recipe['command']}")
 
 
 def print_gap(content: dict[str, Any]) -> None:
@@ -213,10 +227,10 @@ def print_gap(content: dict[str, Any]) -> None:
         )
     spare = ("Frechet", "A-distance", "95 % interval", "class shift", "p")
     table(f"gap between the domains of {content['data']}, seen by {content['backbone']}", columns, rows, spare, words=2)
-    print(f"verdict: {content['verdict']}")
+    say(f"verdict: {content['verdict']}")
     for pair in sorted(content["pairs"], key=lambda pair: -pair["mmd2"])[:MOST]:
-        print(f"  - {pair['says']}")
+        say(f"  - {pair['says']}")
     if len(content["pairs"]) > MOST:
-        print(f"  - ... and {len(content['pairs']) - MOST} pairs more: --json or --report has them")
+        say(f"  - ... and {len(content['pairs']) - MOST} pairs more: --json or --report has them")
     for number, advice in enumerate(content["advice"], 1):
-        print(f"{number}. {advice['why']}\n   {advice['command']}")
+        say(f"{number}. {advice['why']}\n   {advice['command']}")

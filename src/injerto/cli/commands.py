@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from injerto.basics.progress import say
 from injerto.cli.once import App
 
 app = App(
@@ -39,6 +40,7 @@ Threads = Annotated[int | None, _option("CPU threads; OMP_NUM_THREADS or all cor
 AllowModified = Annotated[
     bool, _option("Go on with adapter files that are not as they were written.", "--allow-modified")
 ]
+AllowOutside = Annotated[bool, _option("Let a table name pictures outside of its folder.", "--allow-outside")]
 Slider = Annotated[float | None, _option("0 for the pretrained model, 1 for the tuned one.")]
 
 
@@ -173,6 +175,7 @@ def fit(
     split_file: Annotated[str | None, _option("CSV path,split.")] = None,
     shots: Annotated[int | None, _option("Train and val examples a class; all where not given.")] = None,
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
+    allow_outside: AllowOutside = False,
     resume: Annotated[bool, _option("Go on from the last checkpoint.", "--resume")] = False,
     overwrite: Annotated[bool, _option("Replace an earlier run.", "--overwrite")] = False,
     config: Annotated[
@@ -215,6 +218,7 @@ def evaluate(
     slider: Slider = None,
     allow_modified: AllowModified = False,
     skip_bad: Annotated[bool, _option("Go on without examples that cannot be read.", "--skip-bad")] = False,
+    allow_outside: AllowOutside = False,
     as_json: Json = False,
 ) -> None:
     """Measure a run on domains (the recorded test split where the content is known, else everything)."""
@@ -224,7 +228,15 @@ def evaluate(
     options = given(
         input=input, label=label, domain=domain, backbone=backbone, precision=precision, threads=threads, slider=slider
     )
-    results = api.evaluate(run, data, on=on or None, skip_bad=skip_bad, allow_modified=allow_modified, **options)
+    results = api.evaluate(
+        run,
+        data,
+        on=on or None,
+        skip_bad=skip_bad,
+        allow_modified=allow_modified,
+        allow_outside=allow_outside,
+        **options,
+    )
     if as_json:
         print_json({"run": str(run), "domains": results})
     else:
@@ -250,6 +262,7 @@ def predict(
     temperature: Annotated[float | None, _option("0 for a language model's likeliest words; higher is freer.")] = None,
     seed: Annotated[int | None, _option("Seed of what is drawn at a temperature.")] = None,
     skip_bad: Annotated[bool, _option("Leave out empty texts and unreadable pictures.", "--skip-bad")] = False,
+    allow_outside: AllowOutside = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -264,7 +277,7 @@ def predict(
     speaks = opened.card["task"] == "causal-lm"
     if drawing and not speaks:
         raise typer.BadParameter(f"--{next(iter(drawing))} goes with a language model, and {run} predicts classes")
-    found = expand(inputs, opened.reading(input), skip_bad)
+    found = expand(inputs, opened.reading(input, allow_outside), skip_bad)
     if speaks:
         print_texts(found, opened.predict(found, **drawing), as_csv, as_json)
         return
@@ -288,8 +301,8 @@ def soup(
         print_json({"run": str(found.path), **found.metrics})
         return
     for entry in found.metrics["soup"]["runs"]:
-        print(f"{'in ' if entry['in'] else 'out'}  val {100 * entry['val']:.1f} %  {entry['run']}")
-    print(f"soup  val {100 * found.metrics['soup']['val']:.1f} %  {found.path}")
+        say(f"{'in ' if entry['in'] else 'out'}  val {100 * entry['val']:.1f} %  {entry['run']}")
+    say(f"soup  val {100 * found.metrics['soup']['val']:.1f} %  {found.path}")
     print_evaluation({name: entry["splits"]["test"] for name, entry in found.metrics["domains"].items()})
 
 
@@ -313,8 +326,8 @@ def combine(
         print_json({"run": str(found.path), **found.metrics})
         return
     for entry in found.metrics["combined"]:
-        print(f"{entry['weight']:+g}  {entry['run']}")
-    print(f"sum: {found.path}")
+        say(f"{entry['weight']:+g}  {entry['run']}")
+    say(f"sum: {found.path}")
     if found.metrics["domains"]:
         print_evaluation({name: entry["splits"]["test"] for name, entry in found.metrics["domains"].items()})
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from injerto.basics.progress import say
 from injerto.cli.commands import Data, Json, _option
 from injerto.cli.flags import settings_of, with_flags_of_fit
 
@@ -44,7 +45,7 @@ def compare(
 
         page = write(out)
         if not as_json:
-            print(f"page: {page}")
+            say(f"page: {page}")
     code = exit_code(content)
     if code:
         raise typer.Exit(code)
@@ -65,8 +66,8 @@ def print_comparison(content: dict[str, Any], out: Path) -> None:
     gains = [heading for heading in headings[axes:] if heading.startswith("gain ")]
     table(title, headings, cells, ("time", "seeds", *reversed(gains)), words=axes)
     for line in below:
-        print(line)
-    print(f"all columns: {out / 'results.md'}; every number: {out / 'results.csv'}")
+        say(line)
+    say(f"all columns: {out / 'results.md'}; every number: {out / 'results.csv'}")
 
 
 with_flags_of_fit(compare, NOT_HERE)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from injerto.basics.progress import note
+from injerto.basics.progress import note, say
 from injerto.cli.compare import print_comparison
 from injerto.cli.show import print_json
 from injerto.reporting.report import report
@@ -35,5 +35,5 @@ def run_demo(out: Path, seeds: int, as_json: bool) -> None:
         print_json(content)
         return
     print_comparison(content, out)
-    print(f"page: {page}")
-    print(f"the same by hand: {content['command']}")
+    say(f"page: {page}")
+    say(f"the same by hand: {content['command']}")

@@ -15,6 +15,7 @@ import injerto.cli.report
 import injerto.cli.search
 import injerto.cli.serve  # noqa: F401  these register their commands
 from injerto.basics.errors import InjertoError
+from injerto.basics.escapes import visible
 from injerto.cli.commands import app
 
 _CLICK_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -125,7 +126,7 @@ def _out_of_memory(words: Sequence[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
@@ -133,7 +134,7 @@ def _fault(error: BaseException) -> int:
     if os.environ.get("INJERTO_DEBUG"):
         raise error
     print(
-        f"injerto failed: {type(error).__name__}: {' '.join(str(error).split())[:500]} "
+        f"injerto failed: {type(error).__name__}: {visible(' '.join(str(error).split())[:500])} "
         "(this is our fault; INJERTO_DEBUG=1 shows where, please report it)",
         file=sys.stderr,
     )

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.progress import say
 from injerto.cli.commands import Json, app
 
 
@@ -30,9 +31,9 @@ def recipes(
     for title, entry in known.items():
         about, measured = entry["about"], entry["about"]["measured"]
         roles = f"{', '.join(measured['source'])} -> {measured['domain']}"
-        print(f"{title}: {about['for']}")
-        print(f"  measured  {measured_text(about)}")
-        print(f"            on {measured['data']}, {roles} ({measured['split']})")
+        say(f"{title}: {about['for']}")
+        say(f"  measured  {measured_text(about)}")
+        say(f"            on {measured['data']}, {roles} ({measured['split']})")
         if "trainable" in about:
-            print(f"  size      trains {about['trainable']:,} parameters, ships {format_bytes(about['adapter_bytes'])}")
-        print(f"  command   {about['command']}")
+            say(f"  size      trains {about['trainable']:,} parameters, ships {format_bytes(about['adapter_bytes'])}")
+        say(f"  command   {about['command']}")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from injerto.basics.progress import say
 from injerto.cli.commands import Json, _option, app
 
 
@@ -26,4 +27,4 @@ def report(
     if as_json:
         print_json({"page": str(page)})
     else:
-        print(f"page: {page}")
+        say(f"page: {page}")

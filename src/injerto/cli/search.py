@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from injerto.basics.progress import say
 from injerto.cli.commands import Data, Json, _option
 from injerto.cli.flags import settings_of, with_flags_of_fit
 
@@ -60,10 +61,10 @@ def print_search(content: dict[str, Any], out: Path) -> None:
     if cells:
         table(title, headings, cells, words=0)
     for line in below:
-        print(line)
-    print(f"every trial: {out / 'search.csv'}")
+        say(line)
+    say(f"every trial: {out / 'search.csv'}")
     if content["best"]:
-        print(f"fit the best again: {content['best']['command']}")
+        say(f"fit the best again: {content['best']['command']}")
 
 
 with_flags_of_fit(search, NOT_HERE)

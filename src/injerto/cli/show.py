@@ -1,6 +1,5 @@
 """Tables for people, JSON and CSV for programs."""
 
-import csv
 import json
 import os
 import re
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from injerto.basics.progress import format_bytes, format_seconds
+from injerto.basics.escapes import visible, write_guarded
+from injerto.basics.progress import format_bytes, format_seconds, say
 
 if TYPE_CHECKING:
     from injerto.evaluation.files import Inputs
@@ -51,13 +51,15 @@ def table(
     from rich.text import Text
 
     def draw(shown: Sequence[str]) -> Table:
-        drawn = Table(title=Text(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        drawn = Table(
+            title=Text(visible(title)), title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        )
         places = [index for index, column in enumerate(columns) if column in shown]
         for index in places:
             justify: Literal["left", "right"] = "left" if index < words else "right"
-            drawn.add_column(Text(columns[index]), justify=justify, no_wrap=True)
+            drawn.add_column(Text(visible(columns[index])), justify=justify, no_wrap=True)
         for row in rows:
-            drawn.add_row(*(Text(row[index]) for index in places))
+            drawn.add_row(*(Text(visible(row[index])) for index in places))
         return drawn
 
     console = Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 160)
@@ -133,7 +135,7 @@ def _print_work(metrics: Mapping[str, Any]) -> None:
     if rule in VALIDATORS and chosen["score"] is None:  # its guard let none pass
         rule = f"best on source val ({rule} turned every checkpoint away)"
     step = "" if chosen["step"] is None else f", step {chosen['step']} of {chosen['steps']}"
-    print(
+    say(
         f"trained {counts['trainable']:,} of {counts['total']:,} parameters; "
         f"adapter {format_bytes(metrics['adapter_bytes'])}; "
         f"selected: {rule}{step}; {format_seconds(sum(seconds.values()))}"
@@ -161,9 +163,9 @@ def _print_language(metrics: Mapping[str, Any]) -> None:
     headings = ("domain", "role", "before", "after", "change (95 %)", "tokens", "n")
     table("perplexity of the test split", headings, rows, ("n", "tokens"), words=2)
     for sample in metrics["samples"]:
-        print(f"{sample['domain']}: {_line(sample['prompt'])}")
-        print(f"  before: {_line(sample['before'])}")
-        print(f"  after:  {_line(sample['after'])}")
+        say(f"{sample['domain']}: {_line(sample['prompt'])}")
+        say(f"  before: {_line(sample['before'])}")
+        say(f"  after:  {_line(sample['after'])}")
     _print_work(metrics)
 
 
@@ -185,13 +187,11 @@ def _print_forgetting(lost: Mapping[str, Any] | None, oracle: set[str]) -> None:
         agrees = (
             "" if lost["agreement"] is None else f"the original classifier agrees on {percent(lost['agreement'])}; "
         )
-        print(
-            f"forgetting, on {lost['n']} held-out inputs: {agrees}similarity of the embedding (CKA) {lost['cka']:.3f}"
-        )
+        say(f"forgetting, on {lost['n']} held-out inputs: {agrees}similarity of the embedding (CKA) {lost['cka']:.3f}")
     kept = (lost or {}).get("remember")
     if kept and kept["n"]:
         low, high = kept["interval"]
-        print(
+        say(
             f"remembered, {kept['data']}: a refitted probe scores {percent(kept['after'])}, on the pretrained backbone "
             f"{percent(kept['before'])}; {100 * kept['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         )
@@ -264,7 +264,7 @@ def print_predictions(
     else:
         for item, top, row in zip(_shown(inputs), best, chances, strict=True):
             leading = ", ".join(f"{labels[index]} {row[index]:.3f}" for index in np.argsort(-row, kind="stable")[:3])
-            print(f"{item}\t{labels[top]}\t{leading}")
+            say(f"{item}\t{labels[top]}\t{leading}")
 
 
 def print_texts(inputs: "Inputs", texts: Sequence[str], as_csv: bool, as_json: bool) -> None:
@@ -282,7 +282,7 @@ def print_texts(inputs: "Inputs", texts: Sequence[str], as_csv: bool, as_json: b
         _print_rows(inputs, ("text",), [(text,) for text in texts])
     else:
         for item, text in zip(_shown(inputs), texts, strict=True):
-            print(f"{item}\t{_line(text, 10_000)}")
+            say(f"{item}\t{_line(text, 10_000)}")
 
 
 def _print_answers(inputs: "Inputs", answers: Sequence[Mapping[str, Any]]) -> None:
@@ -303,10 +303,12 @@ def _print_rows(inputs: "Inputs", headings: Sequence[str], cells: Sequence[Seque
         for item, source in zip(items, inputs.sources, strict=True)
     ]
     as_utf8()
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("input", *headings, *(("source",) if any(placed) else ())))
-    for item, row, source in zip(items, cells, placed, strict=True):
-        writer.writerow((item, *row, *((source,) if any(placed) else ())))
+    rows = zip(items, cells, placed, strict=True)
+    headings = ("input", *headings, *(("source",) if any(placed) else ()))
+    print(
+        write_guarded([headings, *((item, *row, *((source,) if any(placed) else ())) for item, row, source in rows)]),
+        end="",
+    )
 
 
 def _written(inputs: "Inputs") -> list[str]:
@@ -346,12 +348,10 @@ def print_info(facts: Mapping[str, Any]) -> None:
             what = "perplexity" if facts.get("task") == "causal-lm" else "accuracy"
             table("measured when it was made", ("domain", "role", "split", what), cells, words=3)
         elif name == "plan":
-            print("\n".join(value))
+            say("\n".join(value))
         elif isinstance(value, dict):
-            print(f"{name}: " + ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, "")))
+            say(f"{name}: " + ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, "")))
         elif isinstance(value, list | tuple):
-            print(f"{name}: {', '.join(map(str, value))}")
+            say(f"{name}: {', '.join(map(str, value))}")
         elif value is not None:
-            print(
-                f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}"
-            )
+            say(f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}")

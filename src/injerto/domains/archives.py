@@ -2,10 +2,12 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,20 +16,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from injerto.basics.errors import InjertoError, first_line
+from injerto.basics.errors import InjertoError, first_line, shown
 from injerto.basics.files import cache_problem, cache_root, file_sha256, sha256
+from injerto.basics.limits import ARCHIVE_HEADER_BYTES, ARCHIVE_PATH_CHARACTERS, FOLDER_DEPTH, PACKED_RATIO
+from injerto.basics.limits import ARCHIVE_MEMBER_BYTES as MAX_MEMBER_BYTES
+from injerto.basics.limits import ARCHIVE_MEMBERS as MAX_MEMBERS
+from injerto.basics.limits import ARCHIVE_RATIO as MAX_RATIO
+from injerto.basics.limits import ARCHIVE_RATIO_LARGE as LARGE_RATIO
+from injerto.basics.limits import ARCHIVE_SPARE as _SPARE_BYTES
 from injerto.basics.manifest import FILES, make_kept, open_kept
 from injerto.basics.progress import progress, warn
+from injerto.domains.compressed import COMPRESSIONS, open_member, open_xz
 from injerto.domains.folders import is_hidden
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
-MAX_MEMBERS = 2_000_000
-MAX_MEMBER_BYTES = 2**30
-MAX_RATIO = 200
-"""An archive may unpack to this many times its own size, and 64 MiB: zeros pack to a thousandth, data do not."""
 UNPACKING = 3
 """Raised whenever other members of an archive are unpacked than before, so that no earlier folder is read."""
-_SPARE_BYTES = 64 * 2**20
 _BLOCK = 2**20
 _BROKEN = (
     zipfile.BadZipFile,
@@ -38,6 +42,8 @@ _BROKEN = (
     NotImplementedError,
     UnicodeError,
     ValueError,
+    RecursionError,
+    struct.error,
 )
 
 
@@ -123,8 +129,10 @@ class _Writer:
     def __init__(self, archive: Path, root: Path) -> None:
         self.archive, self.root = archive, root
         self.free = shutil.disk_usage(root).free - _SPARE_BYTES
-        self.most = MAX_RATIO * archive.stat().st_size + _SPARE_BYTES
-        self.members = self.total = 0
+        packed = archive.stat().st_size
+        self.most = most_unpacked(packed)
+        self.most_packed = PACKED_RATIO * packed + 2**20
+        self.members = self.total = self.packed = 0
         self.files: set[tuple[str, ...]] = set()
 
     def place(self, name: str, size: int, separators: str = "/") -> tuple[str, ...] | None:
@@ -135,16 +143,21 @@ class _Writer:
                 f"{self.archive} has more than {MAX_MEMBERS:,} members; unpack it yourself and name the folder"
             )
         plain = name.replace("\\", "/")
+        if len(name) > ARCHIVE_PATH_CHARACTERS or plain.count("/") > FOLDER_DEPTH:
+            raise self.refusal(name, f"has a path of {len(name):,} characters in {plain.count('/'):,} folders")
+        if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in plain.split("/")):
+            raise self.refusal(name, "has a name that is longer than 255 bytes")
         if plain.startswith("/") or ".." in plain.split("/") or re.match(r"[A-Za-z]:", name) or "\0" in name:
             raise self.refusal(name, "points outside of the archive")
         self.total += size
         if size > MAX_MEMBER_BYTES:
             raise self.refusal(name, f"has {size:,} bytes, more than {MAX_MEMBER_BYTES:,}")
         if self.total > self.most:
-            raise InjertoError(
-                f"{self.archive} unpacks to more than {MAX_RATIO} times its size; where you trust it, unpack it "
-                "yourself and name the folder"
-            )
+            raise _too_much(self.archive)
+        if plain.lower().endswith(COMPRESSIONS):
+            self.packed += size
+            if self.packed > self.most_packed:
+                raise self.refusal(name, "is compressed twice, and a bomb or of zeros")
         if self.total > self.free:
             raise InjertoError(
                 f"{self.archive} does not fit on the disk of {cache_root()}; free space or set INJERTO_CACHE"
@@ -155,7 +168,9 @@ class _Writer:
 
     def refusal(self, name: str, why: str) -> InjertoError:
         """The error for a member that must not be unpacked."""
-        return InjertoError(f"{self.archive} is refused: member '{name}' {why}; pack the folder again as plain files")
+        return InjertoError(
+            f"{self.archive} is refused: member {shown(name)} {why}; pack the folder again as plain files"
+        )
 
     def folder(self, parts: tuple[str, ...]) -> None:
         """Make a folder, so that an empty class folder can be told."""
@@ -184,6 +199,53 @@ class _Writer:
             )
 
 
+def most_unpacked(packed: int) -> int:
+    """How many bytes an archive may unpack to.
+
+    Args:
+        packed: Its size.
+    """
+    small = min(packed, 10_000_000)
+    return max(MAX_RATIO * small, LARGE_RATIO * packed) + _SPARE_BYTES
+
+
+def _too_much(archive: Path) -> InjertoError:
+    times = MAX_RATIO if archive.stat().st_size <= 10_000_000 else LARGE_RATIO
+    return InjertoError(
+        f"{archive} unpacks to more than {times} times its size; where you trust it, unpack it yourself and name the "
+        "folder"
+    )
+
+
+class _Counted(io.RawIOBase):
+    """A stream that is cut off by an error where it grows beyond the bound, headers and padding included."""
+
+    def __init__(self, archive: Path, stream: IO[bytes]) -> None:
+        self.archive, self.stream = archive, stream
+        self.left = most_unpacked(archive.stat().st_size)
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.stream.read(_BLOCK if size < 0 else size)
+        self.left -= len(block)
+        if self.left < 0:
+            raise _too_much(self.archive)
+        return block
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar whose own header, which is held in memory, is bounded."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        kinds = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.SOLARIS_XHDTYPE)
+        if self.type in (*kinds, tarfile.XHDTYPE, tarfile.XGLTYPE) and self.size > ARCHIVE_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return cast(tarfile.TarInfo, super()._proc_member(archive))  # type: ignore[misc]
+
+
 def _unpack_zip(path: Path, root: Path) -> None:
     with _readable(path), zipfile.ZipFile(path) as archive:
         writer = _Writer(path, root)
@@ -203,7 +265,7 @@ def _unpack_zip(path: Path, root: Path) -> None:
                 else:
                     if info.flag_bits & 1:
                         raise writer.refusal(name, "is encrypted")
-                    with archive.open(info) as stream:
+                    with open_member(archive, info) as stream:
                         writer.file(parts, info.file_size, stream)
 
 
@@ -233,7 +295,7 @@ def _unpack_tar(path: Path, root: Path) -> None:
     with (
         _readable(path),
         _decompressed(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as archive,
+        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape", tarinfo=_Member) as archive,
     ):
         writer = _Writer(path, root)
         with progress(f"unpacking {path.name}", path.stat().st_size, "bytes") as bar:
@@ -250,20 +312,24 @@ def _unpack_tar(path: Path, root: Path) -> None:
                     assert content is not None  # a regular file has content
                     writer.file(parts, member.size, content)
                     bar.advance(member.size)
-        while block := stream.read(_BLOCK):  # the checksum stands at the very end, behind what tarfile reads
-            writer.total += len(block)
-            if writer.total > writer.most:
-                raise InjertoError(f"{path} unpacks to more than {MAX_RATIO} times its size; pack it again")
+                archive.members = []  # type: ignore[misc]
+        while stream.read(_BLOCK):  # the checksum stands at the very end, behind what tarfile reads
+            pass
 
 
 def _decompressed(path: Path) -> IO[bytes]:
+    """The tar inside, within bounds."""
+    return cast(IO[bytes], _Counted(path, _unpacker(path)))
+
+
+def _unpacker(path: Path) -> IO[bytes]:
     """The tar inside, told by its first bytes; unlike tarfile's own streams these verify the checksum."""
     with path.open("rb") as stream:
         magic = stream.read(6)
     if magic.startswith(b"\x1f\x8b"):
         return cast(IO[bytes], gzip.open(path))
     if magic.startswith(b"\xfd7zXZ"):
-        return cast(IO[bytes], lzma.open(path))
+        return open_xz(path)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
         import pyarrow
 

@@ -26,7 +26,7 @@ from injerto.domains.characters import clean_name, escaped, is_blank
 from injerto.domains.chats import CHAT_NAMES, chat_pairs, is_chat
 from injerto.domains.domain import Input, Modality, Problem
 from injerto.domains.folders import is_image_name
-from injerto.domains.picture_names import PictureNames, refuse_urls
+from injerto.domains.picture_names import OUTSIDE, PictureNames, outside_error, refuse_urls
 from injerto.domains.rows import EMPTY, Rows
 from injerto.domains.texts import clean_text, clean_texts
 
@@ -70,6 +70,7 @@ class ColumnNames:
         responses: Whether labels are what a language model is to say: another column is then looked for.
         fitted: Role and column of a run that was fitted before: they stand where none is named.
         inputs_only: The inputs' modality, where a run that takes it only reads inputs; None where everything is read.
+        allow_outside: Whether the pictures that a table names may lie outside of its folder.
     """
 
     input: str | None = None
@@ -80,6 +81,7 @@ class ColumnNames:
     responses: bool = False
     fitted: tuple[tuple[str, str], ...] = ()
     inputs_only: Modality | None = None
+    allow_outside: bool = False
 
 
 def rows_from_columns(
@@ -132,9 +134,10 @@ def rows_from_columns(
         labels = [cell if clean_name(cell) else None for cell in words_of(table[label_name], file, label_name)]
     items = _arrays(items, file, item_name)
     if names.inputs_only is None:
-        modality, finder = _modality(items, file, item_name, names.input is not None, base)
+        modality = _modality(items, file, item_name, names.input is not None, base)
     else:
-        modality, finder = names.inputs_only, PictureNames(base) if names.inputs_only == "image" else None
+        modality = names.inputs_only
+    finder = PictureNames(base, names.allow_outside) if modality == "image" else None
     used = {"input": item_name, "label": label_name, "domain": domain_name}
     rows = Rows(
         modality,
@@ -159,6 +162,8 @@ def rows_from_columns(
             problem = EMPTY
         source = place or (places[index] if places else f"{file}:{index}")
         problem = failed.get(index) or problem
+        if problem == OUTSIDE:
+            raise outside_error(place, places[index] if places else f"{file}:{index}", base)
         if not problem and not clean_name(domains[index]):
             problem = f"its domain (column '{domain_name}') is empty"
         if problem or item is None:
@@ -313,9 +318,7 @@ def _texts(items: Sequence[Any], file: str) -> list[str]:
     return clean_texts([cell if isinstance(cell, str) else word(cell) for cell in items], file)
 
 
-def _modality(
-    items: Sequence[Any], file: str, column: str, named: bool, base: Path
-) -> tuple[Modality, PictureNames | None]:
+def _modality(items: Sequence[Any], file: str, column: str, named: bool, base: Path) -> Modality:
     """``image`` where more than half of the first thousand filled cells are pictures or named like one.
 
     A column whose name means pictures (``image``, ``path``, ...) is read as texts only where it is named.
@@ -324,19 +327,19 @@ def _modality(
     pictures = sum(is_picture(cell) or is_image_name(word(cell)) for cell in filled)
     paths = [word(cell) for cell in filled if not is_picture(cell)]
     means_pictures = column.lower() in PICTURE_NAMES
-    finder = PictureNames(base)
+    finder = PictureNames(base, allow_outside=True)  # files are not read here
     if paths and (means_pictures and not named or pictures * 2 > len(filled)):
         refuse_urls(paths, file, column)
     if pictures * 2 > len(filled):
-        return "image", finder
+        return "image"
     if not (means_pictures and filled):
-        return "text", None
+        return "text"
     present = sum(finder.find(place)[0] is not None for place in paths) + len(filled) - len(paths)
     if present * 2 > len(filled):
-        return "image", PictureNames(base)
+        return "image"
     if named:
         note(f"{file}: column '{column}' names no picture files and is read as texts")
-        return "text", None
+        return "text"
     raise InjertoError(
         f"{file}: cells of '{column}' are no picture files, first: '{paths[0][:60]}'; add the ending (.png, .jpg) and "
         f"the folder that is missing, or for texts name it with --input {column}"

@@ -4,19 +4,27 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from injerto.basics.errors import InjertoError, first_line
+from injerto.basics.limits import (
+    TABLE_BYTES,
+    TABLE_CELLS,
+    TABLE_CELLS_A_BYTE,
+    TABLE_RATIO,
+    TABLE_SPARE,
+    XZ_MEMORY,
+)
 
 COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst", ".zip")
-MOST_BYTES = 4 * 2**30
-"""A table is held in memory whole."""
-_FREE_BYTES = 64 * 2**20
-_MOST_RATIO = 200
 _BLOCK = 2**20
+_SLOW_BLOCK = 4096
+"""zipfile unpacks all of a compressed block of bzip2 and LZMA at once: a megabyte may become gigabytes."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -34,8 +42,10 @@ def read_bytes(path: Path) -> bytes:
     kind = path.suffix.lower()
     try:
         size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise InjertoError(f"{path} has {size:,} bytes; a table of up to {MOST_BYTES:,} is read, split it")
+        if not path.is_file():
+            raise InjertoError(f"{path} is no file but a folder, device or pipe; save the table as a file")
+        if size > TABLE_BYTES:
+            raise InjertoError(f"{path} has {size:,} bytes; a table of up to {TABLE_BYTES:,} is read, split it")
         if kind not in COMPRESSIONS:
             return path.read_bytes()
         with _opened(path, kind) as stream:
@@ -54,6 +64,58 @@ def read_bytes(path: Path) -> bytes:
         ) from error
 
 
+def most_bytes(packed: int) -> int:
+    """How many bytes a table may unpack to.
+
+    Args:
+        packed: Its size as a file.
+    """
+    return min(TABLE_BYTES, max(TABLE_SPARE, TABLE_RATIO * packed))
+
+
+def bound_cells(path: Path | str, cells: int, packed: int) -> None:
+    """Refuse a table of far more cells than its bytes can mean: each becomes an object in memory.
+
+    Args:
+        path: What messages call it.
+        cells: At least so many does it have.
+        packed: Its size as a file.
+
+    Raises:
+        InjertoError: Where it has too many.
+    """
+    most = max(TABLE_CELLS, TABLE_CELLS_A_BYTE * packed)
+    if cells > most:
+        raise InjertoError(f"{path} ({packed:,} bytes) has more than {most:,} cells; check it, or split it")
+
+
+def open_xz(path: Path) -> IO[bytes]:
+    """An .xz file as a stream that takes no more memory than the bound.
+
+    Args:
+        path: The file.
+    """
+    return cast(IO[bytes], io.BufferedReader(_Xz(path)))
+
+
+def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    """A file in a .zip as a stream that takes no more memory than the bound.
+
+    Args:
+        archive: The archive.
+        member: Of it.
+
+    Raises:
+        lzma.LZMAError: Where unpacking it would take more.
+    """
+    if member.compress_type == zipfile.ZIP_LZMA:
+        _check_lzma(archive, member)
+    stream = archive.open(member)
+    if member.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        return cast(IO[bytes], io.BufferedReader(_Slow(stream.read), _SLOW_BLOCK))
+    return stream
+
+
 def zipped_name(path: Path) -> str:
     """The name of the only file in a .zip; empty where there are several, or none, or it is no such file.
 
@@ -64,8 +126,71 @@ def zipped_name(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive)
             return members[0].filename.rpartition("/")[2] if len(members) == 1 else ""
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
         return ""
+
+
+class _Xz(io.RawIOBase):
+    """Unpacks as :class:`lzma.LZMAFile` does, with a bound on memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._unpacker = self._new()
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_AUTO, XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        while len(view):
+            if self._unpacker.eof:
+                rest = (self._unpacker.unused_data or self._file.read(_BLOCK)).lstrip(b"\0")  # padding
+                if not rest:
+                    return 0
+                self._unpacker = self._new()  # another stream behind it
+            else:
+                rest = self._file.read(2**16) if self._unpacker.needs_input else b""
+                if not rest and self._unpacker.needs_input:
+                    raise EOFError("compressed file ended before its end was reached")
+            data = self._unpacker.decompress(rest, len(view))
+            if data:
+                view[: len(data)] = data
+                return len(data)
+        return 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Slow(io.RawIOBase):
+    """Hands on blocks as small as they are asked for."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(min(len(buffer), _SLOW_BLOCK))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _check_lzma(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Read the size of the dictionary, for which memory is taken whatever comes."""
+    assert archive.fp is not None
+    archive.fp.seek(member.header_offset)
+    head = archive.fp.read(30).ljust(30, b"\0")
+    archive.fp.seek(sum(struct.unpack_from("<HH", head, 26)), io.SEEK_CUR)
+    properties = archive.fp.read(9).ljust(9, b"\0")
+    if struct.unpack_from("<I", properties, 5)[0] > XZ_MEMORY:
+        raise lzma.LZMAError("Memory usage limit exceeded")
 
 
 def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -82,7 +207,7 @@ def _opened(path: Path, kind: str) -> Any:
     if kind == ".gz":
         return gzip.open(path)
     if kind == ".xz":
-        return lzma.open(path)
+        return open_xz(path)
     if kind == ".bz2":
         return bz2.open(path)
     if kind == ".zst":
@@ -93,12 +218,12 @@ def _opened(path: Path, kind: str) -> Any:
     members = _members(archive)
     if len(members) != 1:
         raise InjertoError(f"{path} holds {len(members)} files; a zipped table is one file, unpack it into a folder")
-    return archive.open(members[0])
+    return open_member(archive, members[0])
 
 
 def _bounded(path: Path, stream: IO[bytes], packed: int) -> bytes:
     """All of a stream, unless it grows as only a bomb does."""
-    most = min(MOST_BYTES, max(_FREE_BYTES, _MOST_RATIO * packed))
+    most = most_bytes(packed)
     out = io.BytesIO()
     while block := stream.read(_BLOCK):
         out.write(block)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.limits import FOLDER_DEPTH
 from injerto.basics.progress import note, progress, warn
 from injerto.domains.domain import Problem
 from injerto.domains.formats import is_picture_content, is_picture_ending
@@ -16,7 +17,6 @@ from injerto.domains.textfiles import is_text_content, read_text
 
 PICTURES = "expected <root>/<domain>/<class>/<picture> or <root>/<class>/<picture> with .jpg .png .webp .bmp .gif .tif"
 TEXTS = "expected <root>/<domain>/<class>/<text>.txt or <root>/<class>/<text>.txt"
-MAX_DEPTH = 64
 _HIDDEN = frozenset(
     ("__macosx", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
     + ("system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__")
@@ -135,8 +135,8 @@ def _scan(path: Path, above: tuple[str, ...]) -> _Folder:
     real = os.path.realpath(path)
     if real in above:
         return here
-    if len(above) > MAX_DEPTH:
-        raise InjertoError(f"{path} lies more than {MAX_DEPTH} folders deep; name a folder further down")
+    if len(above) > FOLDER_DEPTH:
+        raise InjertoError(f"{path} lies more than {FOLDER_DEPTH} folders deep; name a folder further down")
     try:
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
             if is_hidden(entry.name):

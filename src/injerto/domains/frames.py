@@ -1,6 +1,7 @@
 """Tables in memory: pandas, polars and Arrow frames, dicts of columns, lists of rows, and dicts of these."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def read_object(data: Any, names: ColumnNames) -> Rows:
     Raises:
         InjertoError: For anything else, and as :func:`injerto.domains.columns.rows_from_columns`.
     """
+    names = replace(names, allow_outside=True)
     if _module(data) == "datasets":
         from injerto.domains.huggingface import read_dataset
 

@@ -1,6 +1,7 @@
 """Hugging Face ``datasets``, in memory and as ``save_to_disk`` wrote them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def read_saved_dataset(path: Path, names: ColumnNames) -> Rows:
         raise InjertoError(
             f"cannot read {path} as a saved data set ({reason}); write it again with save_to_disk"
         ) from error
-    return read_dataset(data, path.resolve().name, names)
+    return read_dataset(data, path.resolve().name, names, path)
 
 
-def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
+def read_dataset(data: Any, name: str, names: ColumnNames, base: Path | None = None) -> Rows:
     """Read a ``datasets.Dataset`` or ``DatasetDict``; pictures are not decoded and class numbers become names.
 
     The keys of a ``DatasetDict`` are given splits where they are known as such (train, validation, test, unlabeled,
@@ -60,6 +61,7 @@ def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
         data: The data set.
         name: What to call it.
         names: Which column is what.
+        base: The folder that picture paths are relative to; the working folder by default.
 
     Returns:
         The examples.
@@ -70,9 +72,9 @@ def read_dataset(data: Any, name: str, names: ColumnNames) -> Rows:
     if type(data).__name__.startswith("Iterable"):
         raise InjertoError("a streamed data set is not read, for splits need all of it; load it without streaming=True")
     if not isinstance(data, Mapping):
-        return rows_from_columns(dataset_columns(data), name, names, base=Path.cwd())
+        return rows_from_columns(dataset_columns(data), name, names, base=base or Path.cwd())
     parts = {str(key): Part(dataset_columns(part)) for key, part in data.items()}
-    return rows_from_parts(parts, name, names, base=Path.cwd())
+    return rows_from_parts(parts, name, names, base=base or Path.cwd())
 
 
 def dataset_columns(data: Any) -> dict[str, list[Any]]:
@@ -84,13 +86,13 @@ def dataset_columns(data: Any) -> dict[str, list[Any]]:
     Raises:
         InjertoError: For two columns of one name, or a class that has no name.
     """
-    from datasets import Array2D, Array3D, ClassLabel, Image
+    from datasets import Array2D, Array3D, ClassLabel
 
     columns = {}
-    for column, feature in data.features.items():
-        if isinstance(feature, Image):
-            data = data.cast_column(column, Image(decode=False))
     data = data.with_format(None)
+    for column, feature in data.features.items():
+        if (encoded := _encoded(feature)) != feature:
+            data = data.cast_column(column, encoded)
     headings = unique_headings(data.features, "the data set")
     for heading, (column, feature) in zip(headings, data.features.items(), strict=True):
         cells = list(data[column])
@@ -100,3 +102,15 @@ def dataset_columns(data: Any) -> dict[str, list[Any]]:
             cells = [None if cell is None else np.asarray(cell, feature.dtype) for cell in cells]
         columns[heading] = cells
     return columns
+
+
+def _encoded(feature: Any) -> Any:
+    """A feature whose pictures, sounds and films stay as they are stored, also in lists and structs."""
+    if isinstance(feature, Mapping):
+        return {key: _encoded(inner) for key, inner in feature.items()}
+    if isinstance(feature, list | tuple):
+        return [_encoded(inner) for inner in feature]
+    if getattr(feature, "decode", False) is True:
+        return replace(feature, decode=False)
+    inner = getattr(feature, "feature", None)
+    return feature if inner is None else replace(feature, feature=_encoded(inner))

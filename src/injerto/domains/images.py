@@ -9,11 +9,11 @@ from PIL import Image, ImageEnhance, UnidentifiedImageError
 from injerto.basics.errors import InjertoError, first_line, suggest
 from injerto.basics.progress import warn
 from injerto.domains.domain import ImageInput
-from injerto.domains.formats import open_picture
+from injerto.domains.formats import open_picture, refuse_others
 from injerto.domains.pixels import to_rgb
 from injerto.domains.preprocessing import ImagePreprocessing
 
-DECODING = 2
+DECODING = 3
 """Raised whenever a picture becomes other pixels than before, or is refused, so that no cache of the former is read."""
 POLICIES = ("none", "light", "standard")
 _SCALES = {"light": (0.6, 1.0), "standard": (0.35, 1.0)}
@@ -57,12 +57,10 @@ def decode(input: ImageInput, at_least: tuple[int, int] | None = None, found: se
     """
     seen = set() if found is None else found
     if isinstance(input, Image.Image):
+        refuse_others(input)
         image = to_rgb(input, seen)
     else:
         with open_picture(input) as opened:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and opened.width * opened.height > limit:
-                raise ValueError(f"{opened.width} x {opened.height} pixels, more than {limit:,}: make it smaller")
             if found is not None and opened.format in ANIMATED and getattr(opened, "is_animated", False):
                 found.add("frames")
             if at_least is not None:
@@ -89,7 +87,7 @@ def reason(error: BaseException) -> str:
     return first_line(error)
 
 
-ANIMATED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF", "FLI", "DCX")
+ANIMATED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 """Formats whose further frames are other pictures (those of MPO, ICO and PSD belong to the first)."""
 
 _told: list[str] = []

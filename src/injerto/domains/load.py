@@ -16,7 +16,7 @@ from injerto.domains.rows import Rows, build_domains
 from injerto.domains.samples import SAMPLES
 from injerto.domains.tables import is_table, read_table, table_stem
 
-READING = ("input", "label", "domain", "group", "split_column", "split_file")
+READING = ("input", "label", "domain", "group", "split_column", "split_file", "allow_outside")
 """Settings by which data are read."""
 FORMS = (
     "a folder of pictures or tables, a .zip or .tar of pictures, a .csv .tsv .json .jsonl .parquet .arrow .xlsx table "
@@ -36,6 +36,7 @@ def load_domains(
     extra: Mapping[str, str | PathLike[str]] | None = None,
     responses: bool = False,
     fitted: Mapping[str, str] | None = None,
+    allow_outside: bool = False,
 ) -> Domains:
     """Read domains of pictures or texts from wherever they are; pictures are hashed, not yet decoded.
 
@@ -55,6 +56,8 @@ def load_domains(
             columns such as ``response``, and texts without any are learned whole.
         fitted: The columns that a run was fitted with (:attr:`injerto.evaluation.run.Run.columns`); a table must have
             them where no other column is named.
+        allow_outside: Whether a table's pictures may lie outside of its folder, be it by ``..``, an absolute path or a
+            link. A table in memory names any file.
 
     Returns:
         The domains. Ids, order and groups do not depend on labels.
@@ -69,6 +72,7 @@ def load_domains(
     if isinstance(data, Domains):
         return data
     names = ColumnNames(input, label, domain, group, split_column, responses, tuple((fitted or {}).items()))
+    names = replace(names, allow_outside=allow_outside)
     sample = SAMPLES.get(data) if isinstance(data, str) and not Path(data).exists() else None
     if sample is not None:
         rows = replace(read_rows(sample.path, names), name=data)
@@ -154,7 +158,9 @@ def read_rows(data: Any, names: ColumnNames, optional: bool = False) -> Rows:
         raise InjertoError(f"cannot read domains from the file {path}{_other_kind(path)}; give {FORMS}")
     columns, numbers = read_table(path)
     if optional:
-        kept = {key: value for key, value in asdict(names).items() if key == "input" or value in columns}
+        kept = {
+            key: value for key, value in asdict(names).items() if key in ("input", "allow_outside") or value in columns
+        }
         names = ColumnNames(**kept)
     places = [f"{path.name}:{number}" for number in numbers]
     return rows_from_columns(columns, table_stem(path), names, base=path.parent, file=path.name, places=places)

@@ -12,33 +12,62 @@ from injerto.domains.folders import is_image_name
 
 FOLDERS = ("images", "image", "imgs", "img", "pictures", "pics", "photos")
 """Folders beside a table in which names without a folder are looked for."""
+OUTSIDE = "it lies outside of the table's folder"
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:image/)", re.IGNORECASE)
 
 
 class PictureNames:
     """Finds the files that a table names, and counts what had to be done for it."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, allow_outside: bool = False) -> None:
         """Nothing is read yet.
 
         Args:
             base: The folder that names are relative to.
+            allow_outside: Whether names may lead out of it.
         """
-        self.base = base
+        self.base, self.allow_outside = base, allow_outside
+        self._roots = (os.path.abspath(base), os.path.realpath(base))
+        self._inner: dict[str, bool] = {}
         self.adapted: dict[str, Counter[str]] = defaultdict(Counter)
         self._folders: dict[Path, dict[str, list[str]]] = {}
         self._beside: dict[str, list[Path]] | None = None
 
     def find(self, name: str) -> tuple[Path | None, str]:
-        """The file that a cell names, or what is wrong with it.
+        """The file that a cell names, or what is wrong with it: :data:`OUTSIDE` where it leads out of the folder.
 
-        Tried in this order: the path as written; with ``/`` for every backslash; with other capitals, where exactly one
-        file is called so; in a folder beside the table (:data:`FOLDERS`); without its ending, where exactly one picture
-        beside the table or in such a folder is called so.
+        Whether it does is asked of the name as written, and of the file with all links followed. Tried in this order:
+        the path as written; with ``/`` for every backslash; with other capitals, where exactly one file is called so;
+        in a folder beside the table (:data:`FOLDERS`); without its ending, where exactly one picture beside the table
+        or in such a folder is called so.
 
         Args:
             name: The cell.
         """
+        if not (self.allow_outside or self._stays(name)):
+            return None, OUTSIDE
+        path, problem = self._find(name)
+        if path is not None and not (self.allow_outside or self._is_inside(path)):
+            return None, OUTSIDE
+        return path, problem
+
+    def _stays(self, name: str) -> bool:
+        """Whether a name stays in the folder as it is written; with ``/`` for every backslash, too."""
+        return all(
+            _within(os.path.normpath(os.path.join(self._roots[0], form)), self._roots)
+            for form in (name, name.replace("\\", "/"))
+        )
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a file lies in the folder when all links are followed."""
+        folder = os.path.dirname(path)
+        if folder not in self._inner:
+            self._inner[folder] = _within(os.path.realpath(folder), self._roots[1:])
+        if not os.path.islink(path):
+            return self._inner[folder]
+        return _within(os.path.realpath(path), self._roots[1:])
+
+    def _find(self, name: str) -> tuple[Path | None, str]:
         path = self.base / name
         if _is_file(path):
             return path, ""
@@ -127,6 +156,20 @@ class PictureNames:
         return [path for path in found if _is_file(path)]
 
 
+def outside_error(name: str, row: str, base: Path) -> InjertoError:
+    """The error for a picture that is not in the table's folder.
+
+    Args:
+        name: As written.
+        row: What messages call the row.
+        base: The folder.
+    """
+    return InjertoError(
+        f"{row}: the picture '{name}' lies outside of {base.absolute()}, the table's folder; where you trust the table "
+        "with every file that you can read, add --allow-outside (in Python allow_outside=True)"
+    )
+
+
 def refuse_urls(names: Sequence[str], file: str, column: str) -> None:
     """Refuse a column of pictures that are elsewhere.
 
@@ -144,6 +187,10 @@ def refuse_urls(names: Sequence[str], file: str, column: str) -> None:
             f"{file}: column '{column}' holds URLs, first: {urls[0][:80]}; download the pictures and name the files "
             f"(for texts name it with --input {column})"
         )
+
+
+def _within(path: str, roots: Sequence[str]) -> bool:
+    return any(path == root or path.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
 
 
 def _is_file(path: Path) -> bool:

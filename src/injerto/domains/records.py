@@ -1,11 +1,13 @@
 """JSON lines and JSON: every object of the file becomes a row."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from injerto.basics.errors import InjertoError, first_line
+from injerto.basics.errors import InjertoError, first_line, shown
+from injerto.basics.limits import TABLE_CELLS
 from injerto.domains.characters import clean_name
 
 Columns = dict[str, list[Any]]
@@ -85,6 +87,12 @@ def columns_of(records: Sequence[Mapping[Any, Any]], where: str) -> Columns:
         InjertoError: Where two keys of one record are the same name.
     """
     columns: Columns = {}
+    given = sum(map(len, records))
+    if (
+        len(records) > 1
+        and len({key for record in records for key in record}) * len(records) > TABLE_CELLS + 50 * given
+    ):
+        raise InjertoError(f"{where}: nearly every row has names of its own; write the same names in every object")
     for count, record in enumerate(records):
         for key, cell in record.items():
             cells = columns.setdefault(clean_name(str(key)), [])
@@ -115,7 +123,7 @@ def _load(text: str, where: str, advice: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except _Twice as error:
-        raise InjertoError(f"{where}: the key '{error}' is in one object twice; keep one of them") from None
+        raise InjertoError(f"{where}: the key {shown(str(error))} is in one object twice; keep one of them") from None
     except RecursionError:
         raise InjertoError(f"{where}: JSON that is nested too deep; {advice}") from None
     except ValueError as error:
@@ -125,6 +133,5 @@ def _load(text: str, where: str, advice: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _Twice(next(key for key in keys if keys.count(key) > 1))
+        raise _Twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
     return made

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, first_line
 from injerto.basics.files import file_sha256, sha256
 from injerto.basics.manifest import known_sha256
 from injerto.basics.progress import note, progress, warn
 from injerto.domains.characters import clean_name, escaped
 from injerto.domains.domain import Domain, Domains, Input, Modality, Problem
+from injerto.domains.formats import refuse_others
 
 CHUNK = 256
 EMPTY = "the text is empty"
@@ -99,6 +100,7 @@ def content_of(item: Input) -> str:
     if isinstance(item, Path):
         return known_sha256(item) or file_sha256(item)
     if isinstance(item, Image.Image):
+        refuse_others(item)
         return sha256(item.mode, item.width, item.height, item.tobytes())
     return hashlib.sha256(item).hexdigest()
 
@@ -174,6 +176,8 @@ def _contents(inputs: Sequence[Input], sources: Sequence[str]) -> tuple[list[str
             except OSError as error:
                 missing = isinstance(error, FileNotFoundError)
                 found.append(Problem(sources[index], "no such file" if missing else error.strerror or str(error)))
+            except Exception as error:  # a PIL image that is still to be decoded may raise anything
+                found.append(Problem(sources[index], first_line(error)))
         return found
 
     contents: list[str] = []

@@ -1,11 +1,13 @@
 """CSV and TSV: every record of the file becomes a row with as many cells as the heading, or its line is named."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
+from injerto.basics.limits import HEADING_CHARACTERS
 from injerto.basics.progress import note, warn
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -67,6 +69,10 @@ def parse(path: Path, text: str, separator: str | None = None) -> Separated:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InjertoError(f"{path}, line {line}: a NUL byte; the file is damaged or UTF-16, save it as UTF-8")
     named, text, first = _preamble(text)
+    if len(text) > HEADING_CHARACTERS and not re.search("[\r\n]", text[:HEADING_CHARACTERS]):
+        raise InjertoError(
+            f"{path}: its first line has more than {HEADING_CHARACTERS:,} characters; write a heading, one row a line"
+        )
     separator = named or separator or _separator(text)
     try:
         records = _fitting(list(_records(text, separator, first)))

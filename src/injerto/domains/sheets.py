@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from injerto.basics.errors import InjertoError, first_line
+from injerto.basics.limits import SHEET_ROWS
 from injerto.basics.progress import note
-from injerto.domains.compressed import MOST_BYTES
+from injerto.domains.compressed import bound_cells, most_bytes, open_member
 from injerto.domains.headings import unique_headings
 
 
@@ -32,10 +33,9 @@ def read_sheet(path: Path, data: bytes) -> tuple[dict[str, list[Any]], list[int]
         ) from None
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
-                raise InjertoError(f"{path} unpacks to more than {MOST_BYTES:,} bytes; save it as CSV")
+            _check_parts(path, archive, most_bytes(len(data)))
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = {sheet.title: _filled(sheet) for sheet in book.worksheets}
+        sheets = {sheet.title: _filled(path, sheet, len(data)) for sheet in book.worksheets}
     except InjertoError:
         raise
     except Exception as error:  # openpyxl raises a zoo of types for broken files
@@ -47,6 +47,7 @@ def read_sheet(path: Path, data: bytes) -> tuple[dict[str, list[Any]], list[int]
         note(f"{path.name} has {len(filled)} sheets with cells; only the first, '{filled[0]}', is read")
     (_, heading), *rows = sheets[filled[0]]
     width = len(heading)
+    bound_cells(path, width * len(rows), len(data))
     for number, cells in rows:
         if len(cells) > width:
             raise InjertoError(f"{path}, row {number}: {len(cells)} cells, and the heading has {width}; correct it")
@@ -56,10 +57,32 @@ def read_sheet(path: Path, data: bytes) -> tuple[dict[str, list[Any]], list[int]
     return columns, [number for number, _ in rows]
 
 
-def _filled(sheet: Any) -> list[tuple[int, list[Any]]]:
+def _check_parts(path: Path, archive: zipfile.ZipFile, most: int) -> None:
+    """Refuse a file that unpacks to too much, or declares entities, which could stand for more; none needs either."""
+    left = most
+    for member in archive.infolist():
+        with open_member(archive, member) as stream:
+            tail = b""
+            while block := stream.read(2**20):
+                left -= len(block)
+                if left < 0:
+                    raise InjertoError(f"{path} unpacks to more than {most:,} bytes; save it as CSV")
+                plain = (tail + block).replace(b"\0", b"")  # of UTF-16, too
+                if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
+                    raise InjertoError(f"{path} declares XML entities, which no spreadsheet needs; save it again")
+                tail = plain[-16:]
+
+
+def _filled(path: Path, sheet: Any, packed: int) -> list[tuple[int, list[Any]]]:
     """Rows with any cell, without empty cells at their ends."""
-    rows = []
+    rows: list[tuple[int, list[Any]]] = []
+    seen = 0
+    sheet.reset_dimensions()  # which a file may give as the largest that there are
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+        seen += len(cells)
+        if number > SHEET_ROWS:
+            raise InjertoError(f"{path} has more than {SHEET_ROWS:,} rows; save it as CSV")
+        bound_cells(path, seen, packed)
         kept = list(cells)
         while kept and (kept[-1] is None or not str(kept[-1]).strip()):
             kept.pop()

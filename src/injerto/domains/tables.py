@@ -7,7 +7,7 @@ from typing import Any
 
 from injerto.basics.errors import InjertoError
 from injerto.domains.arrow import read_ipc, read_parquet
-from injerto.domains.compressed import COMPRESSIONS, read_bytes, zipped_name
+from injerto.domains.compressed import COMPRESSIONS, bound_cells, read_bytes, zipped_name
 from injerto.domains.headings import unique_headings
 from injerto.domains.records import json_lines, json_table
 from injerto.domains.separated import parse
@@ -27,6 +27,7 @@ KINDS = (
     ".feather",
     ".xlsx",
 )
+_LINES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson", ".json")
 _HEADINGS = frozenset(("text", "sentence", "review", "content", "label", "class", "category", "prompt", "response"))
 """Names of which a .txt file's heading holds one, so that it is a table."""
 
@@ -72,6 +73,9 @@ def read_table(path: Path) -> tuple[dict[str, list[Any]], Sequence[int]]:
     """
     kind = table_kind(path)
     data = read_bytes(path)
+    packed = path.stat().st_size
+    if kind in _LINES and len(data) > packed:  # a bomb's rows are short
+        bound_cells(path, sum(map(data.count, (b"\n", b"\r", b",", b";", b"\t", b"|"))), packed)
     columns: dict[str, list[Any]]
     numbers: Sequence[int] | None = None
     if kind in (".parquet", ".pq"):

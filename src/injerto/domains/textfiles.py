@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-MAX_BYTES = 2**24
-"""A longer file is hardly one example."""
+from injerto.basics.limits import TEXT_BYTES
+
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
@@ -21,8 +21,8 @@ def read_text(path: Path) -> str:
         OSError: Where it cannot be read.
     """
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{size:,} bytes, more than {MAX_BYTES:,} for one text")
+    if size > TEXT_BYTES:
+        raise ValueError(f"{size:,} bytes, more than {TEXT_BYTES:,} for one text")
     data = path.read_bytes()
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
     try:

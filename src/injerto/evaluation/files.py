@@ -11,6 +11,7 @@ from injerto.basics.progress import note
 from injerto.domains.archives import is_archive, unpack
 from injerto.domains.characters import is_blank
 from injerto.domains.columns import ColumnNames
+from injerto.domains.compressed import read_bytes
 from injerto.domains.domain import Input, Modality, Problem
 from injerto.domains.folders import is_hidden, list_pictures
 from injerto.domains.load import read_rows
@@ -132,10 +133,7 @@ def _folder(path: Path, names: ColumnNames) -> Inputs:
 
 def _text_file(path: Path, names: ColumnNames) -> Inputs:
     """One text a line; a table where its first line is a heading; one text for a run that was fitted on no table."""
-    try:
-        text = _decoded(path.read_bytes(), path.name)
-    except OSError as error:
-        raise InjertoError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+    text = _decoded(read_bytes(path), path.name)
     lines = _lines(text)
     if names.input is None and not names.fitted:
         found = Inputs("text")

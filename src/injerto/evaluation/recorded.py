@@ -5,7 +5,6 @@ written before the first step, ``metrics.json``, written last, the checksums of 
 """
 
 import csv
-import io
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from injerto.backbones.backbone import Backbone
 from injerto.backbones.identity import difference, distance, is_identity
 from injerto.basics.checksums import content_checksum, file_checksum, read_sealed, write_sealed
 from injerto.basics.errors import InjertoError
+from injerto.basics.escapes import read_guarded
 from injerto.basics.files import sha256, write_csv
 from injerto.basics.progress import note
 from injerto.compute.machine import installed_versions
@@ -168,7 +168,7 @@ def read_rows(path: Path) -> tuple[list[Row] | None, str]:
     except OSError as error:
         raise InjertoError(f"cannot read {path}: {error.strerror or error}; {AGAIN}") from None
     try:
-        rows = list(csv.reader(io.StringIO(text, newline="")))
+        rows = read_guarded(text)
     except csv.Error:
         rows = []
     sound = bool(rows) and tuple(rows[0]) == HEADER

@@ -142,32 +142,35 @@ class Run:
         fields = load_recipe(recipe)
         return {role: fields[role] for role in ROLES if fields.get(role)}
 
-    def read(self, inputs: Any, input: str | None = None) -> Inputs:
+    def read(self, inputs: Any, input: str | None = None, allow_outside: bool = False) -> Inputs:
         """Read inputs as :meth:`predict_proba` does, with those that cannot be used.
 
         Args:
             inputs: As for :meth:`predict_proba`.
             input: As for :meth:`predict_proba`.
+            allow_outside: As for :meth:`predict_proba`.
 
         Raises:
             InjertoError: Where an input is of the wrong kind, or is not there.
         """
-        return read_inputs(inputs, self.reading(input))
+        return read_inputs(inputs, self.reading(input, allow_outside))
 
-    def reading(self, input: str | None = None) -> ColumnNames:
+    def reading(self, input: str | None = None, allow_outside: bool = False) -> ColumnNames:
         """What the run reads of its inputs.
 
         Args:
             input: The column of a table; that which the run was fitted with where not given.
+            allow_outside: As for :meth:`predict_proba`.
         """
         return ColumnNames(
             input=input,
             responses=bool(self.card.get("responses")),
             fitted=tuple(self.columns.items()),
             inputs_only=self.model.backbone.modality,
+            allow_outside=allow_outside,
         )
 
-    def predict_proba(self, inputs: Any, input: str | None = None) -> np.ndarray:
+    def predict_proba(self, inputs: Any, input: str | None = None, allow_outside: bool = False) -> np.ndarray:
         """Probabilities, float64 (N, C), columns in the order of :attr:`labels`.
 
         Args:
@@ -175,39 +178,42 @@ class Run:
                 them), a text, or a list of these; or what :func:`injerto.fit` takes: a folder, archive, table, data
                 frame, ``datasets`` object, dict of columns, list of dicts, ``Domains``. A file of texts is a ``Path``.
             input: The column of a table to read; that which the run was fitted with where not given.
+            allow_outside: Whether the pictures that a table names may lie outside of its folder.
 
         Raises:
             InjertoError: Where an input can't be read, is empty or missing; its position is named.
         """
         model, plan = self.model, self.plan
-        items = self.read(inputs, input).settle().items
+        items = self.read(inputs, input, allow_outside).settle().items
         if not items:
             return np.empty((0, len(model.labels)))
         keys = [sha256(index) for index in range(len(items))]
         return probabilities(predict_logits(model, plan, items, keys))
 
-    def predict(self, inputs: Any, input: str | None = None) -> list[str]:
+    def predict(self, inputs: Any, input: str | None = None, allow_outside: bool = False) -> list[str]:
         """The most probable class of each input.
 
         Args:
             inputs: As for :meth:`predict_proba`.
             input: As for :meth:`predict_proba`.
+            allow_outside: As for :meth:`predict_proba`.
         """
-        return [self.labels[index] for index in self.predict_proba(inputs, input).argmax(axis=1)]
+        return [self.labels[index] for index in self.predict_proba(inputs, input, allow_outside).argmax(axis=1)]
 
-    def embed(self, inputs: Any, input: str | None = None) -> np.ndarray:
+    def embed(self, inputs: Any, input: str | None = None, allow_outside: bool = False) -> np.ndarray:
         """Embeddings as the head sees them, float32 (N, D).
 
         Args:
             inputs: As for :meth:`predict_proba`.
             input: As for :meth:`predict_proba`.
+            allow_outside: As for :meth:`predict_proba`.
         """
         import torch
 
         from injerto.compute.inference import Embedder
 
         model, plan = self.model, self.plan
-        items = self.read(inputs, input).settle().items
+        items = self.read(inputs, input, allow_outside).settle().items
         embedder = Embedder(model.backbone, plan, constant=False)
         width = model.head.shift.numel()
         result = np.empty((len(items), width), np.float32)

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from injerto.basics.errors import InjertoError, first_line, suggest
+from injerto.basics.errors import InjertoError, shown, suggest
 from injerto.basics.files import write_text
 from injerto.basics.limits import PICTURE_SIDE, TEXT_TOKENS
 from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, RSLORA_ALPHA, augmentation_for, defaults_for
 from injerto.recipe.grammar import TUNINGS, AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
-from injerto.recipe.mapping import load_mapping
+from injerto.recipe.mapping import read_mapping
 from injerto.recipe.shipped import ABOUT, shipped_recipes
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -62,6 +62,7 @@ class Recipe(BaseModel):
         group: Column, or regular expression on the path or text, of what must not be parted by a split.
         split_column: Column that says train, val, test or unlabeled.
         split_file: CSV ``path,split``.
+        allow_outside: Let a table's pictures lie outside of its folder.
         shots: Train and val examples a class; all where not given.
         backbone: The pretrained model, ``timm:...``, ``hf:...``, ``packaged:...`` or a folder.
         tuning: What may move.
@@ -118,6 +119,7 @@ class Recipe(BaseModel):
     group: str | None = None
     split_column: str | None = None
     split_file: str | None = None
+    allow_outside: bool = False
     shots: Count | None = None
     backbone: str | None = None
     tuning: str = ""
@@ -399,7 +401,7 @@ def make_recipe(**fields: Any) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         name = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "recipe"
-        raise InjertoError(f"{name} {first.get('input')!r}: {first['msg'].lower()}") from None
+        raise InjertoError(f"{name} {shown(first.get('input'))}: {first['msg'].lower()}") from None
 
 
 def merge_settings(config: str | PathLike[str] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -435,16 +437,12 @@ def load_recipe(path: Path) -> dict[str, Any]:
     Raises:
         InjertoError: Where the file is missing or is not a mapping.
     """
-    import yaml
-
     shipped = {} if path.exists() else shipped_recipes()
     try:
-        fields = load_mapping(shipped.get(str(path), path).read_text(encoding="utf-8"))
+        fields = read_mapping(shipped.get(str(path), path))
     except OSError as error:
         named = f"; it is no shipped recipe either: {suggest(str(path), list(shipped))}" if "." not in str(path) else ""
         raise InjertoError(f"cannot read {path}: {error.strerror}{named}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InjertoError(f"{path} is not valid YAML: {first_line(error)}") from None
     except ValueError as error:
         raise InjertoError(f"{path} {error}") from None
     return {key: value for key, value in fields.items() if key != ABOUT}

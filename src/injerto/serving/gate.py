@@ -51,13 +51,13 @@ _log = logging.getLogger("uvicorn.error")
 
 
 def bounded(text: str) -> str:
-    """A message of at most :data:`limits.MESSAGE_CHARACTERS`, in one line.
+    """A message of at most :data:`limits.REPLY_CHARACTERS`, in one line.
 
     Args:
         text: Of any length.
     """
-    line = " ".join(text[: 8 * limits.MESSAGE_CHARACTERS].split())
-    return line if len(line) <= limits.MESSAGE_CHARACTERS else line[: limits.MESSAGE_CHARACTERS - 4] + " ..."
+    line = " ".join(text[: 8 * limits.REPLY_CHARACTERS].split())
+    return line if len(line) <= limits.REPLY_CHARACTERS else line[: limits.REPLY_CHARACTERS - 4] + " ..."
 
 
 def problem(text: str) -> bytes:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -21,7 +20,7 @@ from injerto.bank.questions import Question
 from injerto.basics import limits as bounds
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker
-from injerto.domains.formats import open_picture
+from injerto.domains.formats import TooLarge, open_picture
 from injerto.serving.desk import Desk
 from injerto.serving.schemas import MOST_ADAPTERS, MOST_ITEMS, Ask, Item
 
@@ -305,7 +304,7 @@ def _pixels(content: bytes, place: int) -> int:
     try:
         with open_picture(content) as header:
             return header.width * header.height
-    except Image.DecompressionBombError:
+    except TooLarge:
         raise Bad(413, f"items.{place}: the picture has too many pixels") from None
     except Exception:  # a picture's decoder may raise anything
         raise Bad(422, f"items.{place}: this is no picture that can be read") from None

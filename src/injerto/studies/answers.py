@@ -9,6 +9,7 @@ import numpy as np
 
 from injerto.adapters.card import load_card
 from injerto.basics.errors import InjertoError
+from injerto.basics.escapes import read_guarded
 from injerto.basics.files import sha256
 from injerto.evaluation.recorded import check_recorded
 
@@ -64,12 +65,11 @@ def read_predictions(run: Path) -> list[dict[str, str]]:
     check_recorded(run, [path.name])
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            lines = list(csv.DictReader(stream))
+            header, *rows = read_guarded(stream.read()) or [[]]
+        lines = [dict(zip(header, row, strict=True)) for row in rows if row]
         if lines and not set(lines[0]) >= NEEDED:
             raise KeyError
-        if any(None in line or None in line.values() for line in lines):
-            raise KeyError
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is damaged"
         raise InjertoError(f"cannot read {path}: {reason}; remove {run} to do the run again") from None
     return lines

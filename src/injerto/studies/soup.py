@@ -18,6 +18,7 @@ from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker, augmentation_rng, prefetch
 from injerto.compute.fold import settled
 from injerto.domains.domain import Domain, Domains
+from injerto.domains.load import READING
 from injerto.evaluation.predictor import predict_logits
 from injerto.evaluation.run import Run
 from injerto.recipe.recipe import Recipe, is_balanced, load_recipe, make_recipe
@@ -119,9 +120,8 @@ def _mix(mean: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
 
 def _domains(recipe: Any, data: Any) -> Domains:
     given = recipe.data if data is None else data
-    names = ("input", "label", "domain", "group", "split_column", "split_file")
     try:
-        domains = api.load_domains(given, **{name: getattr(recipe, name) for name in names})
+        domains = api.load_domains(given, **{name: getattr(recipe, name) for name in READING})
     except InjertoError as error:
         if data is None:
             raise InjertoError(f"the runs' data: {error}; give it with --data") from None

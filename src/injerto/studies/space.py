@@ -27,7 +27,7 @@ NOT_SEARCHED = {
     "split_column",
 }
 NOT_SEARCHED |= {"split_file", "shots", "seed", "split_seed", "skip_bad", "track", "slider", "remember", "threads"}
-NOT_SEARCHED |= {"defaults_version"}
+NOT_SEARCHED |= {"defaults_version", "allow_outside"}
 """Fields of a recipe that change what is measured, or nothing."""
 LORA = ("r", "alpha", "dropout", "plus", "variant")
 """Options of ``lora(...)`` that can be searched."""

@@ -1,10 +1,10 @@
 """The results of a comparison as tables: CSV with everything, Markdown and the terminal with the summary."""
 
-import csv
-import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from injerto.basics.escapes import plain_markdown, visible, write_guarded
 from injerto.basics.progress import format_seconds
 from injerto.studies.answers import BOTH
 from injerto.studies.choice import all_turned_away, in_hindsight
@@ -35,12 +35,12 @@ def csv_text(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
         lines: Column to value.
         columns: In their order.
     """
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({name: "" if value is None else text_of(value) for name, value in line.items()})
-    return stream.getvalue()
+    return write_guarded([columns, *([_cell(line.get(name)) for name in columns] for line in lines)])
+
+
+def _cell(value: Any) -> str:
+    """A value as text."""
+    return "" if value is None else text_of(value)
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,17 +231,18 @@ def markdown_of(content: Mapping[str, Any]) -> str:
         content: Of ``results.json``.
     """
     title, headings, cells, below = table_of(content, whole=True)
-    lines = [title[0].upper() + title[1:] + ".", ""]
+    lines = [plain_markdown(title[0].upper() + title[1:]) + ".", ""]
     for line in (headings, ["---"] * len(headings), *cells):
-        lines.append(f"| {' | '.join(_safe(cell) for cell in line)} |")
+        lines.append(f"| {' | '.join(plain_markdown(cell) for cell in line)} |")
     lines.append("")
-    lines += [f"- {chr(92) + text if text.startswith('* ') else text}" for text in below]
-    lines += [f"- {text}" for text in content["fairness"]]
+    lines += [f"- {plain_markdown(text)}" for text in (*below, *content["fairness"])]
     versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    lines += ["", f"`{content['command']}`; {content['machine']}; {versions}", ""]
+    lines += ["", f"{_code(content['command'])}; {plain_markdown(content['machine'])}; {versions}", ""]
     return "\n".join(lines)
 
 
-def _safe(cell: str) -> str:
-    """A cell that Markdown shows as it is: names may be anything."""
-    return cell.replace("|", "\\|").replace("<", "&lt;")
+def _code(text: str) -> str:
+    """A code span that shows a text whatever it holds."""
+    marks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if len(marks) > 1 else ""
+    return f"{marks}{space}{visible(' '.join(text.splitlines()))}{space}{marks}"

@@ -19,7 +19,7 @@ from injerto.basics.progress import note, warn
 from injerto.compute.crew import crew
 from injerto.compute.plan import ComputePlan, make_plan
 from injerto.domains.domain import Domain, Domains
-from injerto.domains.load import load_domains
+from injerto.domains.load import READING, load_domains
 from injerto.domains.preprocessing import TextPreprocessing
 from injerto.domains.splits import split_domains
 from injerto.evaluation.domains import role_of
@@ -102,7 +102,7 @@ def prepare_language(recipe: Recipe, data: Any, backbone: Any = None) -> Prepare
     find_tuning(recipe.tuning_spec)
     check_trackers(recipe.track)
     start = time.perf_counter()
-    reading = {key: getattr(recipe, key) for key in ("input", "label", "domain", "group", "split_column", "split_file")}
+    reading = {key: getattr(recipe, key) for key in READING}
     domains = load_domains(data, **reading, responses=True).check(recipe.skip_bad)
     if domains.modality != "text":
         raise InjertoError(f"{domains.name} holds pictures; --task causal-lm learns from texts")

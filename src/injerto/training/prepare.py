@@ -188,7 +188,7 @@ def prepare(recipe: Recipe, data: Any, backbone: Any = None) -> Prepared:
     assert resolved.split_seed is not None
     adapted = {name: part_of(domains[name], sides[name], "train", labelled=False) for name in targets}
     few = few_labels(resolved.target_labels, adapted, classes, resolved.split_seed)
-    remember = _remember(recipe.remember, domains.modality, recipe.skip_bad) if recipe.remember else None
+    remember = _remember(recipe, domains.modality) if recipe.remember else None
     importing = time.perf_counter()
     import_libraries()
     start += time.perf_counter() - importing
@@ -293,11 +293,12 @@ def settle_roles(recipe: Recipe, domains: Domains) -> tuple[tuple[str, ...], tup
     return sources, targets
 
 
-def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
+def _remember(recipe: Recipe, modality: str) -> Domains:
     """The labelled examples of ``--remember DATA`` or ``DATA:DOMAIN``."""
+    data = recipe.remember or ""
     path, colon, name = data.rpartition(":")
     try:
-        found = load_domains(path if colon and not Path(data).exists() else data)
+        found = load_domains(path if colon and not Path(data).exists() else data, allow_outside=recipe.allow_outside)
     except InjertoError as error:
         raise InjertoError(f"--remember {data}: {error}") from None
     if found.modality != modality:
@@ -310,7 +311,7 @@ def _remember(data: str, modality: str, skip_bad: bool) -> Domains:
         raise InjertoError(f"--remember {data}: a probe needs examples of two or more classes")
     if sorted(counts.values())[-2] < REMEMBERED:
         raise InjertoError(f"--remember {data}: a probe needs {REMEMBERED} or more examples of two or more classes")
-    return Domains(kept, found.modality, data, found.problems).check(skip_bad)
+    return Domains(kept, found.modality, data, found.problems).check(recipe.skip_bad)
 
 
 def only_domain(domains: Domains, targets: Sequence[str] = ()) -> tuple[str, ...]:
