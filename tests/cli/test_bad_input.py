@@ -414,19 +414,6 @@ def test_a_full_disk(
             assert (disk / "run" / "adapter" / file).read_bytes() == (tmp_path / "run" / "adapter" / file).read_bytes()
 
 
-def test_a_full_cache_disk(refused: Refused, fit: Any, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from injerto.compute import features
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setenv("INJERTO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(features.np, "save", full)
-    message = refused(*fit(pictures))
-    assert "No space left on device" in message and "free space" in message
-    nothing_finished(tmp_path)
-
-
 def test_a_split_file_that_contradicts_itself(refused: Refused, fit: Any, pictures: Path, tmp_path: Path) -> None:
     with (tmp_path / "s.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows(
