@@ -58,7 +58,7 @@ def same(one: Parts, other: Parts) -> bool:
 
 def read(bank: AdapterBank, folder: Path, allow_modified: bool = False) -> Parts:
     with opened(Place(folder, allow_modified=allow_modified)) as files:
-        return parts_of(bank.read(files, "x"))
+        return parts_of(bank._read(files, "x"))
 
 
 def damaged(content: bytes, other: bytes, rng: random.Random, flips: int = 40) -> Iterator[bytes]:

@@ -195,7 +195,7 @@ def test_what_is_unloaded_while_it_is_read_again_stays_away(
     bank = AdapterBank(tiny_bert, threads=1)
     bank.load(text_adapters["lora"], "one")
     bank.limit = 1
-    monkeypatch.setattr(AdapterBank, "read", lambda self, *_: self.unload("one"))
+    monkeypatch.setattr(AdapterBank, "_read", lambda self, *_: self.unload("one"))
     bank._residents.clear()
     with pytest.raises(InjertoError, match="no adapter 'one'"):
         bank.predict("a", "one")

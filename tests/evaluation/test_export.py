@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 import injerto
+import tiny
 from injerto.compute.batches import BatchMaker
 from injerto.domains.texts import pad, tokenize
 
@@ -181,5 +182,6 @@ def test_a_damaged_file_of_integers_is_refused(texts: dict[str, Path], tiny_bert
     }
     for says, content in damaged.items():
         save_file(content, path)
+        tiny.sign(path.parent)
         with pytest.raises(injerto.InjertoError, match=says):
             injerto.load(tmp_path / "out", backbone=tiny_bert)

@@ -141,7 +141,7 @@ class AdapterBank:
         """What made room for others, read again; None where it was replaced or unloaded in between."""
         try:
             with opened(about.place) as files:
-                found = self.read(files, name)
+                found = self._read(files, name)
         except InjertoError:
             if self._about.get(name) is about:
                 raise
@@ -193,10 +193,10 @@ class AdapterBank:
         place = Place(Path(path), allow_modified=allow_modified)
         name = check_name(name_of(place.path) if name is None else name)
         with opened(place) as files:
-            self.put(self.read(files, name))
+            self._take(self._read(files, name))
         return name
 
-    def read(self, files: Snapshot, name: str, card: dict[str, Any] | None = None) -> Resident:
+    def _read(self, files: Snapshot, name: str, card: dict[str, Any] | None = None) -> Resident:
         """Read an adapter with every check; the bank stays as it is.
 
         Args:
@@ -215,11 +215,11 @@ class AdapterBank:
             raise InjertoError(f"{path} takes {found.bytes} bytes, more than the bank's limit of {self.limit}")
         return found
 
-    def put(self, found: Resident) -> None:
+    def _take(self, found: Resident) -> None:
         """Take an adapter in at once; one of the same name is replaced.
 
         Args:
-            found: From :meth:`read` of this bank.
+            found: From :meth:`_read` of this bank.
         """
         with self._lock:
             self._put(found)

@@ -76,9 +76,9 @@ class Desk:
             bank = next((one for one in self.banks if misfit(card, one.base) is None), None)
             if bank is None:
                 bank = AdapterBank(load_base(place.path, self._backbone, card), **self._options)
-            found = bank.read(files, name, card)
+            found = bank._read(files, name, card)
             with self._lock:
-                bank.put(found)
+                bank._take(found)
                 if bank not in self._banks:
                     self._banks.append(bank)
                 before = self._place.get(name)
