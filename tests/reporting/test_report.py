@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import injerto
+from injerto.basics.checksums import write_sealed
 from injerto.evaluation.calibration import reliability
 from injerto.reporting.evidence import evidence_of
 from injerto.reporting.words import headline, verdict
@@ -231,7 +232,7 @@ def test_domains_that_are_left_out_in_turn_have_a_table(
     row = {"row": "r", "axes": {"tuning": "head"}, "baseline": None, "seeds": [0], "mean": mean}
     content["left_out"] = {"domains": ["day", "dusk"], "rows": [{**row, "domains": {"day": mean, "dusk": None}}],
                            "choice": None}  # fmt: skip
-    (copy / "results.json").write_text(json.dumps(content))
+    write_sealed(copy / "results.json", content)
     shown = opened(injerto.report(copy, examples=False))
     assert shown.said == []
     assert shown.locator("#left-out thead th").all_inner_texts() == ["strategy", "mean*", "day*", "dusk*"]

@@ -17,6 +17,7 @@ import yaml
 
 import injerto
 from injerto import api
+from injerto.basics.checksums import write_sealed
 from injerto.basics.errors import InjertoError
 from injerto.statistics.bootstrap import nested_draws, nested_interval
 from injerto.statistics.significance import p_value
@@ -63,7 +64,7 @@ def test_runs_on_other_data_are_not_put_beside_those_that_are_there(
     for file in sorted((data / "day" / "red").iterdir())[:3]:
         file.unlink()
     for record in (copy / "runs").glob("*.json"):  # the same name, other content
-        record.write_text(record.read_text().replace(str(pictures), str(data)))
+        write_sealed(record, json.loads(record.read_text().replace(str(pictures), str(data))))
     for recipe in (copy / "runs").glob("*/recipe.yaml"):
         recipe.write_text(recipe.read_text().replace(str(pictures), str(data)))
     grid = {"tuning": ["head", "last:1"], "lr": [1e-2]}
@@ -477,7 +478,7 @@ def test_predictions_that_are_not_the_metrics_own_are_refused(copy: Path, again:
     path = next(iter(sorted(copy.glob("runs/*/predictions.csv"))))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] if damage == "garbage" else "".join(lines[: len(lines) // 2]))
-    with pytest.raises(InjertoError, match=r"predictions.csv and metrics.json do not agree on .*remove"):
+    with pytest.raises(InjertoError, match=r"predictions.csv is damaged, or was changed since .*remove"):
         again(copy)
 
 

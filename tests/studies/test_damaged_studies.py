@@ -100,7 +100,7 @@ def attack_search(count: int, seed: int, cli: Cli, pictures: Path, tiny_timm: Pa
 
 @pytest.mark.parametrize("attacked", [attack_comparison, attack_search])
 def test_some_damage(attacked: Any, cli: Cli, pictures: Path, tiny_timm: Path, tmp_path: Path) -> None:
-    attacked(8, 0, cli, pictures, tiny_timm, tmp_path)
+    attacked(5, 0, cli, pictures, tiny_timm, tmp_path)
 
 
 @pytest.mark.slow

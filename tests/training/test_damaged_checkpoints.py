@@ -86,7 +86,10 @@ def damages(data: bytes, draw: random.Random, flips: int) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FAST = ("dann", "ema", "language model")
+
+
+@pytest.mark.parametrize("kind", [k if k in FAST else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_no_flipped_bit_is_taken_in(kind: str, begin: Any, tmp_path: Path) -> None:
     begin(kind, tmp_path / "run")
     folder, draw = tmp_path / "run" / "checkpoints", random.Random(kind)

@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> str:
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     found = _checksum(contiguous, json.loads(json.dumps(state)))
-    text = json.dumps(state | {CHECKSUM: found}, sort_keys=True)  # one entry: several would be in any order
+    text = json.dumps(state | {CHECKSUM: found})  # one entry: several would be in any order
     with atomic_path(path) as temporary:
         try:
             save_file(contiguous, temporary, metadata={"state": text})
