@@ -17,6 +17,7 @@ from injerto.bank.questions import Answer, Question
 from injerto.bank.resident import About, Resident, read_resident
 from injerto.bank.trunk import Row, Trunk
 from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.limits import ADAPTER_NAME as LONGEST_NAME
 from injerto.compute.batches import BatchMaker, bucket, prefetch
 from injerto.compute.inference import IMAGE_CHUNK, inference_plan
 from injerto.domains.columns import ColumnNames
@@ -25,8 +26,6 @@ from injerto.domains.texts import tokenize
 from injerto.evaluation.inputs import as_inputs
 from injerto.evaluation.predictor import probabilities
 
-LONGEST_NAME = 100
-"""Characters of an adapter's name."""
 TOKENS = 2048
 """Of a chunk of texts: many, so that few passes serve many adapters."""
 

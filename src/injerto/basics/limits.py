@@ -63,8 +63,23 @@ RECIPE_DEPTH = 16
 CARD_BYTES = 8_000_000
 """Largest adapter card that is read, in bytes."""
 
+NECK_WIDTH = 65_536
+"""Largest width of a neck."""
+LORA_RANK = 4_096
+"""Largest rank of a low-rank pair."""
+ADAPTER_NAME = 100
+"""Longest name of an adapter in a bank, in characters."""
+
+# Requests to the server
+REQUEST_ITEMS = 256
+"""Most inputs of one request."""
+REQUEST_ADAPTERS = 64
+"""Most adapters that are asked about one input."""
+DRIFTED_BYTES = 100_000_000
+"""Most bytes of inputs that a server keeps of those that look unlike what its adapters learned from."""
+
 # Messages
-MESSAGE_CHARACTERS = 4_000
-"""Longest error message; of a longer one the middle is left out."""
+MESSAGE = 2_000
+"""Longest message of an error, in characters; what is longer loses its middle."""
 VALUE_CHARACTERS = 200
-"""How much a message shows of one value that was given."""
+"""How much a message shows of one value that was given, in characters."""
