@@ -103,4 +103,4 @@ def test_no_name_steers_the_terminal(
 
 def test_messages_are_bounded() -> None:
     said = str(InjertoError(f"{'x' * 30_000_000}; mend it"))
-    assert len(said) < 5_000 and said.endswith("; mend it") and "29,996,0" in said
+    assert len(said) < 5_000 and said.endswith("; mend it")

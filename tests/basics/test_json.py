@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from injerto.basics.errors import InjertoError, shorten
 from injerto.basics.json import load_json
-from injerto.basics.limits import JSON_DEPTH, JSON_NODES, MESSAGE_CHARACTERS
+from injerto.basics.limits import JSON_DEPTH, JSON_NODES, MESSAGE
 
 VALUES: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -62,4 +62,4 @@ def test_a_text_is_shortened_to_its_ends(text: str, length: int) -> None:
 
 
 def test_no_message_is_longer_than_a_page() -> None:
-    assert len(str(InjertoError("shape " + "9, " * 10_000))) <= MESSAGE_CHARACTERS + 100
+    assert len(str(InjertoError("shape " + "9, " * 10_000))) <= MESSAGE + 100

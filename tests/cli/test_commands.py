@@ -59,7 +59,7 @@ def test_every_flag_reaches_the_recipe_zeros_too(cli: Cli, monkeypatch: pytest.M
         "augment": "none", "views": 0, "select": "last", "patience": 3, "precision": "fp32", "threads": 1, "seed": 0,
         "split_seed": 0, "skip_bad": True, "layer_decay": 0.5, "l2_sp": 0.0, "average": "ema", "slider": True,
         "remember": "r", "track": ["wandb", "mlflow"], "shots": 5, "task": "classification", "max_length": 32,
-        "objective": "erm", "target_labels": "3",
+        "objective": "erm", "target_labels": "3", "allow_outside": True,
     }  # fmt: skip
     assert set(given) == set(Recipe.model_fields) - {"data", "steps", "defaults_version"}
     seen: dict[str, Any] = {}

@@ -212,3 +212,21 @@ def test_a_semicolon_between_cells_and_a_comma_in_the_heading(tmp_path: Path) ->
     path.write_text('text,label,"a;b"\none; two,x,1\nthree,y,2\n')
     (domain,) = load_domains(path).values()
     assert sorted(domain.inputs) == ["one; two", "three"]
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+@pytest.mark.parametrize(("ending", "mark"), [("csv", ","), ("csv", ";"), ("tsv", "\t"), ("csv", "|"), ("txt", "\t")])
+def test_a_cell_too_many_is_refused_by_its_line_at_fit_and_at_predict(
+    tmp_path: Path, ending: str, mark: str, row: int
+) -> None:
+    from injerto.domains.columns import ColumnNames
+    from injerto.evaluation.inputs import read_inputs
+
+    lines = [["text", "label"], *([f"text {place}", "good"] for place in range(5))]
+    lines[1 + row].insert(1, " and long")
+    path = tmp_path / f"t.{ending}"
+    path.write_text("\n".join(map(mark.join, lines)))
+    with pytest.raises(InjertoError, match=f"line {row + 2}: 3 cells, and the heading has 2"):
+        load_domains(path)
+    with pytest.raises(InjertoError, match=f"line {row + 2}: 3 cells, and the heading has 2"):
+        read_inputs(path, ColumnNames(fitted=(("input", "text"),), inputs_only="text"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.limits import MESSAGE_CHARACTERS, RECIPE_BYTES, RECIPE_DEPTH, RECIPE_NODES
+from injerto.basics.limits import MESSAGE, RECIPE_BYTES, RECIPE_DEPTH, RECIPE_NODES
 from injerto.recipe.mapping import load_mapping
 from injerto.recipe.recipe import load_recipe, make_recipe
 
@@ -63,7 +63,7 @@ def test_hostile_settings_are_one_short_line(tmp_path: Path, kind: str) -> None:
     peak, seconds = tracemalloc.get_traced_memory()[1], time.process_time() - begin
     tracemalloc.stop()
     said = str(error.value)
-    assert "\n" not in said and 0 < len(said) <= MESSAGE_CHARACTERS + 100
+    assert "\n" not in said and 0 < len(said) <= MESSAGE + 100
     assert peak < 60e6 and seconds < 4  # several times as long as without tracemalloc
 
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError, suggest
-
-LONGEST_NAME = 100
-"""Characters of an adapter's name."""
+from injerto.basics.limits import ADAPTER_NAME as LONGEST_NAME
 
 
 class UnknownAdapter(InjertoError):

@@ -3,7 +3,17 @@
 import os
 import traceback
 
-from injerto.basics.limits import MESSAGE_CHARACTERS, VALUE_CHARACTERS
+from injerto.basics.limits import MESSAGE, VALUE_CHARACTERS
+
+
+def shorten(text: str, length: int = MESSAGE) -> str:
+    """A text without its middle where it is longer than it may be.
+
+    Args:
+        text: Any.
+        length: Most characters.
+    """
+    return text if len(text) <= length else f"{text[: length // 2 - 3]} ... {text[len(text) - length // 2 + 2 :]}"
 
 
 class InjertoError(Exception):
@@ -14,25 +24,12 @@ class InjertoError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        """Keep the message, shortened where what it shows of the input is beyond reading.
+        """Keep a message.
 
         Args:
-            message: The line.
+            message: What the user is told.
         """
         super().__init__(shorten(str(message)))
-
-
-def shorten(text: str, most: int = MESSAGE_CHARACTERS) -> str:
-    """A text of bounded length: of a longer one the middle is left out, for its end says what to do.
-
-    Args:
-        text: Any.
-        most: Characters.
-    """
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
 
 
 def shown(value: object, most: int = VALUE_CHARACTERS) -> str:

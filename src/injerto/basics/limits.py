@@ -82,9 +82,18 @@ JSON_NODES = 1_000_000
 """Most values in a JSON file."""
 PATTERNS = 256
 """Most patterns in an adapter's configuration that are more than a layer's name: regular expressions."""
+NECK_WIDTH = 65_536
+"""Largest width of a neck."""
+LORA_RANK = 4_096
+"""Largest rank of a low-rank pair."""
+ADAPTER_NAME = 100
+"""Longest name of an adapter in a bank, in characters."""
 
 # Requests to the server
-
+REQUEST_ITEMS = 256
+"""Most inputs of one request."""
+REQUEST_ADAPTERS = 64
+"""Most adapters that are asked about one input."""
 REQUEST_BYTES = 20_000_000
 """Largest body of a request, in bytes."""
 REQUEST_PIXELS = 50_000_000
@@ -119,9 +128,11 @@ CONNECTIONS = 512
 """Most connections at the same time; one address may have half of them. Fewer where fewer files may be open."""
 ADMIN_TOKEN_CHARACTERS = 16
 """Shortest management token that is taken from the environment, in characters."""
+DRIFTED_BYTES = 100_000_000
+"""Most bytes of inputs that a server keeps of those that look unlike what its adapters learned from."""
 
 # Messages
-MESSAGE_CHARACTERS = 4_000
-"""Longest error message; of a longer one the middle is left out."""
+MESSAGE = 2_000
+"""Longest message of an error, in characters; what is longer loses its middle."""
 VALUE_CHARACTERS = 200
-"""How much a message shows of one value that was given."""
+"""How much a message shows of one value that was given, in characters."""

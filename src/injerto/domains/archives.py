@@ -312,7 +312,7 @@ def _unpack_tar(path: Path, root: Path) -> None:
                     assert content is not None  # a regular file has content
                     writer.file(parts, member.size, content)
                     bar.advance(member.size)
-                archive.members = []  # type: ignore[misc]
+                archive.members = []  # type: ignore[attr-defined]
         while stream.read(_BLOCK):  # the checksum stands at the very end, behind what tarfile reads
             pass
 

@@ -148,12 +148,13 @@ class LanguageRun(Run):
         """Empty: there are no classes."""
         return ()
 
-    def predict_proba(self, inputs: Any, input: str | None = None) -> NoReturn:
+    def predict_proba(self, inputs: Any, input: str | None = None, allow_outside: bool = False) -> NoReturn:
         """Not to be had.
 
         Args:
             inputs: Anything.
             input: Anything.
+            allow_outside: Anything.
 
         Raises:
             InjertoError: Always.
@@ -200,16 +201,17 @@ class LanguageRun(Run):
                 found.append(generate(model.backbone, ids, tokens, temperature, seed))
         return found
 
-    def embed(self, inputs: Any, input: str | None = None) -> np.ndarray:
+    def embed(self, inputs: Any, input: str | None = None, allow_outside: bool = False) -> np.ndarray:
         """The mean of the last hidden states of each text, float32 (N, D).
 
         Args:
             inputs: A text, or a list of texts, in any form that a classifier of texts takes.
             input: The column of a table to read; that which the run was fitted with where not given.
+            allow_outside: Of no use, as texts are in the table itself.
         """
         from injerto.compute.inference import Embedder
 
-        texts = self.read(inputs, input).settle().items
+        texts = self.read(inputs, input, allow_outside).settle().items
         result = np.empty((len(texts), self.model.backbone.embedding_dim), np.float32)
         keys = [sha256(index) for index in range(len(texts))]
         for rows, values in Embedder(self.model.backbone, self.plan, constant=False).embed(texts, keys):

@@ -89,7 +89,7 @@ def _check(text: str) -> None:
             raise ValueError(f"holds the tag {tag[:60]!r}; settings are plain words, numbers and lists")
         nodes += 1
         if isinstance(event, yaml.AliasEvent):
-            more = sizes.get(event.anchor, (RECIPE_NODES, 0))  # one that is not closed yet holds itself
+            more = sizes.get(str(event.anchor), (RECIPE_NODES, 0))  # one that is not closed yet holds itself
             nodes, characters = nodes + more[0], characters + more[1]
         elif isinstance(event, yaml.CollectionStartEvent):
             open_ones.append((event.anchor, nodes - 1, characters))

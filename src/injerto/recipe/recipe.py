@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from injerto.basics.errors import InjertoError, shown, suggest
 from injerto.basics.files import write_text
+from injerto.basics.limits import NECK_WIDTH as WIDEST_NECK
 from injerto.basics.limits import PICTURE_SIDE, TEXT_TOKENS
 from injerto.recipe.defaults import BACKBONES, DEFAULTS_VERSION, RSLORA_ALPHA, augmentation_for, defaults_for
 from injerto.recipe.grammar import TUNINGS, AlignmentTerm, TuningSpec, parse_alignment, parse_tuning
@@ -19,8 +20,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
-WIDEST_NECK = 65536
-"""Largest width of a neck."""
 NECK = 256
 """Width of the neck that an alignment acts on where the backbone does not move."""
 POLICIES = ("auto", "none", "light", "standard")

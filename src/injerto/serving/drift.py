@@ -16,10 +16,9 @@ from injerto.adapters.sketch import LARGEST_WINDOW, LEVEL, SMALLEST_WINDOW, Drif
 from injerto.bank.questions import Answer, Question
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import atomic_path, sha256, write_text
+from injerto.basics.limits import DRIFTED_BYTES as MOST_SAVED
 from injerto.basics.progress import warn
 
-MOST_SAVED = 100_000_000
-"""Bytes of drifted inputs that are kept for an adapter, about."""
 REMEMBERED = 5_000
 """Last inputs of an adapter that count once, however often they come."""
 BEHIND = 64

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from injerto.bank.names import LONGEST_NAME
+from injerto.basics.limits import ADAPTER_NAME as LONGEST_NAME
+from injerto.basics.limits import REQUEST_ADAPTERS as MOST_ADAPTERS
+from injerto.basics.limits import REQUEST_ITEMS as MOST_ITEMS
 
-MOST_ITEMS = 256
-MOST_ADAPTERS = 64
 NAME = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 STRENGTH = Annotated[
     float, Field(ge=0, le=1, allow_inf_nan=False, description="From the base (0) to the adapter (1).", examples=[1.0])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.limits import LORA_RANK as LARGEST_RANK
 from injerto.recipe.defaults import RSLORA_ALPHA
 from injerto.recipe.grammar import TuningSpec
 from injerto.tuning.lora.attach import pattern_matches
@@ -13,7 +14,6 @@ from injerto.tuning.lora.base import Variant
 
 OPTIONS = ("r", "alpha", "dropout", "variant", "plus", "targets", "ranks", "alphas")
 VARIANTS = ("plain", "rslora", "dora", "pissa")
-LARGEST_RANK = 4096
 RANKS = (2, 32)
 """The ranks that a search tries where it is not told."""
 N = TypeVar("N", int, float)
