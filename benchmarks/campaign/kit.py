@@ -108,18 +108,19 @@ def content_of(run: Path) -> dict[str, Any]:
         if not path.is_file():
             continue
         if path.name == "log.jsonl":
-            found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.name == "metrics.json":
-            found[name] = _timeless(json.loads(path.read_text()))
+            found[name] = timeless(json.loads(path.read_text()))
         else:
             found[name] = path.read_bytes()
     return found
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
+    """A value of JSON without what tells the time."""
     if isinstance(value, dict):
-        return {key: _timeless(one) for key, one in value.items() if key not in CLOCK}
-    return [_timeless(one) for one in value] if isinstance(value, list) else value
+        return {key: timeless(one) for key, one in value.items() if key not in CLOCK}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
