@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or broken at every write, rename and fsync; then whole again, and the command again."""
+"""Full, read-only and broken disks at every write, rename and fsync; then a whole disk, and the command again."""
 
 import ctypes
 import errno
@@ -75,12 +75,12 @@ class Disk:
 def _fail(kit: Kit, scenario: Scenario, number: int, total: int) -> Callable[[Path], Verdict]:
     def attack(place: Path) -> Verdict:
         rng = rng_of(kit.seed, "disks", scenario.name, number)
-        ref, bystanders = reference(kit, scenario), rng.random() < 0.7
+        bystanders = rng.random() < 0.7
         lay(kit, scenario, place, bystanders)
         where = rng.choice(("out", "out", "cache", ""))
-        order = (number * 0.618033988749895) % 1.0
-        at = 1 + int(min(0.999, order + rng.random() / total) * ref.events)
-        disk = Disk(at, rng.choice(ERRORS), rng.random() < 0.4, place / where)
+        disk = Disk(
+            reference(kit, scenario).draw(rng, number, total), rng.choice(ERRORS), rng.random() < 0.4, place / where
+        )
         ended = run(place, scenario.words(kit), disk)
         if not disk.hit:
             disk.hit.append(Event("no", "change", 0))
@@ -88,7 +88,7 @@ def _fail(kit: Kit, scenario: Scenario, number: int, total: int) -> Callable[[Pa
         trail = f"{name} {times} in {where or 'both'} at change {disk.at} ({disk.hit[0]})"
         outcome, detail = _judge(kit, scenario, place, ended, disk, where, bystanders)
         if outcome in ("same", "refused"):
-            after, later = finish(kit, scenario, place, rng, trail, bystanders)
+            after, later = finish(kit, scenario, place, rng, trail, bystanders, cached=False)
             if after not in ("same", "refused"):
                 return verdict(after, f"{later} (first: {ended.code} {ended.last})", 1)
             return verdict(outcome, detail, 1)

@@ -1,7 +1,6 @@
 """Kills: SIGKILL at every rename, write and fsync of every command, then the command again."""
 
 import json
-import random
 import signal
 import socket
 import time
@@ -16,6 +15,7 @@ from benchmarks.campaign.kit import Kit
 from benchmarks.campaign.scenarios import (
     SCENARIOS,
     Scenario,
+    describe,
     earlier_is_kept,
     faults,
     finish,
@@ -26,7 +26,6 @@ from benchmarks.campaign.scenarios import (
     start,
     tree_of,
     verdict,
-    describe,
 )
 from benchmarks.campaign.watched import ANSWER, Event, problem
 
@@ -78,15 +77,15 @@ class Blow:
 def _kill(kit: Kit, scenario: Scenario, number: int, total: int) -> Callable[[Path], Verdict]:
     def attack(place: Path) -> Verdict:
         rng = rng_of(kit.seed, "kills", scenario.name, number)
-        events = reference(kit, scenario).events
+        undisturbed = reference(kit, scenario)
         bystanders = rng.random() < 0.7
         lay(kit, scenario, place, bystanders)
         words, trail = scenario.words(kit), []
         how = rng.choices(("kill", "half", "SIGINT", "SIGTERM"), (6, 2, 1, 1))[0]
-        share = _rank(rng, number, total)
+        at = undisturbed.draw(rng, number, total)
         strokes = 1 if rng.random() < 0.7 else rng.choice((2, 2, 3))
         for stroke in range(strokes):
-            blow = Blow(1 + int(share * events), how)
+            blow = Blow(at, how)
             ended = run(place, words, blow)
             if blow.where is None:
                 break  # it was through before that
@@ -104,17 +103,11 @@ def _kill(kit: Kit, scenario: Scenario, number: int, total: int) -> Callable[[Pa
                 words = [*words, *scenario.again]
             if scenario.remedy:
                 break  # it refuses what is there
-            how, share = rng.choice(("kill", "kill", "half")), rng.random()
+            how, at = rng.choice(("kill", "kill", "half")), 1 + rng.randrange(len(undisturbed.events))
         outcome, detail = finish(kit, scenario, place, rng, ", ".join(trail) or "not struck", bystanders)
         return verdict(outcome, detail, max(1, len(trail)))
 
     return attack
-
-
-def _rank(rng: random.Random, number: int, total: int) -> float:
-    """A place from 0 to 1: the numbers of a scenario, in a mixed order, cover all of it."""
-    order = (number * 0.618033988749895) % 1.0
-    return min(0.999, order + rng.random() / total)
 
 
 # --- two at once ----------------------------------------------------------------------------------------------
@@ -136,7 +129,9 @@ def _two_at_once(kit: Kit, scenario: Scenario, number: int) -> Callable[[Path], 
                 return verdict("fault", f"two at once: {fault}", 2)
         codes = sorted(ended.code for ended in both)
         told = [ended.last for ended in both if ended.code != 0]
-        if codes not in ([0, 0], [0, 2]) or any("is being written" not in s and "exists already" not in s for s in told):
+        if codes not in ([0, 0], [0, 2]) or any(
+            "is being written" not in s and "exists already" not in s for s in told
+        ):
             return verdict("wrong", f"two at once: {[(ended.code, ended.last) for ended in both]}", 2)
         if gone := lost(place, bystanders):
             return verdict("lost", f"two at once: {', '.join(gone)}", 2)
