@@ -1,11 +1,13 @@
 """What the cases attack: tiny networks and data, and finished runs of every kind, made once."""
 
+import fcntl
 import importlib
 import json
 import os
 import shutil
 import sys
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,12 @@ class Kit:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
 
-    def prepare(self) -> None:
-        """Import what the cases need, and make what they attack where it is not there yet."""
+    def prepare(self, runs: Iterable[str] = RUNS) -> None:
+        """Import what the cases need, and make what they attack where it is not there yet.
+
+        Args:
+            runs: Those that are made now; the others are made when they are asked for.
+        """
         import accelerate  # noqa: F401
         import timm  # noqa: F401
         import transformers  # noqa: F401
@@ -58,7 +64,7 @@ class Kit:
         self.folder.mkdir(parents=True)
 
         def make(_: Path) -> Verdict:
-            self._make()
+            self._make(runs)
             return Verdict("same")
 
         child = Child(Case("kit", make, 600, 8_000_000_000), self.folder.parent / "case-kit")
@@ -77,7 +83,7 @@ class Kit:
                 warnings.simplefilter("ignore")
                 importlib.import_module(name)
 
-    def _make(self) -> None:
+    def _make(self, runs: Iterable[str]) -> None:
         import tiny
 
         models = self.folder / "models"
@@ -87,9 +93,8 @@ class Kit:
         tiny.save_lm(models / "lm")
         tiny.write_pictures(self.folder / "pictures", per_class=6)
         tiny.write_reviews(self.folder / "reviews.csv", per_class=12)
-        for name in RUNS:
-            done = run_cli([*self.fit(name), "--out", str(self.run(name))])
-            assert done[0] == 0, done
+        for name in runs:
+            self._fit(name)
         modules = [name for name in sys.modules if name.split(".")[0] in LATER]
         (self.folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
 
@@ -101,8 +106,31 @@ class Kit:
         return ["-q", "fit", str(data), "--backbone", str(backbone), *QUICK, *flags]
 
     def run(self, name: str) -> Path:
-        """The finished run."""
-        return self.folder / "runs" / name
+        """The finished run; it is made by the first that asks."""
+        run = self.folder / "runs" / name
+        if not (run / "metrics.json").exists():
+            with (self.folder / f"{name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not (run / "metrics.json").exists():
+                    self._apart(name)
+        return run
+
+    def _apart(self, name: str) -> None:
+        """Make a run in a process of its own, so that this one stays as it was."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                self._fit(name)
+                code = 0
+            finally:
+                os._exit(code)
+        if os.waitpid(pid, 0)[1]:
+            raise RuntimeError(f"the run {name} cannot be made")
+
+    def _fit(self, name: str) -> None:
+        done = run_cli([*self.fit(name), "--out", str(self.folder / "runs" / name)])
+        assert done[0] == 0, done
 
 
 def run_cli(words: list[str]) -> tuple[int, str]:
