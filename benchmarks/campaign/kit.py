@@ -153,12 +153,12 @@ def content_of(run: Path) -> dict[str, Any]:
         name = str(path.relative_to(run))
         if not path.is_file():
             continue
-        if path.name == "log.jsonl":
-            found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
-        elif path.name == "metrics.json":
-            found[name] = timeless(json.loads(path.read_text()))
-        else:
-            found[name] = path.read_bytes()
+        found[name] = path.read_bytes()
+        with suppress(ValueError):  # half a file is its bytes
+            if path.name == "log.jsonl":
+                found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            elif path.name == "metrics.json":
+                found[name] = timeless(json.loads(path.read_text()))
     return found
 
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,8 @@ def tree_of(place: Path) -> dict[str, Any]:
         elif name.endswith(".csv") and isinstance(content, bytes):
             found[name] = _columns(content)
         elif name.endswith(".json") and isinstance(content, bytes) and "mine" not in name:
-            found[name] = timeless(json.loads(content))
+            with suppress(ValueError):  # half of one that was left over
+                found[name] = timeless(json.loads(content))
     for place_of, bytes_of in MINE.items():
         if found.get(place_of) == bytes_of:
             del found[place_of]
