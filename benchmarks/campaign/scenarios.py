@@ -13,6 +13,7 @@ import random
 import re
 import shutil
 import signal
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -232,10 +233,25 @@ def tree_of(place: Path) -> dict[str, Any]:
         elif name.endswith(".json") and isinstance(content, bytes) and "mine" not in name:
             with suppress(ValueError):  # half of one that was left over
                 found[name] = timeless(json.loads(content))
-    for place_of, bytes_of in MINE.items():
-        if found.get(place_of) == bytes_of:
-            del found[place_of]
-    return found
+    found = _without_numbers(found) if isinstance(found.get("out/search.json"), dict) else found
+    return {name: content for name, content in found.items() if MINE.get(name) != content}
+
+
+def _without_numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """A search without the numbers of its trials: one that was killed is done again under another."""
+    content = found["out/search.json"]
+    trials = sorted(content["trials"], key=lambda one: sorted(one["parameters"].items()))
+    best = content["best"] and {**content["best"], "number": 0, "runs": len(content["best"]["runs"])}
+    named = {**found, "out/search.json": {**content, "trials": [{**one, "number": 0} for one in trials], "best": best}}
+    table = named.pop("out/search.csv", [])
+    named["out/search.csv"] = sorted(row[1:] for row in table)
+    for name in list(named):
+        if name.startswith("out/trials/"):
+            folder, _, inner = name.removeprefix("out/trials/").partition("/")
+            recipe = found.get(f"out/trials/{folder}/0/recipe.yaml", folder)
+            number = zlib.crc32(recipe if isinstance(recipe, bytes) else recipe.encode())
+            named[f"out/trials/{number}/{inner}"] = named.pop(name)
+    return named
 
 
 def _columns(content: bytes) -> list[list[str]]:
