@@ -1,16 +1,25 @@
 """What the cases attack: tiny networks and data, and finished runs of every kind, made once."""
 
+import fcntl
+import importlib
 import json
 import os
 import shutil
+import sys
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-CLOCK = ("seconds", "time", "speed", "created")
-"""Keys of numbers that tell the time and may differ."""
+CLOCK = ("seconds", "time", "speed", "created", "checksum", "log.jsonl")
+"""Keys of numbers that tell the time, and of checksums over them."""
 IMAGES = ["--source", "day", "--target", "dusk", "--augment", "none", "--head-lr", "0.01"]
 TEXTS = ["--source", "films", "--augment", "none"]
 QUICK = ["--threads", "1", "--precision", "fp32", "--batch-size", "8", "--epochs", "4"]
+LATER = {"injerto", "joblib", "numpy", "pandas", "peft", "PIL", "pyarrow", "rich", "scipy", "sklearn", "tokenizers"}
+LATER |= {"torch", "transformers", "typer"}
+"""Packages whose modules commands import on their way."""
 RUNS: dict[str, tuple[str, list[str]]] = {  # kind of data, flags
     "head": ("pictures", [*IMAGES, "--tuning", "head"]),
     "last": ("pictures", [*IMAGES, "--tuning", "last:1"]),
@@ -35,8 +44,12 @@ class Kit:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
 
-    def prepare(self) -> None:
-        """Import what the cases need, and make what they attack where it is not there yet."""
+    def prepare(self, runs: Iterable[str] = RUNS) -> None:
+        """Import what the cases need, and make what they attack where it is not there yet.
+
+        Args:
+            runs: Those that are made now; the others are made when they are asked for.
+        """
         import accelerate  # noqa: F401
         import timm  # noqa: F401
         import transformers  # noqa: F401
@@ -45,12 +58,13 @@ class Kit:
         import injerto.training.fit  # noqa: F401
 
         if (self.folder / "ready").exists():
+            self._import_all()
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
 
         def make(_: Path) -> Verdict:
-            self._make()
+            self._make(runs)
             return Verdict("same")
 
         child = Child(Case("kit", make, 600, 8_000_000_000), self.folder.parent / "case-kit")
@@ -60,8 +74,16 @@ class Kit:
         if verdicts[0].outcome != "same":
             raise SystemExit(f"the kit cannot be made: {verdicts[0].detail}")
         (self.folder / "ready").touch()
+        self._import_all()
 
-    def _make(self) -> None:
+    def _import_all(self) -> None:
+        """Import whatever the commands import on their way: each case would do so anew, for a second."""
+        for name in json.loads((self.folder / "modules.json").read_text(encoding="utf-8")):
+            with suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(name)
+
+    def _make(self, runs: Iterable[str]) -> None:
         import tiny
 
         models = self.folder / "models"
@@ -71,9 +93,10 @@ class Kit:
         tiny.save_lm(models / "lm")
         tiny.write_pictures(self.folder / "pictures", per_class=6)
         tiny.write_reviews(self.folder / "reviews.csv", per_class=12)
-        for name in RUNS:
-            done = run_cli([*self.fit(name), "--out", str(self.run(name))])
-            assert done[0] == 0, done
+        for name in runs:
+            self._fit(name)
+        modules = [name for name in sys.modules if name.split(".")[0] in LATER]
+        (self.folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
 
     def fit(self, name: str) -> list[str]:
         """Words of the command that makes a run, without its ``--out``."""
@@ -83,8 +106,31 @@ class Kit:
         return ["-q", "fit", str(data), "--backbone", str(backbone), *QUICK, *flags]
 
     def run(self, name: str) -> Path:
-        """The finished run."""
-        return self.folder / "runs" / name
+        """The finished run; it is made by the first that asks."""
+        run = self.folder / "runs" / name
+        if not (run / "metrics.json").exists():
+            with (self.folder / f"{name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not (run / "metrics.json").exists():
+                    self._apart(name)
+        return run
+
+    def _apart(self, name: str) -> None:
+        """Make a run in a process of its own, so that this one stays as it was."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                self._fit(name)
+                code = 0
+            finally:
+                os._exit(code)
+        if os.waitpid(pid, 0)[1]:
+            raise RuntimeError(f"the run {name} cannot be made")
+
+    def _fit(self, name: str) -> None:
+        done = run_cli([*self.fit(name), "--out", str(self.folder / "runs" / name)])
+        assert done[0] == 0, done
 
 
 def run_cli(words: list[str]) -> tuple[int, str]:
@@ -107,19 +153,20 @@ def content_of(run: Path) -> dict[str, Any]:
         name = str(path.relative_to(run))
         if not path.is_file():
             continue
-        if path.name == "log.jsonl":
-            found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
-        elif path.name == "metrics.json":
-            found[name] = _timeless(json.loads(path.read_text()))
-        else:
-            found[name] = path.read_bytes()
+        found[name] = path.read_bytes()
+        with suppress(ValueError):  # half a file is its bytes
+            if path.name == "log.jsonl":
+                found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            elif path.name == "metrics.json":
+                found[name] = timeless(json.loads(path.read_text()))
     return found
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
+    """A value of JSON without what tells the time."""
     if isinstance(value, dict):
-        return {key: _timeless(one) for key, one in value.items() if key not in CLOCK}
-    return [_timeless(one) for one in value] if isinstance(value, list) else value
+        return {key: timeless(one) for key, one in value.items() if key not in CLOCK}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
