@@ -1,8 +1,12 @@
 """What the cases attack: tiny networks and data, and finished runs of every kind, made once."""
 
+import importlib
 import json
 import os
 import shutil
+import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,9 @@ CLOCK = ("seconds", "time", "speed", "created")
 IMAGES = ["--source", "day", "--target", "dusk", "--augment", "none", "--head-lr", "0.01"]
 TEXTS = ["--source", "films", "--augment", "none"]
 QUICK = ["--threads", "1", "--precision", "fp32", "--batch-size", "8", "--epochs", "4"]
+LATER = {"injerto", "joblib", "numpy", "pandas", "peft", "PIL", "pyarrow", "rich", "scipy", "sklearn", "tokenizers"}
+LATER |= {"torch", "transformers", "typer"}
+"""Packages whose modules commands import on their way."""
 RUNS: dict[str, tuple[str, list[str]]] = {  # kind of data, flags
     "head": ("pictures", [*IMAGES, "--tuning", "head"]),
     "last": ("pictures", [*IMAGES, "--tuning", "last:1"]),
@@ -45,6 +52,7 @@ class Kit:
         import injerto.training.fit  # noqa: F401
 
         if (self.folder / "ready").exists():
+            self._import_all()
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -60,6 +68,14 @@ class Kit:
         if verdicts[0].outcome != "same":
             raise SystemExit(f"the kit cannot be made: {verdicts[0].detail}")
         (self.folder / "ready").touch()
+        self._import_all()
+
+    def _import_all(self) -> None:
+        """Import whatever the commands import on their way: each case would do so anew, for a second."""
+        for name in json.loads((self.folder / "modules.json").read_text(encoding="utf-8")):
+            with suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(name)
 
     def _make(self) -> None:
         import tiny
@@ -74,6 +90,8 @@ class Kit:
         for name in RUNS:
             done = run_cli([*self.fit(name), "--out", str(self.run(name))])
             assert done[0] == 0, done
+        modules = [name for name in sys.modules if name.split(".")[0] in LATER]
+        (self.folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
 
     def fit(self, name: str) -> list[str]:
         """Words of the command that makes a run, without its ``--out``."""
@@ -108,18 +126,19 @@ def content_of(run: Path) -> dict[str, Any]:
         if not path.is_file():
             continue
         if path.name == "log.jsonl":
-            found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.name == "metrics.json":
-            found[name] = _timeless(json.loads(path.read_text()))
+            found[name] = timeless(json.loads(path.read_text()))
         else:
             found[name] = path.read_bytes()
     return found
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
+    """A value of JSON without what tells the time."""
     if isinstance(value, dict):
-        return {key: _timeless(one) for key, one in value.items() if key not in CLOCK}
-    return [_timeless(one) for one in value] if isinstance(value, list) else value
+        return {key: timeless(one) for key, one in value.items() if key not in CLOCK}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
