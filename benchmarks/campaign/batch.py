@@ -22,8 +22,12 @@ LONGEST = 600
 """Characters of a sentence that a person reads; a path of the campaign's own is counted as ten."""
 SLACK = 768 * 2**20
 """Bytes of addresses that threads and libraries map without filling them."""
+PATIENCE = 4
+"""On a machine that does other things too, this many times the seconds may pass without being computed."""
 STRANGE = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 """Characters that turn a line's direction."""
+WHAT = "what.txt"
+"""In the case's folder: in words, what the program is being given."""
 FAULT = "this is our fault"
 OUT_OF_MEMORY = ("out of memory", "MemoryError", "allocate memory", "not enough memory")
 Attack = Callable[[Path], Verdict]
@@ -51,7 +55,11 @@ def each(attacks: Iterable[Attack], folder: Path, seconds: float = 10.0, memory:
         place = folder / "here"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        found.append(apart(lambda attack=attack, place=place: attack(place), seconds, memory))  # type: ignore[misc]
+        verdict = apart(lambda attack=attack, place=place: attack(place), seconds, memory)  # type: ignore[misc]
+        if verdict.outcome in ("hang", "crash", "heavy", "fault") and (folder / WHAT).exists():
+            verdict = verdict._replace(detail=f"{(folder / WHAT).read_text()}: {verdict.detail}")
+        (folder / WHAT).unlink(missing_ok=True)
+        found.append(verdict)
     return found
 
 
@@ -70,14 +78,16 @@ def apart(attack: Callable[[], Verdict], seconds: float, memory: int) -> Verdict
         os.close(out)
         _life(attack, memory, into)
     os.close(into)
-    deadline, said = time.monotonic() + seconds, b""
+    begun, said = time.monotonic(), b""
     with open(out, "rb", buffering=0) as stream:
         while not said.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([stream], [], [], left)[0]:
+            spent = time.monotonic() - begun
+            if spent > PATIENCE * seconds or _computed(pid) > seconds:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 return Verdict("hang", f"not ended after {seconds:g} s")
+            if not select.select([stream], [], [], 0.5)[0]:
+                continue
             piece = stream.read(1 << 20)
             if not piece:
                 break
@@ -109,6 +119,12 @@ def _life(attack: Callable[[], Verdict], memory: int, into: int) -> None:
             line = line[os.write(into, line) :]
     finally:
         os._exit(0)
+
+
+def _computed(pid: int) -> float:
+    """Seconds that a process has computed, whatever else the machine did meanwhile."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident() -> int:

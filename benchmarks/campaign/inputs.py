@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.campaign import mutations as made
-from benchmarks.campaign.batch import Attack, Refused, ask, each, odd, tried
+from benchmarks.campaign.batch import WHAT, Attack, Refused, ask, each, odd, tried
 from benchmarks.campaign.cases import Case, Verdict, rng_of
 from benchmarks.campaign.kit import Kit
 from benchmarks.campaign.stock import Stock
@@ -130,6 +130,7 @@ class Room:
             action: Of the program.
             check: What is wrong with what it gave; None for nothing.
         """
+        (self.place.parent / WHAT).write_text(what, encoding="utf-8", errors="backslashreplace")
         with contextlib.redirect_stderr(self.said):
             given, verdict = tried(action, place=self.place)
         refused = verdict is not None and verdict.outcome == "refused"
