@@ -446,7 +446,8 @@ def _json_files(stock: Stock, rng: random.Random, file: str) -> Iterator[Attack]
                 ("hf:a/b", "timm:resnet18", "/etc", "hf:../../x", "packaged:minilm-l6", "module:x", "peft:x")
             )
         text = json.dumps(content).encode("utf-8", "surrogatepass") if kind < 5 else made.json_text(content, rng)
-        yield lambda place, args=(folder, base, inputs, file, text, rng.random() < 0.8, number): _open(place, *args)
+        summed = rng.random() < 0.8
+        yield lambda place, args=(folder, base, inputs, file, text, summed, number): _open(place, *args)
 
 
 def _open(
@@ -634,10 +635,23 @@ def models(stock: Stock, rng: random.Random) -> Iterator[Attack]:
                 )
             elif kind == 3 and name == "resnet":
                 config["pretrained_cfg"] = config["pretrained_cfg"] | rng.choice(
-                    ({"input_size": [3, 10**6, 10**6]}, {"input_size": [1, 32, 32]}, {"mean": [float("nan")] * 3}, {"std": [0, 0, 0]},
-                     {"crop_pct": 0}, {"interpolation": "x"}, {"url": "http://127.0.0.1:9/x.pth"}, {"hf_hub_id": "a/b"}, {"input_size": "x"},
-                     {"crop_pct": 1e-9}, {"mean": None}, {"num_classes": 10**9}, {"first_conv": "x", "classifier": 3}, {"crop_mode": "x"})
-                )  # fmt: skip
+                    (
+                        {"input_size": [3, 10**6, 10**6]},
+                        {"input_size": [1, 32, 32]},
+                        {"mean": [float("nan")] * 3},
+                        {"std": [0, 0, 0]},
+                        {"crop_pct": 0},
+                        {"interpolation": "x"},
+                        {"url": "http://127.0.0.1:9/x.pth"},
+                        {"hf_hub_id": "a/b"},
+                        {"input_size": "x"},
+                        {"crop_pct": 1e-9},
+                        {"mean": None},
+                        {"num_classes": 10**9},
+                        {"first_conv": "x", "classifier": 3},
+                        {"crop_mode": "x"},
+                    )
+                )
             content = json.dumps(config).encode() if kind < 4 else made.json_text(config, rng)
         yield lambda place, args=(source, file, content, more, gone): _model(place, *args)
 
@@ -669,6 +683,15 @@ def _model(place: Path, source: Path, file: str, content: bytes, more: dict[str,
 # --- words ---
 
 
+FLAGS = """
+source target out backbone task tuning alignment objective target-labels head neck norm epochs steps batch-size lr
+head-lr weight-decay layer-decay l2-sp optimizer warmup clip accumulate class-weights label-smoothing image-size max-length
+augment views average remember track select patience precision threads seed split-seed input label domain group split-column
+split-file shots config
+"""
+"""Of ``fit``."""
+
+
 class Enough(BaseException):
     """All words were taken, and training would begin."""
 
@@ -677,30 +700,104 @@ def words(stock: Stock, rng: random.Random) -> Iterator[Attack]:
     """Command lines with odd values."""
     text = stock.fit("text-head")
     pictures_of = stock.fit("last")
-    flags = [
-        *["--source", "--target", "--out", "--backbone", "--task", "--tuning", "--alignment", "--objective", "--target-labels", "--head", "--neck", "--norm"],
-        *["--epochs", "--steps", "--batch-size", "--lr", "--head-lr", "--weight-decay", "--layer-decay", "--l2-sp", "--optimizer", "--warmup", "--clip"],
-        *["--accumulate", "--class-weights", "--label-smoothing", "--image-size", "--max-length", "--augment", "--views", "--average", "--remember"],
-        *["--track", "--select", "--patience", "--precision", "--threads", "--seed", "--split-seed", "--input", "--label", "--domain", "--group"],
-        *["--split-column", "--split-file", "--shots", "--config"],
-    ]  # fmt: skip
+    flags = [f"--{name}" for name in FLAGS.split()]
     run, base = str(stock.run("text-head")), str(stock.base("text-head"))
     others: list[Callable[[], list[str]]] = [
         lambda: ["predict", run, rng.choice(made.WORDS), "--backbone", base],
         lambda: ["predict", rng.choice(made.WORDS), "x"],
-        lambda: ["predict", run, "x", rng.choice(("--slider", "--threads", "--input", "--precision", "--tokens")), rng.choice(made.WORDS)],
-        lambda: ["evaluate", run, text[2], rng.choice(("--on", "--label", "--domain", "--input")), rng.choice(made.WORDS)],
+        lambda: [
+            "predict",
+            run,
+            "x",
+            rng.choice(("--slider", "--threads", "--input", "--precision", "--tokens")),
+            rng.choice(made.WORDS),
+        ],
+        lambda: [
+            "evaluate",
+            run,
+            text[2],
+            rng.choice(("--on", "--label", "--domain", "--input")),
+            rng.choice(made.WORDS),
+        ],
         lambda: ["evaluate", run, rng.choice(made.WORDS)],
         lambda: ["info", rng.choice(made.WORDS)],
-        lambda: ["export", run, "--format", rng.choice((*made.WORDS, "merged")), "--out", rng.choice((*made.NAMES, "out"))],
-        lambda: ["combine", run, run, "--out", "out", "--weights", rng.choice((*made.WORDS, "1,1,1", ",", "nan,1", "1e308,1e308"))],
-        lambda: ["compare", text[2], "--grid", rng.choice((*made.WORDS, "tuning=", "lr=1,1", "lr=x", f"seed={rng.choice(made.NUMBERS)}")), "--out", "out"],
-        lambda: ["compare", text[2], "--grid", "tuning=head", "--seeds", rng.choice((*made.WORDS, "0,0", "1000000000", "0,,1")), "--out", "out"],
-        lambda: ["compare", text[2], "--grid", "tuning=head", "--budget", rng.choice((*made.WORDS, "1h", "-5m", "0s")), "--out", "out"],
-        lambda: ["search", text[2], "--space", rng.choice((*made.WORDS, "lr=1..0", "lr=nan..1", "lr=1e-400..1", "lr=0..1", "lr=a..b")), "--out", "out"],
-        lambda: ["search", text[2], rng.choice(("--trials", "--minutes", "--seeds", "--seed")), rng.choice(made.NUMBERS), "--out", "out"],
-        lambda: ["search", text[2], "--storage", rng.choice((*made.WORDS, "sqlite:////nowhere/x.db", "mysql://a:b@c/d")), "--out", "out", "--trials", "1"],
-        lambda: ["gap", text[2], rng.choice(("--on", "--group", "--seed", "--report", "--image-size")), rng.choice(made.WORDS)],
+        lambda: [
+            "export",
+            run,
+            "--format",
+            rng.choice((*made.WORDS, "merged")),
+            "--out",
+            rng.choice((*made.NAMES, "out")),
+        ],
+        lambda: [
+            "combine",
+            run,
+            run,
+            "--out",
+            "out",
+            "--weights",
+            rng.choice((*made.WORDS, "1,1,1", ",", "nan,1", "1e308,1e308")),
+        ],
+        lambda: [
+            "compare",
+            text[2],
+            "--grid",
+            rng.choice((*made.WORDS, "tuning=", "lr=1,1", "lr=x", f"seed={rng.choice(made.NUMBERS)}")),
+            "--out",
+            "out",
+        ],
+        lambda: [
+            "compare",
+            text[2],
+            "--grid",
+            "tuning=head",
+            "--seeds",
+            rng.choice((*made.WORDS, "0,0", "1000000000", "0,,1")),
+            "--out",
+            "out",
+        ],
+        lambda: [
+            "compare",
+            text[2],
+            "--grid",
+            "tuning=head",
+            "--budget",
+            rng.choice((*made.WORDS, "1h", "-5m", "0s")),
+            "--out",
+            "out",
+        ],
+        lambda: [
+            "search",
+            text[2],
+            "--space",
+            rng.choice((*made.WORDS, "lr=1..0", "lr=nan..1", "lr=1e-400..1", "lr=0..1", "lr=a..b")),
+            "--out",
+            "out",
+        ],
+        lambda: [
+            "search",
+            text[2],
+            rng.choice(("--trials", "--minutes", "--seeds", "--seed")),
+            rng.choice(made.NUMBERS),
+            "--out",
+            "out",
+        ],
+        lambda: [
+            "search",
+            text[2],
+            "--storage",
+            rng.choice((*made.WORDS, "sqlite:////nowhere/x.db", "mysql://a:b@c/d")),
+            "--out",
+            "out",
+            "--trials",
+            "1",
+        ],
+        lambda: [
+            "gap",
+            text[2],
+            rng.choice(("--on", "--group", "--seed", "--report", "--image-size")),
+            rng.choice(made.WORDS),
+        ],
         lambda: ["rank", text[2], "--backbones", rng.choice((*made.WORDS, ",", f"{base},{base}"))],
         lambda: ["advise", text[2], "--minutes", rng.choice(made.NUMBERS)],
         lambda: ["report", rng.choice(made.WORDS)],
@@ -708,8 +805,13 @@ def words(stock: Stock, rng: random.Random) -> Iterator[Attack]:
         lambda: ["soup", rng.choice(made.WORDS), "--out", rng.choice(made.NAMES)],
         lambda: [rng.choice(made.WORDS) for _ in range(rng.randrange(1, 4))],
         lambda: ["fit", rng.choice(made.WORDS)],
-        lambda: ["serve", rng.choice(made.WORDS), rng.choice(("--port", "--memory", "--queue")), rng.choice(made.NUMBERS)],
-    ]  # fmt: skip
+        lambda: [
+            "serve",
+            rng.choice(made.WORDS),
+            rng.choice(("--port", "--memory", "--queue")),
+            rng.choice(made.NUMBERS),
+        ],
+    ]
     for _ in itertools.count():
         if rng.random() < 0.65:
             line = [*rng.choice((text, pictures_of))]
