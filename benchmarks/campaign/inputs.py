@@ -684,10 +684,10 @@ def _model(place: Path, source: Path, file: str, content: bytes, more: dict[str,
 
 
 FLAGS = """
-source target out backbone task tuning alignment objective target-labels head neck norm epochs steps batch-size lr
-head-lr weight-decay layer-decay l2-sp optimizer warmup clip accumulate class-weights label-smoothing image-size max-length
-augment views average remember track select patience precision threads seed split-seed input label domain group split-column
-split-file shots config
+source target out backbone task tuning alignment objective target-labels head neck norm epochs steps
+batch-size lr head-lr weight-decay layer-decay l2-sp optimizer warmup clip accumulate class-weights
+label-smoothing image-size max-length augment views average remember track select patience precision threads
+seed split-seed input label domain group split-column split-file shots config
 """
 """Of ``fit``."""
 
