@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # the cases share the cores: who waits is not to spin
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # tiny networks and data
 PARTS = {"kills": 8.0, "disks": 3.0, "flips": 4.0, "inputs": 5.0, "settings": 5.0, "server": 5.0}

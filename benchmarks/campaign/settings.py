@@ -15,6 +15,7 @@ import shlex
 import shutil
 import signal
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ COMMON: dict[str, tuple[Any, ...]] = {
     "average": ("ema", "swad"),
     "patience": (1, 2),
     "precision": ("fp32", "bf16", "auto"),
-    "threads": (1, 2),
+    "threads": (1, 1, 1, 2),
     "seed": (0, 1, 7, 2**63 - 1),
     "split-seed": (0, 3, 11),
 }
@@ -222,6 +223,7 @@ def walk(seed: int) -> Iterator[tuple[int, str, dict[str, Any]]]:
 def plausible(kind: str, state: dict[str, Any]) -> bool:
     """Whether the settings alone are in order."""
     from injerto.basics.errors import InjertoError
+    from injerto.basics.progress import silent
     from injerto.recipe.recipe import make_recipe
     from injerto.training.settings import check_roles, check_terms
 
@@ -233,9 +235,10 @@ def plausible(kind: str, state: dict[str, Any]) -> bool:
         fields[name] = (*fields.get(name, ()), value) if name in ("source", "target") else value
     try:
         recipe = make_recipe(**fields)
-        if kind != "language":
-            check_terms(recipe)
-            check_roles(recipe, max(1, len(recipe.source)), len(recipe.target))
+        with silent():
+            if kind != "language":
+                check_terms(recipe)
+                check_roles(recipe, max(1, len(recipe.source)), len(recipe.target))
     except InjertoError:
         return False
     return True
@@ -292,19 +295,31 @@ def apart(words: list[str], cache: Path | None = None, stop: tuple[float, int] |
         cache: Its cache, where it is not the campaign's.
         stop: Seconds after which it gets a signal, and which.
     """
+
+    def command() -> tuple[int, str]:
+        if cache is not None:
+            own_cache(cache)
+        from injerto.training import trainer
+
+        trainer.SAVE_SECONDS = -1
+        code, said = run_cli(words)
+        return code, said[-50_000:]
+
+    begun = time.monotonic()
+    answer, status = forked(command, stop)
+    code, said = (None, status) if answer is None else answer
+    return Ended(code, said, time.monotonic() - begun)
+
+
+def forked(call: Callable[[], Any], stop: tuple[float, int] | None = None) -> tuple[Any, str]:
+    """What a function gives in a process of its own; None, and how it ended, where it gave nothing."""
     handle, out = os.pipe()
     begun = time.monotonic()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(handle)
-            if cache is not None:
-                own_cache(cache)
-            from injerto.training import trainer
-
-            trainer.SAVE_SECONDS = -1
-            found = run_cli(words)
-            os.write(out, json.dumps(found).encode()[:60_000])
+            os.write(out, json.dumps(call()).encode())
         finally:
             os._exit(0)
     os.close(out)
@@ -314,11 +329,8 @@ def apart(words: list[str], cache: Path | None = None, stop: tuple[float, int] |
     with open(handle, "rb") as stream:
         answer = stream.read()
     _, status = os.waitpid(pid, 0)
-    seconds = time.monotonic() - begun
-    if answer:
-        code, said = json.loads(answer)
-        return Ended(code, said, seconds)
-    return Ended(None, f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "nothing said", seconds)
+    ended = f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended without a word"
+    return json.loads(answer) if answer else None, ended
 
 
 @dataclass
@@ -642,6 +654,8 @@ CHECKS: dict[str, tuple[tuple[Callable[[Trial], None], int], ...]] = {
     "language": ((evaluated, 2), (rerun, 2), (resume, 3), (exported, 1), (spoken, 1)),
 }
 """Checks and how often each is drawn."""
+LOOKS = (predictions, evaluated, exported)
+"""Checks that compute."""
 
 
 def drawn(trial: Trial) -> list[Callable[[Trial], None]]:
@@ -675,17 +689,31 @@ def attempt(trial: Trial) -> Verdict:
     if trial.kind != "language":
         recount(trial)
     for check in drawn(trial):
-        try:
+        if check in LOOKS:
+            trial.trouble += looked(trial, check)
+        else:
             check(trial)
-        except Exception as error:
-            place = error.__traceback__
-            while place is not None and place.tb_next is not None:
-                place = place.tb_next
-            where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place else ""
-            trial.trouble.append(f"{check.__name__}: {type(error).__name__} at {where}: {str(error)[:300]}")
     if trial.trouble:
         return Verdict("wrong", f"{'; '.join(trial.trouble)[:600]} | {shown}")
     return Verdict("same")
+
+
+def looked(trial: Trial, check: Callable[[Trial], None]) -> list[str]:
+    """What a check finds in a process of its own: one that has computed gives its children a single thread."""
+
+    def look() -> list[str]:
+        trial.trouble = []
+        try:
+            check(trial)
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(last.filename).name}:{last.lineno}"
+            trial.trouble.append(f"{check.__name__}: {type(error).__name__} at {place}: {str(error)[:300]}")
+        return trial.trouble
+
+    answer, status = forked(look)
+    found: list[str] = answer if answer is not None else [f"{check.__name__}: {status}"]
+    return found
 
 
 def refused(trial: Trial, first: Ended, shown: str) -> Verdict:
