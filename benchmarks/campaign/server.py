@@ -137,11 +137,11 @@ class Server:
         os.dup2(handle, 1), os.dup2(handle, 2)
         names = {"INJERTO_ADMIN_TOKEN": TOKEN, "INJERTO_ALLOWED_HOSTS": NAME}
         os.environ |= names | self.environment
-        from injerto.serving.run import serve
+        from injerto.cli.main import run
 
-        runs = [self.folder / name for name in (*STEADY, *MOVING)]
-        serve(runs, bank=self.folder, port=self.port, precision="fp32", threads=1, **self.options)
-        os._exit(0)
+        words = ["serve", *(str(self.folder / name) for name in (*STEADY, *MOVING)), "--bank", str(self.folder)]
+        words += ["--port", str(self.port), "--precision", "fp32", "--threads", "1"]
+        os._exit(run([*words, *(word for name, value in self.options.items() for word in (f"--{name}", str(value)))]))
 
     async def once(self, method: str, path: str, body: Any = None, secret: str = TOKEN) -> tuple[int, dict, bytes]:
         """One request on a connection of its own."""
@@ -296,7 +296,7 @@ class Storm:
         self.seen: Counter[tuple[str, int]] = Counter()
         self.wrong: list[Verdict] = []
         self.texts, self.pictures = texts(), pictures()
-        self.left = REQUESTS
+        self.left, self.seconds = REQUESTS, 1.0
         self.done = threading.Event()
         self.truth: dict[str, list[dict[str, float]]] = {}
 
@@ -394,8 +394,7 @@ class Storm:
         parts = [("file", self.pictures[place], True) for place in places]
         parts += [("adapter", name.encode(), False) for name in several] + [("strength", str(strength).encode(), False)]
         rng.shuffle(parts)
-        order = [place for place in places]
-        order.sort(key=lambda place: next(k for k, part in enumerate(parts) if part[1] is self.pictures[place]))
+        order = [self.pictures.index(content) for name, content, _ in parts if name == "file"]
         names = [content.decode() for name, content, _ in parts if name == "adapter"]
         body, kind = form(parts)
         sent = request("POST", "/v1/predict", body, secret=self.secret, Content_Type=kind)
@@ -484,7 +483,7 @@ class Storm:
             (request("GET", "//v1/adapters", secret=good), (400, 404)),
             (request("GET", "/healthz/../v1/adapters", secret=good), (400, 404)),
             (request("GET", "/%2e%2e/etc/passwd", secret=good), (400, 404)),
-            (request("POST", "/v1/adapters", {"path": "../bank/comes"}, secret=TOKEN), (403, 404, 422)),
+            (request("POST", "/v1/adapters", {"path": "../log"}, secret=TOKEN), (403, 404, 422)),
             (request("POST", "/v1/adapters", {"path": "/etc"}, secret=TOKEN), (403, 404, 422)),
             (request("POST", "/v1/adapters", {"path": "a\0b"}, secret=TOKEN), (403, 404, 422)),
             (request("POST", "/v1/adapters", {"path": "no-such"}, secret=TOKEN), (403, 404, 422)),
@@ -728,6 +727,7 @@ class Storm:
                 os.kill(self.server.pid, signal.SIGKILL)
         good = sum(count for (_, status), count in self.seen.items() if 200 <= status < 300 or status == 0)
         other = sum(self.seen.values()) - good
+        print(f"{sum(self.seen.values()) / self.seconds:.0f} requests a second", flush=True)
         print({f"{kind} {status}": count for (kind, status), count in sorted(self.seen.items())}, flush=True)
         bad = _few(self.wrong)
         return [Verdict("same", "", max(0, good - len(bad))), Verdict("refused", "", other), *bad]
@@ -754,9 +754,11 @@ class Storm:
 
         moving = threading.Thread(target=self.mover)
         moving.start()
+        begun = time.monotonic()
         try:
             asyncio.run(storm())
         finally:
+            self.seconds = time.monotonic() - begun
             self.done.set()
             moving.join()
         if not self.alive():
@@ -825,7 +827,7 @@ class Storm:
         if status is None:
             self.bad("hang", "the server does not end on SIGTERM within its grace period")
             return
-        if os.waitstatus_to_exitcode(status) not in (0, -signal.SIGTERM, -signal.SIGINT):
+        if os.waitstatus_to_exitcode(status) not in (0, 130, -signal.SIGTERM):
             self.bad("wrong", f"the server ended with {os.waitstatus_to_exitcode(status)}: {self.server.said()[-300:]}")
         for _ in range(2):
             self.server.start()
