@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-CLOCK = ("seconds", "time", "speed", "created")
-"""Keys of numbers that tell the time and may differ."""
+CLOCK = ("seconds", "time", "speed", "created", "log.jsonl", "checksum")
+"""Keys of what tells the time, or is a checksum of what does, and may differ."""
 IMAGES = ["--source", "day", "--target", "dusk", "--augment", "none", "--head-lr", "0.01"]
 TEXTS = ["--source", "films", "--augment", "none"]
 QUICK = ["--threads", "1", "--precision", "fp32", "--batch-size", "8", "--epochs", "4"]
