@@ -666,19 +666,25 @@ class Storm:
 
     def mover(self) -> None:
         """Replace, break, take away and bring back the moving adapters, on the disk and in the server."""
-        rng = rng_of(self.kit.seed, self.number, "mover")
+        rng, away = rng_of(self.kit.seed, self.number, "mover"), set[str]()
         while not self.done.wait(0.1 * rng.random()):
-            name = rng.choice(list(MOVING))
+            name = rng.choice(sorted(away) or list(MOVING))
             place, version = self.server.folder / name, rng.choice(MOVING[name])
             try:
-                self._move(rng, place, version)
                 how = rng.choice(("load", "load", "load", "unload", "nothing"))
+                if name in away:  # it is missed most of the time else
+                    away.discard(name)
+                    shutil.copytree(self.kit.run(version), place, dirs_exist_ok=True)
+                    how = "load"
+                else:
+                    self._move(rng, place, version)
                 if how == "load":
                     status, _, body = asyncio.run(self.server.once("POST", "/v1/adapters", {"path": name}))
                     if status not in (201, 422, 403, 404, 429, 503):
                         self.bad("fault" if status >= 500 else "wrong", f"load: {status} {body[:200]!r}")
                     self.seen["load", status] += 1
                 if how == "unload":
+                    away.add(name)
                     status, _, body = asyncio.run(self.server.once("DELETE", f"/v1/adapters/{name}"))
                     if status not in (204, 404):
                         self.bad("fault" if status >= 500 else "wrong", f"unload: {status} {body[:200]!r}")
