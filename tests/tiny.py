@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,22 +13,28 @@ WORDS = "a good bad book film , very the plot of is it was great awful story and
 # --- networks ---
 
 
-def save_timm(folder: Path, seed: int) -> Path:
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
+"""Of a tiny vision transformer, as timm takes it."""
+
+
+def save_timm(folder: Path, seed: int, architecture: str = "resnet18", arguments: dict[str, Any] | None = None) -> Path:
+    """Write a tiny ResNet (or what is named) as timm saves it, 32 px."""
     import timm
     import torch
     from safetensors.torch import save_file
 
     folder.mkdir()
-    arguments = {"channels": [8, 8, 16, 16]}
+    arguments = arguments or {"channels": [8, 8, 16, 16]}
+    first, last = ("conv1", "fc") if architecture.startswith("resnet") else ("patch_embed.proj", "head")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = timm.create_model("resnet18", pretrained=False, num_classes=0, **arguments)
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
     cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3, "num_classes": 0, "license": "mit"}
-    cfg |= {"interpolation": "bilinear", "crop_pct": 1.0, "first_conv": "conv1", "classifier": "fc"}
-    config = {"architecture": "resnet18", "num_classes": 0, "model_args": arguments, "pretrained_cfg": cfg}
+    cfg |= {"interpolation": "bilinear", "crop_pct": 1.0, "first_conv": first, "classifier": last}
+    config = {"architecture": architecture, "num_classes": 0, "model_args": arguments, "pretrained_cfg": cfg}
     (folder / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
     return folder

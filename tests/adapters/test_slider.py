@@ -61,6 +61,10 @@ def test_a_picture_of_the_way_is_drawn(
     assert "slider" in result.out
     with Image.open(tmp_path / "run" / "forgetting.png") as picture:
         assert picture.size[0] > 300
+    again = cli("fit", pictures, "--config", tmp_path / "run" / "recipe.yaml", "--out", tmp_path / "again")
+    assert again.code == 0, again.err
+    drawn = [(tmp_path / name / "forgetting.png").read_bytes() for name in ("run", "again")]
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize("damage", ["shape", "nan", "alone"])

@@ -194,7 +194,7 @@ def fit(
     run = api.fit(data, **settings)
     if not leads():
         return
-    if slider:
+    if (run.metrics.get("forgetting") or {}).get("path"):  # a recipe's slider counts as the flag does
         from injerto.reporting.path import draw_path
 
         draw_path(run.metrics, run.path / "forgetting.png")
