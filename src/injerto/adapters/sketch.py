@@ -212,7 +212,7 @@ class Sketch:
         return cls.parse(read_file(path, SKETCH_BYTES, "drift sketch"), str(path))
 
     @classmethod
-    def parse(cls, content: bytearray, path: str) -> "Sketch":
+    def parse(cls, content: bytearray | memoryview, path: str) -> "Sketch":
         """Read the bytes of a file, every number checked.
 
         Args:

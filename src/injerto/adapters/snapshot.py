@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from injerto.adapters.tensors import Tensors
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import sha256
@@ -35,7 +37,8 @@ LISTED = (*TENSORS, CONFIG, SKETCH)
 BOUNDS = {CARD: CARD_BYTES, CONFIG: CONFIG_BYTES, SKETCH: SKETCH_BYTES}
 """Bytes of a file; of tensors it depends on the base model."""
 KINDS = {CARD: "adapter card", CONFIG: "adapter's configuration", SKETCH: "drift sketch"}
-CHUNK = 1 << 20
+CHUNK = 1 << 18
+"""Bytes that are read, then hashed while they are in the processor's cache."""
 _AGAIN = 5  # times that a folder is opened anew where another one took its place meanwhile
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
@@ -76,7 +79,7 @@ class Snapshot:
     folder: Path
     sums: dict[str, str] | None = None
     _handles: dict[str, int] = field(default_factory=dict)
-    _contents: dict[str, bytearray] = field(default_factory=dict)
+    _contents: dict[str, memoryview] = field(default_factory=dict)
     _found: dict[str, str | None] = field(default_factory=dict)
     _parsed: dict[str, Tensors] = field(default_factory=dict)
 
@@ -95,7 +98,7 @@ class Snapshot:
         known = ((name, self._found[name] or hashlib.sha256(part).hexdigest()) for name, part in self._contents.items())
         return sha256(*(text for pair in sorted(known) for text in pair))
 
-    def read(self, name: str, limit: int | None = None) -> bytearray:
+    def read(self, name: str, limit: int | None = None) -> memoryview:
         """A file's bytes, read once and compared with the card's checksum.
 
         Args:
@@ -141,7 +144,7 @@ class Snapshot:
             )
         warn(f"{self.folder / name} {what}; the adapter is used as it is")
 
-    def _read(self, name: str, limit: int) -> bytearray:
+    def _read(self, name: str, limit: int) -> memoryview:
         path, handle = self.folder / name, self._handles.get(name)
         if handle is None:
             raise InjertoError(f"{path} is missing; the adapter is incomplete")
@@ -155,7 +158,7 @@ class Snapshot:
 
 def read_handle(
     handle: int, path: Path, limit: int, kind: str | None = None, hashed: bool = False
-) -> tuple[bytearray, str | None]:
+) -> tuple[memoryview, str | None]:
     """All bytes of an open file, and their SHA-256 where it is asked for.
 
     Args:
@@ -175,12 +178,11 @@ def read_handle(
         raise InjertoError(f"{path} has {size} bytes, more {what}")
     digest, at = hashlib.sha256() if hashed else None, 0
     try:
-        content = bytearray(size)
-        view = memoryview(content)
+        content = np.empty(size, np.uint8).data  # which is not filled with zeros first
         with os.fdopen(handle, "rb", buffering=0, closefd=False) as stream:
-            while at < size and (count := stream.readinto(view[at : at + CHUNK])):
+            while at < size and (count := stream.readinto(content[at : at + CHUNK])):
                 if digest is not None:
-                    digest.update(view[at : at + count])
+                    digest.update(content[at : at + count])
                 at += count
             more = at == size and bool(stream.read(1))
     except OSError as error:
@@ -193,7 +195,7 @@ def read_handle(
     return content, None if digest is None else digest.hexdigest()
 
 
-def read_file(path: Path, limit: int, kind: str) -> bytearray:
+def read_file(path: Path, limit: int, kind: str) -> memoryview:
     """A single file, as :meth:`Snapshot.read` reads it.
 
     Args:

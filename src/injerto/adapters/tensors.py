@@ -49,7 +49,7 @@ class Tensors:
         metadata: Texts that stand beside them.
     """
 
-    def __init__(self, content: bytearray, path: str) -> None:
+    def __init__(self, content: bytearray | memoryview, path: str) -> None:
         """Read the header; no tensor is built.
 
         Args:
@@ -121,7 +121,7 @@ class Tensors:
             return torch.empty(claim.shape, dtype=kind)
         content, start = self._content, claim.start
         if start % kind.itemsize:  # a header of an odd length
-            content, start = content[start : claim.end], 0
+            content, start = bytearray(content[start : claim.end]), 0
         count = (claim.end - claim.start) // kind.itemsize
         return torch.frombuffer(content, dtype=kind, count=count, offset=start).view(claim.shape)
 
