@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-CLOCK = ("seconds", "time", "speed", "created")
-"""Keys of numbers that tell the time and may differ."""
+CLOCK = ("seconds", "time", "speed", "created", "checksum", "log.jsonl")
+"""Keys of what tells the time, or is a checksum of that, and may differ."""
 IMAGES = ["--source", "day", "--target", "dusk", "--augment", "none", "--head-lr", "0.01"]
 TEXTS = ["--source", "films", "--augment", "none"]
 QUICK = ["--threads", "1", "--precision", "fp32", "--batch-size", "8", "--epochs", "4"]
