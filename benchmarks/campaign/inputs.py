@@ -816,7 +816,7 @@ def words(stock: Stock, rng: random.Random) -> Iterator[Attack]:
         if rng.random() < 0.65:
             line = [*rng.choice((text, pictures_of))]
             for _ in range(rng.choice((1, 1, 2))):
-                flag, value = rng.choice(flags), rng.choice(made.WORDS)
+                flag, value = rng.choice(flags), rng.choice(made.PLAIN if rng.random() < 0.5 else made.WORDS)
                 if flag in line:
                     line[line.index(flag) + 1] = value
                 else:
