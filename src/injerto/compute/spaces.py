@@ -11,7 +11,7 @@ from pathlib import Path
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import cache_problem, cache_root, write_text
 from injerto.basics.progress import format_bytes, note
-from injerto.basics.removal import remove_file, remove_if_empty, sweep
+from injerto.basics.removal import remove_file, remove_if_empty, remove_temporary, sweep, temporary_beside
 from injerto.compute.shards import NAME, is_ours
 
 MARK = ".injerto-space.json"
@@ -40,8 +40,29 @@ class Space:
         for _ in range(10):
             if self._lock is not None and self._is_mark(self._lock) and is_marked(self.folder):
                 return
-            write_text(self.folder / MARK, json.dumps({"what": "injerto features", "space": self.folder.name}) + "\n")
+            self._mark()
             self._enter()
+
+    def _mark(self) -> None:
+        """Write the mark where there is none, or none that can be read; another process's stays."""
+        mark = self.folder / MARK
+        text = json.dumps({"what": "injerto features", "space": self.folder.name}) + "\n"
+        if is_marked(self.folder):
+            return
+        if os.path.lexists(mark):
+            write_text(mark, text)
+            return
+        temporary = temporary_beside(mark)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            os.link(temporary, mark)
+        except FileExistsError:
+            pass  # another process was quicker
+        except OSError:  # no hard links on this file system, or it takes nothing, which is said then
+            write_text(mark, text)
+        finally:
+            remove_temporary(temporary)
 
     def shards(self) -> list[Path]:
         """The files of keys, sorted; none in a folder that we have not marked."""
