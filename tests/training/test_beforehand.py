@@ -76,11 +76,19 @@ def test_what_no_row_can_begin_with_is_refused_once(
     assert not list(tmp_path.glob("out/*/*"))
 
 
-def test_a_cache_limit_that_is_none_is_refused_once(
-    many: Many, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("INJERTO_CACHE_LIMIT", "a lot", "INJERTO_CACHE_LIMIT is 'a lot'"),
+        ("INJERTO_CACHE_LIMIT", "", "INJERTO_CACHE_LIMIT is ''"),
+        ("INJERTO_CACHE", "", "INJERTO_CACHE is empty"),
+    ],
+)
+def test_a_setting_of_the_cache_that_is_none_is_refused_once(
+    many: Many, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, given: str, said: str
 ) -> None:
-    monkeypatch.setenv("INJERTO_CACHE_LIMIT", "a lot")
-    with pytest.raises(InjertoError, match="INJERTO_CACHE_LIMIT is 'a lot'"):
+    monkeypatch.setenv(name, given)
+    with pytest.raises(InjertoError, match=said):
         many(pictures)
     assert not list(tmp_path.glob("out/*/*"))
 

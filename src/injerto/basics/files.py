@@ -139,10 +139,14 @@ def as_path(value: Any, name: str = "path") -> Path:
 
 
 def cache_root() -> Path:
-    """The folder of everything that can be computed again: ``INJERTO_CACHE``, else the user's cache folder."""
+    """The folder of everything that can be computed again: ``INJERTO_CACHE``, else the user's cache folder.
+
+    Raises:
+        InjertoError: Where the variable is set and empty, or this user has no home folder.
+    """
     given = os.environ.get("INJERTO_CACHE")
-    if given:
-        return Path(given)
+    if given is not None:
+        return as_path(given, "INJERTO_CACHE")
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "injerto"
     except RuntimeError:  # a user without a home, as in containers

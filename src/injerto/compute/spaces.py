@@ -164,7 +164,7 @@ def cache_limit() -> int:
     Raises:
         InjertoError: Where the variable is no number of bytes.
     """
-    given = os.environ.get("INJERTO_CACHE_LIMIT", "").strip() or "20e9"
+    given = os.environ.get("INJERTO_CACHE_LIMIT", "20e9").strip()
     size = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]{1,2})?)\s*(?:([kmgtp]?)(i?)b?)", given, re.IGNORECASE)
     try:
         if size is None:
