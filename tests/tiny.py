@@ -143,6 +143,11 @@ def write_reviews(path: Path, per_class: int = 24, domains: tuple[str, ...] = ("
 # --- adapters ---
 
 
+def timeless(content: dict[str, Any]) -> dict[str, Any]:
+    """A record of a run or of a study without what tells the time, and without the checksum over that."""
+    return {key: value for key, value in content.items() if key not in ("seconds", "command", "checksum")}
+
+
 def sign(adapter: Path) -> Path:
     """Write an adapter's card anew, with the checksums of the files as they are now."""
     from injerto.adapters.card import save_card

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import injerto
+import tiny
 from injerto import api
 from injerto.basics.errors import InjertoError
 from injerto.reporting.words import headline, verdict
@@ -167,7 +168,7 @@ def test_the_command_does_the_same_and_nothing_twice(
     result = cli(*words[1:], "--no-report")
     assert result.code == 0, result.err
     again = content_of(copy)
-    assert again | {"command": ""} == content | {"command": ""}
+    assert tiny.timeless(again) == tiny.timeless(content)
     heading = next(line.split() for line in result.out.splitlines() if line.split()[:1] == ["tuning"])
     assert heading[:5] == ["tuning", "alignment", "seeds", "mean*", "gain"]
     assert {"day*", "dusk*", "night*"} <= set(heading)

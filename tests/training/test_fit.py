@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import injerto
+import tiny
 from injerto.basics.errors import InjertoError
 from injerto.compute.batches import BatchMaker
 from injerto.training.trainer import Trainer
@@ -57,8 +58,7 @@ def shipped(out: Path) -> dict[str, bytes]:
 
 def outcome(out: Path) -> dict[str, Any]:
     """Everything a run leaves behind that must not depend on the clock."""
-    metrics = json.loads((out / "metrics.json").read_text())
-    del metrics["seconds"]
+    metrics = tiny.timeless(json.loads((out / "metrics.json").read_text()))
     log = out / "log.jsonl"
     entries = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     checkpoints = {path.name: path.read_bytes() for path in sorted((out / "checkpoints").glob("*"))}
