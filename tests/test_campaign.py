@@ -6,12 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_few_attacks_of_each_part(tmp_path: Path) -> None:
-    parts = [name for name in ("kills", "disks", "flips", "inputs", "settings", "server")
-             if (ROOT / "benchmarks" / "campaign" / f"{name}.py").exists()]  # fmt: skip
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("kills", "disks", "settings"),
+        pytest.param(("flips", "inputs", "server"), marks=pytest.mark.slow),
+    ],
+    ids=", ".join,
+)
+def test_a_few_attacks_of_each_part(parts: tuple[str, ...], tmp_path: Path) -> None:
     words = [word for name in parts for word in ("--part", name)]
     command = [sys.executable, "-m", "benchmarks.campaign", "--cases", "2", "--work", str(tmp_path / "work"), *words]
     done = subprocess.run(
@@ -20,7 +28,7 @@ def test_a_few_attacks_of_each_part(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "campaign.json").read_text())["parts"]
-    assert list(found) == parts
+    assert list(found) == list(parts)
     for part in found.values():
         assert part["cases"] == 2 and part["bad"] == []
         assert part["attacks"] >= 2

@@ -144,8 +144,10 @@ def write_reviews(path: Path, per_class: int = 24, domains: tuple[str, ...] = ("
 
 
 def timeless(content: dict[str, Any]) -> dict[str, Any]:
-    """A record of a run or of a study without what tells the time, and without the checksum over that."""
-    return {key: value for key, value in content.items() if key not in ("seconds", "command", "checksum")}
+    """A record of a run or of a study without what tells the time, and without the checksums over that."""
+    kept = {key: value for key, value in content.items() if key not in ("seconds", "command", "checksum")}
+    files = {name: value for name, value in kept.get("files", {}).items() if name != "log.jsonl"}
+    return kept | {"files": files} if files else kept
 
 
 def sign(adapter: Path) -> Path:
