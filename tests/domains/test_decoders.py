@@ -269,6 +269,18 @@ def test_usual_pictures_are_far_from_the_bounds() -> None:
         assert read_image(encoded(kind, (256, 256))).size == (256, 256)
 
 
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    """Not as much as the largest picture that is read."""
+    import tracemalloc
+
+    (tmp_path / "p.png").write_bytes(encoded("PNG", (8, 8)))
+    tracemalloc.start()
+    read_image(tmp_path / "p.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6
+
+
 def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.png")
     with pytest.raises(InjertoError, match="device or pipe"):

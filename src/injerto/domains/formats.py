@@ -1,6 +1,7 @@
 """Which picture formats are read: those of one list, told by their first bytes before any decoder runs."""
 
 import io
+import os
 import re
 import stat
 import struct
@@ -165,8 +166,8 @@ def _content(path: Path) -> bytes:
     """All of a file, which is then not read again while it is decoded."""
     if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # a pipe may never end
         raise ValueError("no file but a device or pipe")
-    with path.open("rb") as stream:
-        return stream.read(PICTURE_BYTES + 1)
+    with path.open("rb") as stream:  # as much as is asked for is taken as memory before a byte is read
+        return stream.read(min(os.fstat(stream.fileno()).st_size, PICTURE_BYTES) + 1)
 
 
 def _formats(head: bytes) -> list[str]:
