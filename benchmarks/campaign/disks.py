@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ WORDS = {errno.ENOSPC: ("No space left", "no space left")}
 """Of which a sentence must hold one; the system's own words where not given."""
 ALWAYS_DONE = ("unlink", "rmdir", "chmod")
 """Changes that a full disk still lets happen."""
+OF_SQLITE = ("disk I/O error", "readonly database", "database or disk is full", "unable to open database file")
+"""How SQLite says that a disk does not take what is written; it keeps the system's own words to itself."""
 
 
 def cases(kit: Kit) -> Iterator[Case]:
@@ -87,6 +90,8 @@ def _fail(kit: Kit, scenario: Scenario, number: int, total: int) -> Callable[[Pa
         name, times = errno.errorcode[disk.error], "once" if disk.once else "from then on"
         trail = f"{name} {times} in {where or 'both'} at change {disk.at} ({disk.hit[0]})"
         outcome, detail = _judge(kit, scenario, place, ended, disk, where, bystanders)
+        if "what it held is in" in ended.said and earlier_is_kept(kit, place):
+            shutil.rmtree(place / "out.before")  # as somebody would who has read that, and wants it no more
         if outcome in ("same", "refused"):
             after, later = finish(kit, scenario, place, rng, trail, bystanders, cached=False)
             if after not in ("same", "refused"):
@@ -126,14 +131,18 @@ def _judge(
 
 
 def _results(tree: dict[str, Any]) -> dict[str, Any]:
-    """What lies in ``out``, without half-written files that could not be removed."""
-    return {name: value for name, value in tree.items() if name.startswith("out/") and ".tmp" not in name}
+    """What lies in ``out``, without half-written files and a lock that could not be removed."""
+    return {
+        name: value
+        for name, value in tree.items()
+        if name.startswith("out/") and ".tmp" not in name and not name.endswith(".injerto.lock")
+    }
 
 
 def _true(said: str, error: int) -> bool:
     lines = [line for line in said.splitlines() if line.strip()]
     words = WORDS.get(error, (os.strerror(error), "cannot be written"))
-    return bool(lines) and any(word in said for word in words)
+    return bool(lines) and any(word in said for word in (*words, *OF_SQLITE))
 
 
 # --- a real file system -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ Writes `drift.json` beside this file.
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import injerto
 from injerto.adapters.sketch import Sketch
 from injerto.bank.bank import AdapterBank
 from injerto.bank.questions import Question
-from injerto.basics.files import remove_tree, write_text
+from injerto.basics.files import write_text
 from injerto.basics.progress import note
 from injerto.compute.batches import BatchMaker
 from injerto.compute.machine import machine
@@ -35,7 +36,7 @@ BEFORE, DRIFTED = "styles", "openmoji-line"
 
 def once(work: Path, seed: int) -> dict[str, Any]:
     """One seed: the alarms of each style, and the accuracy before and after."""
-    remove_tree(work)
+    shutil.rmtree(work, ignore_errors=True)
     first = injerto.fit("emoji-styles", **FIT, seed=seed, out=work / BEFORE)
     bank = AdapterBank.of(first.path)
     sides, rng = first.recorded_splits(), np.random.default_rng(seed)

@@ -9,6 +9,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         if state.before:
             state.before(settings)
         found = state.rule(settings)
-        (out / "adapter").mkdir(parents=True)
+        (out / "adapter").mkdir(parents=True, exist_ok=True)
         (out / "adapter" / "head.safetensors").write_bytes(b"weights")
         (out / "recipe.yaml").write_text("{}")
         (out / "predictions.csv").write_text("")
@@ -473,6 +474,40 @@ def test_a_shared_storage_holds_several_searches(fake: Any, look: Call, tmp_path
     with pytest.raises(InjertoError, match=r"study 'one' was begun with other settings"):
         look(tmp_path / "elsewhere" / "one", storage=url, tuning="last:1", trials=2)
     assert hide_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+
+
+def stopped_at(number: int, kind: type[BaseException], call: Callable[[], Any]) -> tuple[int, Any]:
+    """Raise at one of the statements that the storage is given: how many there were, and what was returned."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    seen = 0
+
+    def hear(*_: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            raise kind
+
+    event.listen(Engine, "before_cursor_execute", hear)
+    try:
+        with suppress(kind):
+            return seen, call()
+    finally:
+        event.remove(Engine, "before_cursor_execute", hear)
+    return seen, None
+
+
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 8))])
+def test_stopped_at_any_statement_it_goes_on(part: int, fake: Any, look: Call, tmp_path: Path) -> None:
+    """While the tables are made, a point is drawn, a value is told: the same trials, none of them twice or undrawn."""
+    whole = look(tmp_path / "whole", trials=3)
+    for number in range(1 + part * 11, 10_000, 89):
+        out = tmp_path / str(number)
+        _, found = stopped_at(number, KeyboardInterrupt, lambda out=out: look(out, trials=3))  # type: ignore[misc]
+        if found is not None:
+            break
+        assert told(look(out, trials=3)) == told(whole), number
 
 
 def test_running_trials_of_living_processes_are_left_alone(fake: Any, look: Call, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 import injerto
+from injerto.basics import removal
 from injerto.basics.errors import InjertoError
 from injerto.basics.lock import LOCK, hold, this_process
 from injerto.training import trainer
-from injerto.training.folder import EARLIER, earlier_of, remove_earlier, remove_run, replace_run, tidy
+from injerto.training.folder import EARLIER, earlier_of, list_files, remove_earlier, remove_run, replace_run, tidy
 
 Go = Callable[..., Any]
 HOLD = """
@@ -348,6 +349,28 @@ def test_what_a_user_put_into_an_earlier_run_is_kept(name: str, go: Go, tmp_path
         remove_earlier(run)
         assert content(aside) == before and not (run / EARLIER).exists()
     assert f"{aside} is kept: " in capsys.readouterr().err
+
+
+def test_a_removal_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After any of the files, also those by which a run is recognised."""
+    for number in range(len(list_files(fake_run(tmp_path / "whole"))[0])):
+        run = fake_run(tmp_path / f"run{number}")
+        with hold(run, "injerto fit", lambda: None):
+            aside = replace_run(run)
+            assert aside is not None
+            left = iter(range(number))
+
+            def remove(path: Path, left: Iterator[int] = left) -> None:
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                path.unlink()
+
+            with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+                patch.setattr(removal, "remove_file", remove)
+                remove_earlier(run)
+            assert aside.exists() and (run / EARLIER).exists()
+            remove_earlier(run)
+            assert not aside.exists() and not (run / EARLIER).exists()
 
 
 def test_an_earlier_run_that_is_somebody_elses_by_now_is_kept(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def export_merged(folder: Path, model: Model | LanguageModel, card: dict[str, An
         if backbone.library == "transformers":
             _save_transformers(folder, network, backbone)
             note(
-                f"{folder}: transformers' own classifier for {backbone.spec} cannot hold this head (it pools "
+                f"--format merged: transformers' own classifier for {backbone.spec} cannot hold this head (it pools "
                 "otherwise, or has no bias): the folder is the encoder, and pipeline() or AutoModelFor... "
                 f"would give it a random head; the README's lines load it with {HEAD}"
             )

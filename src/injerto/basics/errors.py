@@ -1,6 +1,8 @@
 """The one exception a user is meant to read, and the words it is made of."""
 
+import errno
 import os
+import re
 import traceback
 
 from injerto.basics.limits import MESSAGE, VALUE_CHARACTERS
@@ -71,14 +73,47 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def system_trouble(error: BaseException | None) -> str | None:
+    """What the operating system refused, in a line; None where an error does not come from there.
+
+    Args:
+        error: Whatever was raised; what it was raised from is looked at, too.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _CURES:
+            place = error.filename2 or error.filename
+            return f"{place or 'a file'}: {error.strerror}; {_CURES[error.errno]}"
+        if type(error).__name__ == "SafetensorError" and (found := re.search(r"\(os error (\d+)\)", str(error))):
+            return f"a file of tensors: {os.strerror(int(found[1]))}; {_CURES.get(int(found[1]), _ELSEWHERE)}"
+        if type(error).__module__ == "sqlite3" and type(error).__name__ in ("OperationalError", "DatabaseError"):
+            return f"an SQLite file: {error}; {_ELSEWHERE}"
+        error = getattr(error, "orig", None) or error.__cause__
+    return None
+
+
+_ELSEWHERE = "check the disk and the permissions, or choose another path"
+_CURES = {
+    getattr(errno, name): cure
+    for cure, names in {
+        "free space or choose another folder": ("ENOSPC", "EDQUOT", "EFBIG"),
+        "raise the limit of open files (ulimit -n)": ("EMFILE", "ENFILE"),
+        _ELSEWHERE: ("EIO", "EROFS", "EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "ESTALE"),
+    }.items()
+    for name in names
+    if hasattr(errno, name)
+}
+"""What helps against what the operating system refuses; its other errors may be our fault."""
+
+
 def why_failed(error: Exception) -> tuple[str, bool]:
     """Why one of many runs failed, in a line, and whether that is our own fault; its trace with INJERTO_DEBUG.
 
     Args:
         error: What it raised.
     """
-    fault = not isinstance(error, InjertoError)
+    trouble = None if isinstance(error, InjertoError) else system_trouble(error)
+    fault = trouble is None and not isinstance(error, InjertoError)
     if fault and os.environ.get("INJERTO_DEBUG"):
         traceback.print_exception(error)
-    text = f"{type(error).__name__}: {error}" if fault else str(error)
+    text = trouble or (f"{type(error).__name__}: {error}" if fault else str(error))
     return " ".join(text.split())[:500], fault

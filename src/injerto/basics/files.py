@@ -16,11 +16,11 @@ from injerto.basics.lock import LOCK
 from injerto.basics.removal import (
     TEMPORARY,
     is_abandoned,
+    move,
     move_over,
     remove_abandoned,
     remove_file,
     remove_temporary,
-    remove_tree,
     sweep,
     temporary_beside,
 )
@@ -218,19 +218,33 @@ def remove_leftovers(folder: Path) -> None:
             remove_file(entry)
 
 
-def clear_folder(folder: Path, keep: Collection[str] = ()) -> None:
-    """Empty a folder of our own making that this process holds.
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill; on success what is in it moves into ``folder``, on any failure it is removed.
 
     Args:
-        folder: Held, see :func:`injerto.basics.lock.hold`.
-        keep: Names that stay.
+        folder: New or empty; held, see :func:`injerto.basics.lock.hold`.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        InjertoError: Where the disk is full, the folder can't be written, or somebody else wrote into it.
     """
-    for name in entries(folder) - set(keep):
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
-        else:
-            remove_file(path)
+    place = temporary_beside(folder / "content")
+    try:
+        place.mkdir(parents=True)
+        yield place
+        made = sorted(place.iterdir())
+        for path in made:
+            if os.path.lexists(folder / path.name):
+                raise InjertoError(f"{folder / path.name} came from elsewhere meanwhile; name a new folder")
+        for path in made:
+            move(path, folder / path.name)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        remove_temporary(place)
 
 
 def check_own(folder: Path, own: Collection[str], marks: Iterable[str], what: str) -> None:

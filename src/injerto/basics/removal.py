@@ -164,15 +164,6 @@ def remove_if_empty(folder: Path) -> bool:
     return True
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder in a held one, or one that was just told to be ours; silently where it is not there.
-
-    Args:
-        path: The folder; a link is left alone.
-    """
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def move_over(temporary: Path, path: Path) -> None:
     """Rename a temporary to the file that it was made for, in place of what has that name.
 
@@ -183,17 +174,17 @@ def move_over(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def move(folder: Path, to: Path) -> None:
-    """Rename a folder; what has the new name stays, but for an empty folder.
+def move(path: Path, to: Path) -> None:
+    """Rename a folder, or a file of a temporary folder; what has the new name stays, but for an empty folder.
 
     Args:
-        folder: Ours.
+        path: Ours.
         to: Its new name.
 
     Raises:
         OSError: Where something else has that name.
     """
-    folder.rename(to)
+    path.rename(to)
 
 
 def _remove(path: Path) -> None:

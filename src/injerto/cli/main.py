@@ -1,6 +1,5 @@
 """Entry point: 0 done, 2 what the user can mend, 130 Ctrl-C, 1 our own fault."""
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import injerto.cli.recipes
 import injerto.cli.report
 import injerto.cli.search
 import injerto.cli.serve  # noqa: F401  these register their commands
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, system_trouble
 from injerto.basics.escapes import visible
 from injerto.cli.commands import app
 
@@ -67,18 +66,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     except MemoryError:
         return _out_of_memory(words)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _fail(
-                f"no space left on the disk ({error.filename or 'while writing'}); free space or choose another folder"
-            )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR):
-            return _fail(f"{error.filename or 'a path'}: {error.strerror}; choose another path")
-        return _fault(error)
     except Exception as error:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
             return _out_of_memory(words)
-        return _fault(error)
+        trouble = system_trouble(error)
+        return _fault(error) if trouble is None else _fail(trouble)
 
 
 def _prepare_streams() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from injerto.adapters.export import export_int8, export_merged, export_onnx, export_peft
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import clear_folder, sha256
+from injerto.basics.files import filled, sha256
 from injerto.basics.lock import LOCK
 from injerto.basics.progress import format_bytes, note
 from injerto.compute.batches import BatchMaker
@@ -41,20 +41,17 @@ def export(run: Run, out: Path, form: str, inputs: Sequence[Any]) -> dict[str, A
         InjertoError: Where the run has no such form, or the file does not compute the same; nothing is left then.
     """
     model, card = run.model, run.card
-    try:
-        found: dict[str, Any] = {"format": form, "out": str(out)}
+    found: dict[str, Any] = {"format": form, "out": str(out)}
+    with filled(out) as place:
         if form == "merged":
-            export_merged(out, model, card)
+            export_merged(place, model, card)
         elif form == "peft":
-            export_peft(out, model, card, run.changed)
+            export_peft(place, model, card, run.changed)
         elif form == "int8":
-            export_int8(out, model, card, run.changed, run.sketch)
-            found |= _check_int8(run, type(run)(out, run.given_backbone, threads=run.plan.threads), inputs)
+            export_int8(place, model, card, run.changed, run.sketch)
+            found |= _check_int8(run, type(run)(place, run.given_backbone, threads=run.plan.threads), inputs)
         else:
-            found |= _onnx(run, out, inputs)
-    except BaseException:
-        clear_folder(out)  # it was new or empty
-        raise
+            found |= _onnx(run, place, inputs)
     found["bytes"] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file() and file.name != LOCK)
     checked = ", ".join(f"{key.replace('_', ' ')} {value:.2g}" for key, value in found.items() if type(value) is float)
     note(f"{out}: {form}, {format_bytes(found['bytes'])}" + (f"; {checked}" if checked else ""))

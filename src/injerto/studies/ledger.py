@@ -1,10 +1,12 @@
 """The trials of a search in Optuna's storage: opened, taken by one process at a time, given back by those that died."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,11 +16,14 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, system_trouble
 from injerto.basics.lock import is_gone, this_process
+from injerto.basics.removal import move, remove_temporary, temporary_beside
 
 YOUNG = 60
-"""Seconds for which a trial may run before it says whose it is."""
+"""Seconds for which a trial may run before it says whose it is, while somebody draws one."""
+DRAWING = "drawing by "
+"""Beginning of the study's attributes by which processes say that they draw a trial."""
 RESTORE = "it is damaged: restore it, or name another --out"
 PATIENCE = 60
 """Seconds to wait for an SQLite file that another process writes to, or for another process to begin a search."""
@@ -45,6 +50,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     engine = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else None
     for attempt in range(4):
         try:
+            _make_file(url)
             return optuna.storages.RDBStorage(url, engine_kwargs=engine)
         except Exception as error:  # two processes may make the tables at the same time
             reason = _reason(error)
@@ -54,8 +60,37 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     raise InjertoError(f"--storage {hide_password(url)} cannot be opened: {reason}")
 
 
+def _make_file(url: str) -> None:
+    """Make the file of an SQLite storage with all of its tables and indices at once.
+
+    Optuna makes them one by one. Where it is stopped in between, the file lacks an index, and two studies may have the
+    same name.
+    """
+    from sqlalchemy.engine import make_url
+
+    known = make_url(url)
+    path = Path(known.database or ":memory:")
+    if known.get_backend_name() != "sqlite" or path.name.startswith(":memory:") or known.query:
+        return
+    if path.exists() or not path.parent.is_dir():
+        return
+    place = temporary_beside(path)
+    try:
+        place.mkdir()
+        optuna.storages.RDBStorage(f"sqlite:///{place / path.name}").engine.dispose()
+        try:
+            os.link(place / path.name, path)
+        except FileExistsError:
+            pass  # another process was quicker
+        except OSError:  # a file system without hard links
+            move(place / path.name, path)
+    finally:
+        remove_temporary(place)
+
+
 def _reason(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split()).split(" (Background on")[0][:300]
+    said = system_trouble(error) or str(error) or type(error).__name__
+    return re.split(r" \(Background on| \[SQL:", " ".join(said.split()))[0][:300]
 
 
 def is_lost(trial: FrozenTrial) -> bool:
@@ -82,20 +117,12 @@ def me() -> str:
     return json.dumps(this_process())
 
 
-def is_dead(trial: FrozenTrial) -> bool:
-    """Whether the process that a running trial belongs to is gone, as far as this machine can tell.
-
-    Args:
-        trial: In state RUNNING.
-    """
-    worker = trial.user_attrs.get("worker")
-    if worker is None:
-        begun = trial.datetime_start or datetime.now()
-        return (datetime.now() - begun).total_seconds() > YOUNG
+def _process(worker: str) -> dict[str, Any]:
+    """The process that :func:`me` described."""
     process = json.loads(worker)
     if isinstance(process, list):  # as versions up to 0.2 wrote it
         process = this_process() | dict(zip(("host", "pid", "start"), process, strict=True))
-    return is_gone(process)
+    return dict(process)
 
 
 class Ledger:
@@ -123,11 +150,11 @@ class Ledger:
             self.study.set_user_attr("search", dict(about))
         except optuna.exceptions.DuplicatedStudyError:
             self.study = optuna.load_study(study_name=name, storage=self.storage)
-            self._check(about, where)
+            self._check(about, first, where)
         except Exception as error:
             raise InjertoError(f"{where} cannot be opened ({_reason(error)}); {RESTORE}") from error
 
-    def _check(self, about: Mapping[str, Any], where: str) -> None:
+    def _check(self, about: Mapping[str, Any], first: Mapping[str, Any] | None, where: str) -> None:
         deadline = time.monotonic() + PATIENCE / 10
         while "search" not in self.study.user_attrs and time.monotonic() < deadline:
             time.sleep(0.1)  # another process is beginning it
@@ -135,6 +162,8 @@ class Ledger:
         if before is None and self.all(TrialState.COMPLETE):
             raise InjertoError(f"{where} is not one of injerto search; name another --out")
         if before is None:  # begun by a process that was killed at once
+            if first is not None and not self.all():
+                self.study.enqueue_trial(dict(first))
             self.study.set_user_attr("search", dict(about))
         elif different := differences(before, about):
             raise InjertoError(
@@ -184,9 +213,22 @@ class Ledger:
         """
         found = []
         for trial in self.all(TrialState.RUNNING):
-            if is_dead(trial) and self._again(trial):
+            if self._is_dead(trial) and self._again(trial):
                 found.append(trial.number)
         return found
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        """Whether the process that a running trial belongs to has left it, as far as this machine can tell.
+
+        This process itself, which looks between its trials, has none; it may have been interrupted in an earlier call.
+        """
+        worker = trial.user_attrs.get("worker")
+        if worker is not None:
+            return worker == me() or is_gone(_process(worker))
+        drawing = [text for name, text in self.study.user_attrs.items() if name.startswith(DRAWING) and text]
+        if any(not is_gone(_process(text)) for text in drawing):
+            return (datetime.now() - (trial.datetime_start or datetime.now())).total_seconds() > YOUNG
+        return "worker" not in self.all()[trial.number].user_attrs  # who drew it may just have said so
 
     def drop(self, trial: Trial) -> None:
         """Give back a trial of this process.
@@ -201,10 +243,11 @@ class Ledger:
             self.study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, RuntimeError):
             return False  # another process was faster
-        params = trial.params or trial.system_attrs.get("fixed_params")
-        if params:
-            origin = trial.user_attrs.get("origin", trial.number)
-            self.study.enqueue_trial(params, user_attrs={"origin": origin, "after": trial.number})
+        params = trial.system_attrs.get("fixed_params", {})
+        if "worker" in trial.user_attrs:  # else it may not have been drawn to its end
+            params = trial.params or params
+        origin = trial.user_attrs.get("origin", trial.number)
+        self.study.enqueue_trial(params, user_attrs={"origin": origin, "after": trial.number})
         return True
 
     def take(self, space: Mapping[str, BaseDistribution], most: int | None) -> Trial | None:
@@ -218,8 +261,13 @@ class Ledger:
         waiting = any(trial.state == TrialState.WAITING for trial in counted)
         if most is not None and len(counted) >= most and not waiting:
             return None
-        trial = self.study.ask(dict(space))
-        trial.set_user_attr("worker", me())
+        mine = f"{DRAWING}{me()}"
+        self.study.set_user_attr(mine, me())
+        try:
+            trial = self.study.ask(dict(space))
+            trial.set_user_attr("worker", me())
+        finally:
+            self.study.set_user_attr(mine, "")
         if most is None or self.rank(trial.number) < most:
             return trial
         self.study.tell(trial, state=TrialState.FAIL)  # another process took the last one at the same moment

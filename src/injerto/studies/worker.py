@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from injerto import api
 from injerto.basics.checksums import write_sealed
-from injerto.basics.errors import InjertoError, why_failed
+from injerto.basics.errors import InjertoError, system_trouble, why_failed
 from injerto.basics.files import write_text
 from injerto.basics.progress import format_seconds, note, quiet, warn
 from injerto.recipe.recipe import is_balanced, make_recipe
@@ -128,6 +128,9 @@ class Worker:
             note(f"trial {trial.number}: cut short, {format_seconds(time.monotonic() - begun)}")
             return
         except Exception as error:
+            if system_trouble(error) is not None:  # a full disk, say: it is done again by the next call
+                self.ledger.drop(trial)
+                raise
             self._failed(trial, error)
             study.tell(trial, state=TrialState.FAIL)
             return

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from injerto.basics.errors import InjertoError
-from injerto.basics.files import LEFTOVER, check_writable, entries, remove_leftovers
+from injerto.basics.files import LEFTOVER, check_writable, entries, remove_leftovers, write_text
 from injerto.basics.lock import set_aside, writer_of
 from injerto.basics.progress import note
 from injerto.basics.removal import remove_file, remove_listed
@@ -144,7 +144,7 @@ def replace_run(folder: Path) -> Path | None:
         return earlier_of(folder)
     before = earlier_of(folder)
     if before is not None:  # the run that replaced it is finished
-        remove_run(before)
+        _remove_noted(folder, before)
     names = (f"{folder.name}.before{'' if number == 1 else f'-{number}'}" for number in range(1, 1000))
     aside = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
     set_aside(folder, aside, {EARLIER: json.dumps({"folder": aside.name, "inode": folder.stat().st_ino}) + "\n"})
@@ -159,11 +159,13 @@ def earlier_of(folder: Path) -> Path | None:
     """
     earlier = _noted(folder)
     try:
-        inode = json.loads((folder / EARLIER).read_text(encoding="utf-8"))["inode"]
-        ours = earlier is not None and earlier.stat().st_ino == inode and not earlier.is_symlink()
+        noted = json.loads((folder / EARLIER).read_text(encoding="utf-8"))
+        ours = earlier is not None and earlier.stat().st_ino == noted["inode"] and not earlier.is_symlink()
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    if earlier is None or not ours or not {"metrics.json", "recipe.yaml"} <= entries(earlier):
+    if earlier is None or not ours:
+        return None
+    if noted.get("removed") is not True and not {"metrics.json", "recipe.yaml"} <= entries(earlier):
         return None
     return earlier if not writer_of(earlier) and not list_files(earlier)[1] else None
 
@@ -178,10 +180,17 @@ def remove_earlier(folder: Path) -> None:
         return
     earlier = earlier_of(folder)
     if earlier is not None:
-        remove_run(earlier)
+        _remove_noted(folder, earlier)
     elif (left := _noted(folder)) and left.is_dir():
         note(f"{left} is kept: it is no longer only the run that was replaced; remove it by hand")
     remove_file(folder / EARLIER)
+
+
+def _remove_noted(folder: Path, earlier: Path) -> None:
+    """Remove an earlier run, having noted that what is left of it, should this process be killed, is to go, too."""
+    note_of = {"folder": earlier.name, "inode": earlier.stat().st_ino, "removed": True}
+    write_text(folder / EARLIER, json.dumps(note_of) + "\n")
+    remove_run(earlier)
 
 
 def _noted(folder: Path) -> Path | None:
