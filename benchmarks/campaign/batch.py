@@ -162,7 +162,7 @@ def ask(words: list[str]) -> tuple[str, str]:
 def odd(text: str) -> str | None:
     """The first character of a text that no terminal should be given, in words."""
     for mark in text:
-        if unicodedata.category(mark) in ("Cc", "Zl", "Zp", "Cs") or ord(mark) in STRANGE:
+        if mark != "\t" and unicodedata.category(mark) in ("Cc", "Zl", "Zp", "Cs") or ord(mark) in STRANGE:
             return f"U+{ord(mark):04X}"
     return None
 

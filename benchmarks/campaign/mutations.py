@@ -149,6 +149,26 @@ WORDS += [
     "a=b=c",
 ]
 WORDS += ["packaged:", "packaged:../x", "timm:" + "a" * 5000, "hf:" + "a/" * 300, "NAME=PATH", "=", "=x", "x=", "auto"]
+PLAIN = ["head", "last:1", "lora", "full", "none", "mmd", "dann", "light", "auto", "linear", "probe", "sgd", "fp32"]
+PLAIN += [
+    "0",
+    "1",
+    "2",
+    "3",
+    "8",
+    "0.1",
+    "0.5",
+    "1e-3",
+    "day",
+    "dusk",
+    "films",
+    "books",
+    "day,dusk",
+    "ema",
+    "8,16",
+    "true",
+]
+"""Values that are right for some flag."""
 VALUES: list[Any] = [
     None,
     True,

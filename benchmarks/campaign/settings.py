@@ -29,7 +29,7 @@ from benchmarks.campaign.kit import Kit, content_of, differences, own_cache, run
 LEAST, JOBS = 200, 2
 KINDS = {"image": 5, "text": 3, "language": 1}
 """Kinds of settings and how often each is tried."""
-CLOSE, ROUGH = 1e-4, 0.06
+CLOSE, ROUGH = 1e-4, 0.1
 """Differences of probabilities that rounding may make, in float32 and in bfloat16."""
 
 COMMON: dict[str, tuple[Any, ...]] = {

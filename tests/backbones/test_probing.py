@@ -1,5 +1,8 @@
 """What a network, its tokenizer or a batch may ask is answered when it is loaded."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +76,26 @@ def test_odd_groups_get_the_contiguous_layout(capsys: pytest.CaptureFixture[str]
     assert make_plan(load_backbone(Net(groups=2, width=8), preprocessing=SIZE), "fp32", 1).channels_last
     assert not make_plan(load_backbone(Net(groups=2), preprocessing=SIZE), "fp32", 1).channels_last
     assert capsys.readouterr().err.count("the layout is contiguous") == 1
+
+
+@pytest.mark.parametrize("tuning", ["full", "last:1"])
+def test_narrow_steps_do_not_end_the_process(tuning: str, tiny_timm: Path, pictures: Path, tmp_path: Path) -> None:
+    """In channels_last, torch writes beyond its memory there; a process of its own says so by its end."""
+    script = (
+        "import sys, injerto; data, base, out, tuning = sys.argv[1:]; "
+        "injerto.fit(data, source='day', backbone=base, tuning=tuning, out=out, threads=2, precision='fp32', "
+        "batch_size=8, image_size=48, epochs=6, augment='none')"
+    )
+    words = [sys.executable, "-c", script, str(pictures), str(tiny_timm), str(tmp_path / "out"), tuning]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "2"},
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "the layout is contiguous" in done.stderr
 
 
 def test_tokens_beyond_the_table(text_folder: Callable[..., Path]) -> None:

@@ -10,6 +10,7 @@ from injerto.adapters.snapshot import CARD, LISTED, Place, Snapshot, opened
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.identity import is_identity
 from injerto.basics.errors import InjertoError
+from injerto.basics.escapes import visible
 from injerto.basics.files import file_sha256, sha256, write_text
 from injerto.basics.json import load_json
 from injerto.basics.lock import writer_of
@@ -190,6 +191,8 @@ def _check(card: Any, path: Path) -> None:
         raise InjertoError(f"{path} is damaged: 'responses' must be true or false")
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels) or len(labels) < least:
         raise InjertoError(f"{path} is damaged: 'labels' must be two or more different names")
+    if any(visible(label) != label or {"\t", "\n"} & set(label) for label in labels):
+        raise InjertoError(f"{path} is damaged: 'labels' hold control characters")
     number = card["neck"].isdecimal() and len(card["neck"]) < 9
     neck_ok = card["neck"] == "none" or (number and 0 < int(card["neck"]) <= WIDEST_NECK)
     if card["head"] not in ("linear", "mlp", "probe", "native") or not neck_ok:

@@ -13,6 +13,9 @@ from injerto.backbones.hub import reading
 from injerto.basics.errors import InjertoError, suggest
 from injerto.domains.preprocessing import ImagePreprocessing
 
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+"""Endings of files of weights."""
+
 
 def embed(model: nn.Module, images: Tensor) -> Tensor:
     """What the network feeds its classifier.
@@ -35,6 +38,9 @@ def image_preprocessing(model: nn.Module, image_size: int | None = None) -> Imag
     Args:
         model: The network.
         image_size: Side of the input in pixels; None for the model's own size.
+
+    Raises:
+        ValueError: Where the network's configuration is damaged; others where it lacks what is needed.
     """
     from timm.data import resolve_data_config
 
@@ -84,11 +90,14 @@ def load_timm(name: str, *, spec: str, image_size: int | None) -> Backbone:
     source = f"local-dir:{name}" if local else f"hf-hub:{name}" if "/" in name else name
     if source == name:
         _check_name(name, spec)
+    if local:
+        _check_size(source, Path(name), spec)
     model = _create(source, spec, pretrained=True, num_classes=0)
     channels = model.pretrained_cfg.get("input_size", (3,))[0]
     if channels != 3:
         raise InjertoError(f"{spec} takes {channels} channels; choose a backbone for 3-channel pictures")
-    preprocessing = image_preprocessing(model, image_size)
+    with reading(spec):
+        preprocessing = image_preprocessing(model, image_size)
     if image_size and not _takes(model, image_size):
         try:
             model = timm.create_model(source, pretrained=True, num_classes=0, img_size=image_size)
@@ -131,6 +140,19 @@ def _check_name(name: str, spec: str) -> None:
         raise InjertoError(f"unknown weights '{tag}' of timm:{architecture}; {suggest(name, names)}")
     if not names and not timm.is_model_pretrained(architecture):
         raise InjertoError(f"timm has no pretrained weights for '{architecture}'; choose one of timm.list_pretrained()")
+
+
+def _check_size(source: str, folder: Path, spec: str) -> None:
+    """Refuse a folder whose configuration asks for a larger network than its weights can fill, before it is made."""
+    import timm
+
+    with reading(spec), torch.device("meta"):
+        empty = timm.create_model(source, pretrained=False, num_classes=0)
+    numbers = sum(tensor.numel() for tensor in empty.state_dict().values())
+    held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in WEIGHTS)
+    if numbers > held:
+        size = f"its configuration asks for {numbers:,} numbers, its weights have {held:,} bytes"
+        raise InjertoError(f"cannot load {spec}: {size}")
 
 
 def _create(source: str, spec: str, **options: Any) -> Any:

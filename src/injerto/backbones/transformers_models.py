@@ -84,7 +84,8 @@ def _read(
     model, missing = _weights(name, folder, spec)
     if missing and poolable:
         model, _ = _weights(name, folder, spec, add_pooling_layer=False)
-    preprocessing = vision_preprocessing(name, config, image_size)
+    with reading(spec):
+        preprocessing = vision_preprocessing(name, config, image_size)
     vision, tokens = vision_embed(model, preprocessing, spec, pooler=not missing)
     return model, vision, preprocessing, tokens
 

@@ -394,7 +394,7 @@ class AdapterBank:
         self, looks: ImagePreprocessing | TextPreprocessing, inputs: Sequence[Any], rows: Sequence[Row]
     ) -> torch.Tensor:
         """Embeddings of all rows, (n, D), in chunks that stay in the processor's cache."""
-        maker = BatchMaker(looks, self._trunk.plan.device)
+        maker = BatchMaker(looks, self._trunk.plan.device, self._trunk.plan.channels_last)
         found = torch.empty(len(rows), self.base.embedding_dim)
         if isinstance(looks, TextPreprocessing):
             tokens = tokenize([str(text) for text in inputs], looks)

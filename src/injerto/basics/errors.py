@@ -5,6 +5,7 @@ import os
 import re
 import traceback
 
+from injerto.basics.escapes import visible
 from injerto.basics.limits import MESSAGE, VALUE_CHARACTERS
 
 
@@ -22,7 +23,7 @@ class InjertoError(Exception):
     """Something the user can mend: one line that says what, where and what to do.
 
     The command line prints the message and exits with 2; a library user catches it. Names and shapes in it may come
-    from a stranger's file: a message is never longer than a page.
+    from a stranger's file: a message is never longer than a page, and holds no control characters.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -31,7 +32,7 @@ class InjertoError(Exception):
         Args:
             message: What the user is told.
         """
-        super().__init__(shorten(str(message)))
+        super().__init__(shorten(visible(" ".join(str(message).splitlines()))))
 
 
 def shown(value: object, most: int = VALUE_CHARACTERS) -> str:
@@ -65,12 +66,12 @@ def suggest(word: str, known: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library said, or the kind of its error where it said nothing.
+    """The first line of what a library said, shortened, or the kind of its error where it said nothing.
 
     Args:
         error: What it raised.
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return shorten((str(error).strip() or type(error).__name__).splitlines()[0], 300)
 
 
 def system_trouble(error: BaseException | None) -> str | None:

@@ -28,16 +28,23 @@ class BatchMaker:
         workers: Threads that decode and augment pictures.
     """
 
-    def __init__(self, preprocessing: ImagePreprocessing | TextPreprocessing, device: str, workers: int = 2) -> None:
+    def __init__(
+        self,
+        preprocessing: ImagePreprocessing | TextPreprocessing,
+        device: str,
+        channels_last: bool = True,
+        workers: int = 2,
+    ) -> None:
         """Prepare the normalization.
 
         Args:
             preprocessing: The backbone's own.
             device: Where batches go.
+            channels_last: Whether pictures lie as (B, H, W, 3) in memory; a network's layout follows its input's.
             workers: Threads that decode and augment pictures.
         """
         self.preprocessing = preprocessing
-        self.device = device
+        self.device, self.channels_last = device, channels_last
         self.workers = workers
         if isinstance(preprocessing, ImagePreprocessing):
             mean, std = (torch.tensor(value).view(3, 1, 1) for value in (preprocessing.mean, preprocessing.std))
@@ -60,12 +67,14 @@ class BatchMaker:
         return augment(picture, size, policy, rng)
 
     def collate_images(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
-        """Stack pictures: float32 (B, 3, H, W), normalized, channels last in memory.
+        """Stack pictures: float32 (B, 3, H, W), normalized.
 
         Args:
             rows: uint8 arrays (H, W, 3).
         """
         stacked = torch.from_numpy(np.stack(rows)).to(self.device).permute(0, 3, 1, 2)
+        if not self.channels_last:
+            stacked = stacked.contiguous()
         return stacked.float().mul_(self.scale).add_(self.shift)
 
     def collate_texts(self, rows: Sequence[np.ndarray], length: int | None = None) -> dict[str, torch.Tensor]:

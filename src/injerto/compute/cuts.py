@@ -28,6 +28,7 @@ class Cut:
         channels_last: Whether maps (C, H, W) are kept as (H, W, C), the layout convolutions are fast on.
         place: Where what is below the cut is kept: ``disk``, ``memory``, or ``nowhere``: it is then computed, to the
             same bits, each time that it is used.
+        contiguous: Whether the suffix wants maps as (C, H, W) in memory.
     """
 
     stage: int
@@ -37,6 +38,7 @@ class Cut:
     shape: tuple[int, ...]
     channels_last: bool
     place: Literal["disk", "memory", "nowhere"] = "disk"
+    contiguous: bool = False
 
     @property
     def ragged(self) -> bool:
@@ -78,13 +80,14 @@ class Cut:
         return {HIDDEN: features.padded(positions, length).to(device), "attention_mask": mask.to(device)}
 
     def shaped(self, rows: Tensor) -> Tensor:
-        """Rows of pictures in the shape that the suffix takes; nothing is copied.
+        """Rows of pictures in the shape that the suffix takes; nothing is copied but where it wants another layout.
 
         Args:
             rows: (n, width).
         """
         hidden = rows.view(len(rows), *self.shape)
-        return hidden.permute(0, 3, 1, 2) if self.channels_last else hidden
+        hidden = hidden.permute(0, 3, 1, 2) if self.channels_last else hidden
+        return hidden.contiguous() if self.contiguous else hidden
 
     def embed(self, batch: Inputs) -> Tensor:
         """Embeddings (B, D).

@@ -44,7 +44,7 @@ class Embedder:
             constant: Whether all chunks have the same size.
         """
         self.plan, self.cut, self.constant = plan, cut, constant
-        self.maker = BatchMaker(backbone.preprocessing, plan.device)
+        self.maker = BatchMaker(backbone.preprocessing, plan.device, plan.channels_last)
         probe = None
         if isinstance(backbone.preprocessing, ImagePreprocessing):
             size = backbone.preprocessing

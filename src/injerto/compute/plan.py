@@ -121,13 +121,24 @@ def make_plan(backbone: Backbone, precision: str = "auto", threads: int | None =
         torch.set_num_threads(threads)
     convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
     channels_last = backbone.modality == "image" and bool(convolutions)
-    if channels_last and here.device == "cpu" and (odd := sum(map(_odd_groups, convolutions))):
+    unsafe = [one for one in convolutions if _odd_groups(one) or (threads > 1 and _narrow_steps(one))]
+    if channels_last and here.device == "cpu" and unsafe:
         note(
-            f"plan: {odd} grouped convolutions of {backbone.spec} have groups that channels_last is unsafe for on a "
+            f"plan: {len(unsafe)} convolutions of {backbone.spec} are of a shape that channels_last is unsafe for on a "
             "processor; the layout is contiguous"
         )
         channels_last = False
     return ComputePlan(here.device, precision, channels_last, threads)
+
+
+def _narrow_steps(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution of one pixel takes steps over fewer channels than fill a vector.
+
+    In channels_last and with several threads, the backward pass of such ones has overwritten memory that is not its own
+    (torch 2.14.1, inputs of 3 to 15 channels, two examples and more). Pretrained networks have no such ones.
+    """
+    narrow = convolution.in_channels // convolution.groups < 16
+    return convolution.kernel_size == (1, 1) and max(convolution.stride) > 1 and narrow
 
 
 def _odd_groups(convolution: nn.Conv2d) -> bool:

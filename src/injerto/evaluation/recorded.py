@@ -20,7 +20,7 @@ from injerto.basics.checksums import content_checksum, file_checksum, read_seale
 from injerto.basics.errors import InjertoError
 from injerto.basics.escapes import read_guarded
 from injerto.basics.files import sha256, write_csv
-from injerto.basics.progress import note
+from injerto.basics.progress import note, warn
 from injerto.compute.machine import installed_versions
 from injerto.domains.domain import Domain
 from injerto.recipe.recipe import load_recipe
@@ -33,6 +33,8 @@ BEGUN = (RECIPE, FILE)
 """Written before the first step, and never again."""
 PLACES = ("data", "backbone", "split_file")
 """Of a recipe, where things lie: they may be moved and the recipe be edited, for what they hold is compared itself."""
+MOVED = "recipe.yaml (places)"
+"""Key of the checksum of a recipe's places: where they differ it is said, and the rest is refused."""
 REPORTED = (*BEGUN, BASE, "predictions.csv", "log.jsonl")
 """What stands beside ``metrics.json`` when it is written."""
 SLIMMED = (FILE, "predictions.csv", "log.jsonl")
@@ -65,7 +67,7 @@ def save_metrics(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         What it holds.
     """
-    content = {**metrics, "files": _sums_of(folder, REPORTED)}
+    content = {**metrics, "files": _sums_of(folder, REPORTED) | _places_of(folder)}
     write_sealed(folder / METRICS, content)
     return content
 
@@ -87,10 +89,16 @@ def _sums_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _sum_of(path: Path) -> str:
-    if path.name != RECIPE:
-        return file_checksum(path)
-    fields = {name: value for name, value in load_recipe(path).items() if name not in PLACES}
+    return file_checksum(path) if path.name != RECIPE else _sum_of_recipe(path, places=False)
+
+
+def _sum_of_recipe(path: Path, places: bool) -> str:
+    fields = {name: value for name, value in load_recipe(path).items() if (name in PLACES) is places}
     return content_checksum(json.loads(json.dumps(fields, default=str)))
+
+
+def _places_of(folder: Path) -> dict[str, str]:
+    return {MOVED: _sum_of_recipe(folder / RECIPE, places=True)} if (folder / RECIPE).is_file() else {}
 
 
 def check_recorded(folder: Path, names: Sequence[str] = REPORTED) -> None:
@@ -122,6 +130,8 @@ def check_recorded(folder: Path, names: Sequence[str] = REPORTED) -> None:
                 raise InjertoError(
                     f"{folder / name} is damaged, or was changed since the run wrote it; bring it back, or {AGAIN}"
                 )
+    if RECIPE in names and isinstance(noted, dict) and noted.get(MOVED) not in (None, *_places_of(folder).values()):
+        warn(f"{folder / RECIPE} names other places ({', '.join(PLACES)}) than the run wrote; they are taken as moved")
 
 
 def save_splits(folder: Path, domains: Mapping[str, Domain], sides: Mapping[str, np.ndarray]) -> str:
@@ -197,7 +207,7 @@ def save_base(folder: Path, backbone: Backbone) -> None:
         backbone: The base model, as it was loaded or tuned since.
     """
     if not (folder / BASE).exists():
-        write_sealed(folder / BASE, _describe(backbone) | {"files": _sums_of(folder, BEGUN)})
+        write_sealed(folder / BASE, _describe(backbone) | {"files": _sums_of(folder, BEGUN) | _places_of(folder)})
 
 
 def base_changes(folder: Path, backbone: Backbone, chat: bool = False) -> str | None:
@@ -285,6 +295,7 @@ def _recorded(folder: Path) -> list[Row] | None:
     path = folder / FILE
     if not path.exists():
         return None
+    check_recorded(folder, [FILE])
     rows = read_rows(path)[0]
     if rows is None:
         raise InjertoError(f"{path} is damaged: it cannot be told what the run learned from; {AGAIN}")

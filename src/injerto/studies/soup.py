@@ -140,7 +140,8 @@ def _renewal(runs: Sequence[Run], domains: Domains, recipe: Recipe) -> Callable[
         return None
     recorded, norm = runs[0].recorded_splits(), recipe.norm or "frozen"
     names = recipe.target if norm.endswith(":target") else recipe.source or tuple(domains)
-    maker = BatchMaker(runs[0].model.backbone.preprocessing, runs[0].plan.device)
+    plan = runs[0].plan
+    maker = BatchMaker(runs[0].model.backbone.preprocessing, plan.device, plan.channels_last)
     policy = recipe.policy if norm == "train" else "none"
     items = sorted(
         (content, domain.inputs[i])

@@ -94,6 +94,7 @@ def _plan_cache(prepared: "Prepared", span: Span, uses: float, count: int) -> tu
     cut = make_cut(backbone, span.frozen)
     if cut is None:
         return None, f"nothing ({backbone.spec} can't be cut below stage {span.frozen})"
+    cut = replace(cut, contiguous=not prepared.plan.channels_last)
     what = "embeddings" if embeddings else f"stages 0-{span.frozen - 1}" if span.frozen > 1 else "stage 0"
     rows = round(count * (_mean_tokens(prepared) if cut.ragged else 1))
     if not backbone.identity.steady:

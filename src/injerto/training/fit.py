@@ -64,7 +64,7 @@ class Fit:
         self.caches = Caches(prepared)
         self.examples = Examples(
             prepared.streams,
-            BatchMaker(prepared.backbone.preprocessing, self.plan.device),
+            BatchMaker(prepared.backbone.preprocessing, self.plan.device, self.plan.channels_last),
             self.recipe.views or 0,
             self.recipe.seed,
             prepared.cuts,

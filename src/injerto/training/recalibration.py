@@ -56,7 +56,8 @@ def recalibrate_norms(prepared: Prepared, watch: Watch, trained: bool) -> bool:
 
 def _plain_batches(prepared: Prepared, parts: list[Domain]) -> Iterator[Inputs]:
     """Unaugmented batches of nearly equal size (at least 2) over up to 2,048 examples, evenly from the parts."""
-    maker = BatchMaker(prepared.backbone.preprocessing, prepared.plan.device)
+    plan = prepared.plan
+    maker = BatchMaker(prepared.backbone.preprocessing, plan.device, plan.channels_last)
     pairs = [
         (content, part.inputs[i])
         for part in parts
