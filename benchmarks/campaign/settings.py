@@ -17,7 +17,7 @@ import signal
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,15 +176,27 @@ class Walk:
                 rng, own = rng_of(0, name, some), [row for row in rows if row["domain"] in some]
                 shuffled = rng.sample([row["label"] for row in own], len(own))
                 labels = {id(row): label for row, label in zip(own, shuffled, strict=True)}
-                stem = f"{name}-{'-'.join(some)}"
                 for kind in ("shuffled", "blank"):
                     changed = labels if kind == "shuffled" else dict.fromkeys(labels, "")
                     written = [row | {"label": changed.get(id(row), row["label"])} for row in rows]
-                    write_table(self.folder / f"{stem}-{kind}.csv", written)
+                    write_table(self.folder / changed_table(name, some, kind), written)
+
+
+def changed_table(name: str, domains: Iterable[str], kind: str) -> str:
+    """Path of a table in which the labels of some domains are others; one of texts keeps its name (of a split file).
+
+    Args:
+        name: Of the table.
+        domains: Whose.
+        kind: ``shuffled`` or ``blank``.
+    """
+    stem = f"{name}-{'-'.join(sorted(domains))}-{kind}"
+    return f"{stem}/{name}.csv" if name == "reviews" else f"{stem}.csv"
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows with their keys as heading."""
+    path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -496,7 +508,7 @@ def evaluated(trial: Trial) -> None:
     found = run.evaluate(domains)
     keys = ("n", "tokens", "perplexity") if trial.kind == "language" else ("n", "accuracy", "balanced_accuracy", "nll")
     for name, one in said.items():
-        if (one is None) != (name not in found):
+        if (one is None or one["n"] == 0) != (name not in found):
             trial.trouble.append(f"evaluate: {name} is measured in one place only")
             continue
         for key in keys:
@@ -555,9 +567,8 @@ def resume(trial: Trial) -> None:
 
 def permuted(trial: Trial) -> None:
     """With the targets' labels shuffled, or taken away, the adapter has the same bits."""
-    names = "-".join(sorted(trial.state["roles"][1]))
     stem, how = "pictures" if trial.kind == "image" else "reviews", trial.rng.choice(("shuffled", "blank"))
-    table = arguments(trial.kind, trial.state, trial.walk.folder, f"{stem}-{names}-{how}.csv")
+    table = arguments(trial.kind, trial.state, trial.walk.folder, changed_table(stem, trial.state["roles"][1], how))
     ended = apart(["-q", "fit", *table, "--out", str(trial.place / "permuted")])
     if ended.code != 0:
         trial.trouble.append(f"target labels {how}: {ended.said[-300:]}")

@@ -50,6 +50,16 @@ def test_what_shots_left_out_is_no_test_example(
     assert "unused" in run.recorded_splits().values()
 
 
+def test_of_an_example_in_several_domains_the_split_that_tells_most_counts(
+    image_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = injerto.load(image_run)
+    rows = [("a", "x", "test"), ("b", "x", "unused"), ("a", "y", "train"), ("b", "y", "test"), ("b", "z", "unused")]
+    for given in (rows, rows[::-1]):
+        monkeypatch.setattr(type(run), "recorded_rows", lambda _, given=given: given)
+        assert run.recorded_splits() == {"x": "test", "y": "train", "z": "unused"}
+
+
 def test_overwriting_keeps_the_earlier_run_until_the_new_one_is_there(
     pictures: Path, tiny_timm: Path, quick: dict[str, Any], tmp_path: Path, refused: Callable[..., str], capsys: Any
 ) -> None:

@@ -29,6 +29,9 @@ from injerto.evaluation.recorded import BEGUN, FILE, check_recorded, load_metric
 from injerto.recipe.recipe import load_recipe
 from injerto.tasks.model import Model
 
+TELLING = {"train": 0, "val": 1, "test": 2, "unused": 3}
+"""Splits, the least where most is said about an example that has several."""
+
 
 class Run:
     """A run's folder (or an adapter's) with its model, opened when first needed.
@@ -268,8 +271,15 @@ class Run:
         return load_metrics(self.path)
 
     def recorded_splits(self) -> dict[str, str]:
-        """Content hash to its split in this run; empty for a bare adapter."""
-        return {content: side for _, content, side in self.recorded_rows()}
+        """Content hash to its split in this run; empty for a bare adapter.
+
+        Of what is in several domains, the split that tells most counts: an example that one of them leaves out is a
+        test example where another tests on it, and one that was learned from in any of them is none.
+        """
+        known: dict[str, str] = {}
+        for _, content, side in self.recorded_rows():
+            known[content] = min(side, known.get(content, side), key=lambda one: TELLING.get(one, 0))
+        return known
 
     def recorded_rows(self) -> list[tuple[str, str, str]]:
         """Domain, content hash and split of every example; empty for a bare adapter.
