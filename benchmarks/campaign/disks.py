@@ -91,7 +91,8 @@ def _fail(kit: Kit, scenario: Scenario, number: int, total: int) -> Callable[[Pa
         trail = f"{name} {times} in {where or 'both'} at change {disk.at} ({disk.hit[0]})"
         outcome, detail = _judge(kit, scenario, place, ended, disk, where, bystanders)
         if "what it held is in" in ended.said and earlier_is_kept(kit, place):
-            shutil.rmtree(place / "out.before")  # as somebody would who has read that, and wants it no more
+            for kept in place.glob("out.before*"):
+                shutil.rmtree(kept)  # as somebody would who has read that, and wants it no more
         if outcome in ("same", "refused"):
             after, later = finish(kit, scenario, place, rng, trail, bystanders, cached=False)
             if after not in ("same", "refused"):

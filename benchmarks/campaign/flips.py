@@ -135,7 +135,10 @@ class _Accident:
         if self.damaged is not None:
             path.write_bytes(self.damaged)
         names = [path.name, str(copy)] if target.named else []
-        found, verdict = tried(lambda: target.doors[self.door](copy), names, target.blames, place)
+        blames = [
+            words for words in target.blames if words != "--backbone" or path.name != "recipe.yaml"
+        ]  # it names one
+        found, verdict = tried(lambda: target.doors[self.door](copy), names, blames, place)
         if verdict is None:
             same = found == self.expected or (self.damaged is None and self.door == "info")  # it tells what is there
             verdict = Verdict("same" if same else "wrong", "" if same else f"another answer: {_unlike(found, self)}")

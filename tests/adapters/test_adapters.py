@@ -361,6 +361,8 @@ CARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "labels twice": (damaged(labels=["a", "a", "b"]), "labels"),
     "one label": (damaged(labels=["a"]), "labels"),
     "labels of numbers": (damaged(labels=[1, 2, 3]), "labels"),
+    "labels that steer a terminal": (damaged(labels=["a", "b\x1b[2J", "c"]), "labels"),
+    "half a character": (damaged(labels=["a", "b\ud800", "c"]), "labels"),
     "no labels": (lambda card: card.pop("labels"), "labels"),
     "other count of labels": (damaged(labels=["a", "b"]), "shape"),
     "newer": (damaged(format=99), "newer Injerto"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, system_trouble, why_failed
 from injerto.basics.escapes import guarded, plain_markdown, read_guarded, unguarded, visible
 from injerto.basics.files import write_csv
 from injerto.basics.progress import note, say, warn
@@ -104,3 +105,29 @@ def test_no_name_steers_the_terminal(
 def test_messages_are_bounded() -> None:
     said = str(InjertoError(f"{'x' * 30_000_000}; mend it"))
     assert len(said) < 5_000 and said.endswith("; mend it")
+
+
+@pytest.mark.parametrize("name", TERMINAL)
+def test_no_message_holds_control_characters(name: str) -> None:
+    said = str(InjertoError(f"no column '{name}'\n; mend it"))
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", said) and said.endswith("; mend it")
+
+
+def test_what_the_system_refuses_is_a_sentence_and_no_fault_of_ours(tmp_path: Path) -> None:
+    import errno
+    import sqlite3
+
+    from optuna.exceptions import StorageInternalError
+    from safetensors import SafetensorError
+
+    for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE):
+        said, fault = why_failed(OSError(number, os.strerror(number), "out/log.jsonl"))
+        assert not fault and said.startswith(f"out/log.jsonl: {os.strerror(number)}; ")
+    commit = StorageInternalError("An exception is raised during the commit.")
+    commit.__cause__ = sqlite3.OperationalError("database or disk is full")
+    tensors = SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
+    for error, words in ((commit, "database or disk is full"), (tensors, "Permission denied")):
+        said, fault = why_failed(error)
+        assert not fault and words in said
+    for ours in (FileNotFoundError(errno.ENOENT, "No such file", "x"), ValueError("x"), OSError("cannot identify")):
+        assert why_failed(ours)[1] and system_trouble(ours) is None

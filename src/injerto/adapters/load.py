@@ -274,7 +274,11 @@ def _spec(path: Path, card: dict[str, Any], backbone: Any) -> Any:
     spec = card["base"]["spec"] or (load_recipe(recipe).get("backbone") if recipe.exists() else None)
     spec = copy.deepcopy(backbone) if backbone is not None else spec  # the user's own stays as it is
     if not spec or (isinstance(spec, str) and spec.startswith("module:")):
-        raise InjertoError(f"{path} needs its base model {card['base']['name']}; pass it with --backbone (backbone=)")
+        lost = recipe.with_name("metrics.json").exists() and not recipe.exists()
+        why = f", which {recipe} named, and that is missing" if lost else ""
+        raise InjertoError(
+            f"{path} needs its base model {card['base']['name']}{why}; pass it with --backbone (backbone=)"
+        )
     if isinstance(spec, str) and spec.startswith("peft:"):
         raise InjertoError(
             f"{path} was made on a base with an adapter of PEFT's, {spec}: open it in Python, injerto.load(RUN, "

@@ -32,7 +32,7 @@ class InjertoError(Exception):
         Args:
             message: What the user is told.
         """
-        super().__init__(shorten(visible(" ".join(str(message).splitlines()))))
+        super().__init__(shorten(visible(" ".join(shorten(str(message)).splitlines()))))
 
 
 def shown(value: object, most: int = VALUE_CHARACTERS) -> str:

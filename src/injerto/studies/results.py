@@ -7,7 +7,7 @@ from typing import Any
 from injerto.basics.checksums import write_sealed
 from injerto.basics.errors import InjertoError
 from injerto.basics.files import write_text
-from injerto.evaluation.recorded import AGAIN, check_recorded, load_metrics
+from injerto.evaluation.recorded import AGAIN, PLACES, check_recorded, load_metrics
 from injerto.recipe.recipe import load_recipe
 from injerto.studies.answers import Answers, Key, read_answers
 from injerto.studies.budget import Halving
@@ -28,8 +28,8 @@ def row_of(planned: Planned, run: Path, failed: Mapping[str, Any] | None) -> dic
     """
     row: dict[str, Any] = {"row": planned.label, "axes": dict(planned.axes), "seed": planned.seed}
     check_recorded(run)
-    recipe = run / "recipe.yaml"
-    fields = load_recipe(recipe) if recipe.exists() else planned.recipe.model_dump(mode="json")
+    recipe, wanted = run / "recipe.yaml", planned.recipe.model_dump(mode="json")
+    fields = load_recipe(recipe) | {name: wanted[name] for name in PLACES} if recipe.exists() else wanted
     split_seed = fields["split_seed"] if fields["split_seed"] is not None else planned.seed
     metrics = {} if failed else load_metrics(run)
     row |= {"split_seed": split_seed, "splits": metrics.get("splits"), "status": "failed" if failed else "ok"}
