@@ -79,6 +79,10 @@ class Guarded(H11Protocol):
         self._phase: tuple[str, Any] = ("", None)
         self._since, self._before, self._unread = 0.0, 0, 0
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Without uvicorn's advice to install what would not help: no route speaks WebSocket."""
+        _log.warning("Unsupported upgrade request.")
+
     def connection_made(self, transport: Any) -> None:
         """See :class:`asyncio.Protocol`."""
         super().connection_made(transport)
