@@ -78,7 +78,7 @@ def test_odd_groups_get_the_contiguous_layout(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("the layout is contiguous") == 1
 
 
-@pytest.mark.parametrize("tuning", ["full", "last:1"])
+@pytest.mark.parametrize("tuning", ["full", pytest.param("last:1", marks=pytest.mark.slow)])
 def test_narrow_steps_do_not_end_the_process(tuning: str, tiny_timm: Path, pictures: Path, tmp_path: Path) -> None:
     """In channels_last, torch writes beyond its memory there; a process of its own says so by its end."""
     script = (

@@ -207,7 +207,7 @@ def save_base(folder: Path, backbone: Backbone) -> None:
         backbone: The base model, as it was loaded or tuned since.
     """
     if not (folder / BASE).exists():
-        write_sealed(folder / BASE, _describe(backbone) | {"files": _sums_of(folder, BEGUN) | _places_of(folder)})
+        write_sealed(folder / BASE, _describe(backbone) | {"files": _sums_of(folder, BEGUN)})
 
 
 def base_changes(folder: Path, backbone: Backbone, chat: bool = False) -> str | None:
