@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,9 +91,9 @@ def _fail(kit: Kit, scenario: Scenario, number: int, total: int) -> Callable[[Pa
         name, times = errno.errorcode[disk.error], "once" if disk.once else "from then on"
         trail = f"{name} {times} in {where or 'both'} at change {disk.at} ({disk.hit[0]})"
         outcome, detail = _judge(kit, scenario, place, ended, disk, where, bystanders)
-        if "what it held is in" in ended.said and earlier_is_kept(kit, place):
-            for kept in place.glob("out.before*"):
-                shutil.rmtree(kept)  # as somebody would who has read that, and wants it no more
+        kept = re.search(r"what it held is in (\S+);", ended.said)
+        if kept and earlier_is_kept(kit, place):
+            shutil.rmtree(place / Path(kept[1]).name)  # as somebody would who has read that, and wants it no more
         if outcome in ("same", "refused"):
             after, later = finish(kit, scenario, place, rng, trail, bystanders, cached=False)
             if after not in ("same", "refused"):

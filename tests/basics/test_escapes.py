@@ -126,7 +126,12 @@ def test_what_the_system_refuses_is_a_sentence_and_no_fault_of_ours(tmp_path: Pa
     commit = StorageInternalError("An exception is raised during the commit.")
     commit.__cause__ = sqlite3.OperationalError("database or disk is full")
     tensors = SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
-    for error, words in ((commit, "database or disk is full"), (tensors, "Permission denied")):
+    tokens = Exception("Input/output error (os error 5)")  # as tokenizers raises it
+    for error, words in (
+        (commit, "database or disk is full"),
+        (tensors, "Permission denied"),
+        (tokens, os.strerror(errno.EIO)),
+    ):
         said, fault = why_failed(error)
         assert not fault and words in said
     for ours in (FileNotFoundError(errno.ENOENT, "No such file", "x"), ValueError("x"), OSError("cannot identify")):

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -499,14 +500,18 @@ def stopped_at(number: int, kind: type[BaseException], call: Callable[[], Any]) 
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 8))])
-def test_stopped_at_any_statement_it_goes_on(part: int, fake: Any, look: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_stopped_at_any_statement_it_goes_on(part: int, sampler: str, fake: Any, look: Call, tmp_path: Path) -> None:
     """While the tables are made, a point is drawn, a value is told: the same trials, none of them twice or undrawn."""
+    look = partial(look, sampler=sampler)
     whole = look(tmp_path / "whole", trials=3)
-    for number in range(1 + part * 11, 10_000, 89):
+    for number in range(1 + part * 23, 10_000, 193):
         out = tmp_path / str(number)
         _, found = stopped_at(number, KeyboardInterrupt, lambda out=out: look(out, trials=3))  # type: ignore[misc]
         if found is not None:
             break
+        _, again = stopped_at(7 * number % 60 + 1, KeyboardInterrupt, lambda out=out: look(out, trials=3))  # type: ignore[misc]
+        assert again is None or told(again) == told(whole), number
         assert told(look(out, trials=3)) == told(whole), number
 
 

@@ -84,8 +84,9 @@ def system_trouble(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and error.errno in _CURES:
             place = error.filename2 or error.filename
             return f"{place or 'a file'}: {error.strerror}; {_CURES[error.errno]}"
-        if type(error).__name__ == "SafetensorError" and (found := re.search(r"\(os error (\d+)\)", str(error))):
-            return f"a file of tensors: {os.strerror(int(found[1]))}; {_CURES.get(int(found[1]), _ELSEWHERE)}"
+        plain = type(error) is Exception or type(error).__name__ == "SafetensorError"  # of libraries in Rust
+        if plain and (found := re.search(r"\(os error (\d+)\)", str(error))) and int(found[1]) in _CURES:
+            return f"a file: {os.strerror(int(found[1]))}; {_CURES[int(found[1])]}"
         if type(error).__module__ == "sqlite3" and type(error).__name__ in ("OperationalError", "DatabaseError"):
             return f"an SQLite file: {error}; {_ELSEWHERE}"
         error = getattr(error, "orig", None) or error.__cause__

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from injerto.basics.errors import InjertoError, system_trouble
 from injerto.basics.lock import is_gone, this_process
@@ -22,8 +23,8 @@ from injerto.basics.removal import move, remove_temporary, temporary_beside
 
 YOUNG = 60
 """Seconds for which a trial may run before it says whose it is, while somebody draws one."""
-DRAWING = "drawing by "
-"""Beginning of the study's attributes by which processes say that they draw a trial."""
+BUSY = "busy: "
+"""Beginning of the study's attributes by which processes say that they draw a trial or put one in line again."""
 RESTORE = "it is damaged: restore it, or name another --out"
 PATIENCE = 60
 """Seconds to wait for an SQLite file that another process writes to, or for another process to begin a search."""
@@ -215,6 +216,11 @@ class Ledger:
         for trial in self.all(TrialState.RUNNING):
             if self._is_dead(trial) and self._again(trial):
                 found.append(trial.number)
+        if not self._busy():  # a process may have been killed between the two steps of that
+            after = {trial.user_attrs.get("after") for trial in self.all()}
+            for trial in self.all(TrialState.FAIL):
+                if is_lost(trial) and trial.number not in after and not trial.user_attrs.get("surplus"):
+                    self._enqueue(trial)
         return found
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
@@ -225,10 +231,24 @@ class Ledger:
         worker = trial.user_attrs.get("worker")
         if worker is not None:
             return worker == me() or is_gone(_process(worker))
-        drawing = [text for name, text in self.study.user_attrs.items() if name.startswith(DRAWING) and text]
-        if any(not is_gone(_process(text)) for text in drawing):
+        if self._busy():
             return (datetime.now() - (trial.datetime_start or datetime.now())).total_seconds() > YOUNG
         return "worker" not in self.all()[trial.number].user_attrs  # who drew it may just have said so
+
+    def _busy(self) -> bool:
+        """Whether a process that is alive draws a trial, or puts one in line again, at this moment."""
+        told = [text for name, text in self.study.user_attrs.items() if name.startswith(BUSY) and text]
+        return any(not is_gone(_process(text)) for text in told)
+
+    @contextmanager
+    def _saying(self) -> Iterator[None]:
+        """Let other processes know that this one is busy with the study."""
+        mine = f"{BUSY}{me()}"
+        self.study.set_user_attr(mine, me())
+        try:
+            yield
+        finally:
+            self.study.set_user_attr(mine, "")
 
     def drop(self, trial: Trial) -> None:
         """Give back a trial of this process.
@@ -239,16 +259,24 @@ class Ledger:
         self._again(self.all()[trial.number])
 
     def _again(self, trial: FrozenTrial) -> bool:
-        try:
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        except (ValueError, RuntimeError):
-            return False  # another process was faster
+        with self._saying():
+            try:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+            except (ValueError, RuntimeError):
+                return False  # another process was faster
+            self._enqueue(trial)
+        return True
+
+    def _enqueue(self, trial: FrozenTrial) -> None:
+        """Put a trial in line again, with the point that it had or was to have; else another is drawn in its place."""
         params = trial.system_attrs.get("fixed_params", {})
         if "worker" in trial.user_attrs:  # else it may not have been drawn to its end
             params = trial.params or params
-        origin = trial.user_attrs.get("origin", trial.number)
-        self.study.enqueue_trial(params, user_attrs={"origin": origin, "after": trial.number})
-        return True
+        about = {"origin": trial.user_attrs.get("origin", trial.number), "after": trial.number}
+        if params:
+            self.study.enqueue_trial(params, user_attrs=about)
+        else:
+            self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=about))
 
     def take(self, space: Mapping[str, BaseDistribution], most: int | None) -> Trial | None:
         """The next trial for this process; None where there is none left.
@@ -261,16 +289,13 @@ class Ledger:
         waiting = any(trial.state == TrialState.WAITING for trial in counted)
         if most is not None and len(counted) >= most and not waiting:
             return None
-        mine = f"{DRAWING}{me()}"
-        self.study.set_user_attr(mine, me())
-        try:
+        with self._saying():
             trial = self.study.ask(dict(space))
             trial.set_user_attr("worker", me())
-        finally:
-            self.study.set_user_attr(mine, "")
         if most is None or self.rank(trial.number) < most:
             return trial
-        self.study.tell(trial, state=TrialState.FAIL)  # another process took the last one at the same moment
+        trial.set_user_attr("surplus", True)  # another process took the last one at the same moment
+        self.study.tell(trial, state=TrialState.FAIL)
         return None
 
 
