@@ -54,13 +54,19 @@ def main() -> None:
         print(f"{name}: {own['attacks']} attacks in {own['cases']} cases, {own['outcomes']}", flush=True)
     bad = sum(own["outcomes"][kind] for own in figures.values() for kind in BAD)
     few = [name for name, own in figures.items() if own["attacks"] < own["least"] and not given.cases]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    sittings = given.work / f"sittings-{given.seed}.jsonl"
+    with sittings.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"commit": commit, "minutes": round((time.monotonic() - begun) / 60, 1)}) + "\n")
+    done = [json.loads(line) for line in sittings.read_text(encoding="utf-8").splitlines()]
     result = {
         "command": "make campaign",
         "seed": given.seed,
-        "minutes": round((time.monotonic() - begun) / 60, 1),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "minutes": round(sum(one["minutes"] for one in done), 1),
+        "commit": commit,
+        "sittings": done,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": {name: version(name) for name in ("torch", "pillow", "safetensors", "starlette", "uvicorn")},
         "parts": figures,

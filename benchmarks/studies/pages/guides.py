@@ -203,4 +203,6 @@ def campaign() -> str:
         cells.append([titles[name], f"{part['attacks']:,}", f"{found['same']:,}", f"{found['refused']:,}", f"{bad:,}"])
     where = f"seed {content['seed']}, {content['minutes']:g} minutes on {content['machine']}"
     headings = ["attack", "tried", "the same answer", "refused in a sentence", "anything else"]
-    return table(headings, cells) + f"\nCommit {content['commit']}, {where}.\n"
+    sittings = content["sittings"]
+    begun = f"; begun at commit {sittings[0]['commit']}, {len(sittings)} sittings" if len(sittings) > 1 else ""
+    return table(headings, cells) + f"\nCommit {content['commit']}, {where}{begun}.\n"
