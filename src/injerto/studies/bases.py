@@ -17,7 +17,7 @@ def check_bases(runs: Iterable[Path], data: Any, out: Path) -> None:
         out: The folder of all, for the message.
 
     Raises:
-        InjertoError: Where a base model has changed.
+        InjertoError: Where a base model has changed, or is gone.
     """
     from injerto.evaluation.recorded import BASE, base_changes
     from injerto.training.prepare import named_backbone
@@ -29,7 +29,10 @@ def check_bases(runs: Iterable[Path], data: Any, out: Path) -> None:
             key = tuple(recipe.get(name) for name in ("backbone", "image_size", "max_length"))
             alike.setdefault(key, []).append(run)
     for (name, image_size, max_length), folders in alike.items():
-        base = named_backbone(str(name), data, image_size, max_length)
+        try:
+            base = named_backbone(str(name), data, image_size, max_length)
+        except InjertoError as error:
+            raise InjertoError(f"the base model that {folders[0] / 'recipe.yaml'} names: {error}") from error
         for run in folders:
             if words := base_changes(run, base):
                 raise InjertoError(
