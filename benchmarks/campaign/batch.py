@@ -167,7 +167,13 @@ def odd(text: str) -> str | None:
     return None
 
 
-def judge(message: str, names: Iterable[str] = (), untrue: Iterable[str] = (), place: Path | None = None) -> Verdict:
+def judge(
+    message: str,
+    names: Iterable[str] = (),
+    untrue: Iterable[str] = (),
+    place: Path | None = None,
+    longest: int = LONGEST,
+) -> Verdict:
     """Whether a refusal is one that a person can use.
 
     Args:
@@ -175,6 +181,7 @@ def judge(message: str, names: Iterable[str] = (), untrue: Iterable[str] = (), p
         names: It has one of these in it: what the trouble is with; empty for any.
         untrue: Words that blame something else.
         place: The campaign's own folder, which the length does not count.
+        longest: Characters that it may have.
     """
     if any(words in message for words in OUT_OF_MEMORY):
         return Verdict("heavy", message[:600])
@@ -184,7 +191,7 @@ def judge(message: str, names: Iterable[str] = (), untrue: Iterable[str] = (), p
     if strange:
         return Verdict("wrong", f"the message holds a raw {strange}: {ascii(message[:400])}")
     shown = message if place is None else message.replace(str(place), "0123456789")
-    if len(shown) > LONGEST:
+    if len(shown) > longest:
         return Verdict("wrong", f"the message has {len(shown)} characters: {message[:300]}")
     if not message.strip():
         return Verdict("wrong", "an empty message")
@@ -201,6 +208,7 @@ def tried(
     names: Iterable[str] = (),
     untrue: Iterable[str] = (),
     place: Path | None = None,
+    longest: int = LONGEST,
 ) -> tuple[Any, Verdict | None]:
     """What an action gives, or the verdict where it gave nothing.
 
@@ -209,13 +217,14 @@ def tried(
         names: See :func:`judge`.
         untrue: See there.
         place: See there.
+        longest: See there.
     """
     from injerto.basics.errors import InjertoError
 
     try:
         return action(), None
     except (InjertoError, Refused) as error:
-        return None, judge(str(error), names, untrue, place)
+        return None, judge(str(error), names, untrue, place, longest)
     except Fault as error:
         heavy = any(words in str(error) for words in OUT_OF_MEMORY)
         return None, Verdict("heavy" if heavy else "fault", str(error)[:900])

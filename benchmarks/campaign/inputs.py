@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.campaign import mutations as made
-from benchmarks.campaign.batch import WHAT, Attack, Refused, ask, each, odd, tried
+from benchmarks.campaign.batch import LONGEST, WHAT, Attack, Refused, ask, each, odd, tried
 from benchmarks.campaign.cases import Case, Verdict, rng_of
 from benchmarks.campaign.kit import Kit
 from benchmarks.campaign.stock import Stock
+
+from injerto.basics.limits import MESSAGE
 
 LEAST, JOBS = 5000, 2
 MOST = 9000
@@ -122,17 +124,20 @@ class Room:
             )
         return found
 
-    def tell(self, what: str, action: Callable[[], Any], check: Callable[[Any], str | None]) -> Verdict:
+    def tell(
+        self, what: str, action: Callable[[], Any], check: Callable[[Any], str | None], longest: int = LONGEST
+    ) -> Verdict:
         """Let the program have the input.
 
         Args:
             what: The input, in words.
             action: Of the program.
             check: What is wrong with what it gave; None for nothing.
+            longest: Characters of a refusal.
         """
         (self.place.parent / WHAT).write_text(what, encoding="utf-8", errors="backslashreplace")
         with contextlib.redirect_stderr(self.said):
-            given, verdict = tried(action, place=self.place)
+            given, verdict = tried(action, place=self.place, longest=longest)
         refused = verdict is not None and verdict.outcome == "refused"
         if verdict is None:
             wrong = check(given)
@@ -849,7 +854,8 @@ def _words(place: Path, line: list[str]) -> Verdict:
             return "", ""
 
     shown = " ".join(repr(word)[:40] for word in line if not word.startswith("/") and word not in ("-q", "fit"))
-    return room.tell(f"{line[0]} {line[1] if line[0] == '-q' else ''} {shown[-200:]}", read, _said)
+    what = f"{line[0]} {line[1] if line[0] == '-q' else ''} {shown[-200:]}"
+    return room.tell(what, read, _said, longest=MESSAGE)
 
 
 # --- names ---

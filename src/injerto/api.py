@@ -258,15 +258,16 @@ def _real_inputs(run: "Run", data: Any) -> list[Any]:
     return [item for place, item in enumerate(items) if place not in bad]
 
 
-def info(subject: str | PathLike[str] | None = None) -> Mapping[str, Any]:
+def info(subject: str | PathLike[str] | None = None, allow_modified: bool = False) -> Mapping[str, Any]:
     """What is known about a backbone, a run, or this machine.
 
     Args:
         subject: A backbone's name or a run's folder; this machine and the offline backbones where not given.
+        allow_modified: As for :func:`load`.
     """
     from injerto.evaluation.info import describe
 
-    return describe(str(subject) if subject is not None else None)
+    return describe(str(subject) if subject is not None else None, allow_modified)
 
 
 def _kinds(recipe: Recipe, data: Any, backbone: Any) -> tuple[Any, Any, Any]:

@@ -82,8 +82,8 @@ def system_trouble(error: BaseException | None) -> str | None:
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _CURES:
-            place = error.filename2 or error.filename
-            return f"{place or 'a file'}: {error.strerror}; {_CURES[error.errno]}"
+            place = shorten(str(error.filename2 or error.filename or "a file"), VALUE_CHARACTERS)
+            return f"{place}: {error.strerror}; {_CURES[error.errno]}"
         plain = type(error) is Exception or type(error).__name__ == "SafetensorError"  # of libraries in Rust
         if plain and (found := re.search(r"\(os error (\d+)\)", str(error))) and int(found[1]) in _CURES:
             return f"a file: {os.strerror(int(found[1]))}; {_CURES[int(found[1])]}"

@@ -360,13 +360,14 @@ def info(
     subject: Annotated[
         str | None, typer.Argument(help="A backbone or a run; this machine where not given.", show_default=False)
     ] = None,
+    allow_modified: AllowModified = False,
     as_json: Json = False,
 ) -> None:
     """What is known about a backbone, a run, or this machine."""
     from injerto import api
     from injerto.cli.show import print_info, print_json
 
-    facts = dict(api.info(subject))
+    facts = dict(api.info(subject, allow_modified))
     if as_json:
         print_json(facts)
     else:

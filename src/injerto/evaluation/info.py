@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from injerto.adapters.card import load_card
+from injerto.adapters.card import read_card
 from injerto.adapters.load import adapter_folder
+from injerto.adapters.snapshot import CARD, LISTED, Place, opened
 from injerto.alignment.base import alignments
 from injerto.backbones.load import GROUP as BACKBONES
 from injerto.backbones.load import load_backbone
 from injerto.backbones.packaged import PACKAGED
+from injerto.basics.files import file_sha256
 from injerto.basics.plugins import plugins
 from injerto.compute.machine import machine
 from injerto.compute.plan import make_plan
@@ -17,11 +19,15 @@ from injerto.recipe.grammar import GROUP, TUNINGS
 from injerto.recipe.recipe import load_recipe
 
 
-def describe(subject: str | None) -> dict[str, Any]:
+def describe(subject: str | None, allow_modified: bool = False) -> dict[str, Any]:
     """What is known about a subject.
 
     Args:
         subject: A backbone's name or folder, a run's folder, or None for this machine.
+        allow_modified: Go on where an adapter's files are not what was written with its card.
+
+    Raises:
+        InjertoError: Where there is no such thing, or it is damaged.
     """
     if subject is None:
         return {
@@ -34,7 +40,7 @@ def describe(subject: str | None) -> dict[str, Any]:
     path = Path(subject)
     unfinished = {"state": "not finished; go on with --resume"}
     if path.is_dir() and any((folder / "adapter_card.json").exists() for folder in (path, path / "adapter")):
-        card = load_card(adapter_folder(path))
+        card = _card(adapter_folder(path), allow_modified)
         state = {}
         if (path / "recipe.yaml").exists():
             finished = (path / "metrics.json").exists() and Run(path).metrics  # told where it is damaged
@@ -62,3 +68,14 @@ def describe(subject: str | None) -> dict[str, Any]:
         "fingerprint": backbone.fingerprint,
         "plan": plan.lines(),
     }
+
+
+def _card(folder: Path, allow_modified: bool) -> dict[str, Any]:
+    """An adapter's card, whose files are those that it names."""
+    with opened(Place(folder, allow_modified=allow_modified)) as files:
+        card = read_card(files)
+        sums = card.get("files") or {}
+        for name in (name for name in LISTED if name in sums and name in files):
+            if file_sha256(folder / name) != sums[name]:
+                files.changed(name, f"is not what was written with {CARD}")
+    return card
