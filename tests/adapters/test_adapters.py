@@ -433,3 +433,12 @@ def test_other_specs_that_are_no_public_name(adapter: Path, spec: str) -> None:
     with pytest.raises(InjertoError) as caught:
         injerto.load(adapter)
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_answers_with_no_number_says_so(adapter: Path, tiny_timm: Path, pictures: Path) -> None:
+    """Its tensors are finite, and what is computed with them is not."""
+    change(adapter / HEAD, lambda tensors: tensors["head.layers.0.weight"].fill_(3e38))
+    tiny.sign(adapter)
+    opened = injerto.load(adapter, backbone=str(tiny_timm))
+    with pytest.raises(InjertoError, match="NaN or infinity for 1 of 1 inputs"):
+        opened.predict_proba([next(iter(sorted(pictures.rglob("*.png"))))])

@@ -1,6 +1,8 @@
 """Which spec is which model; modules given as objects; errors in one line."""
 
 import json
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +230,26 @@ def test_another_package_brings_its_own_kind(monkeypatch: pytest.MonkeyPatch, ma
         load_backbone("yours:net")
     monkeypatch.undo()
     plugins.cache_clear()
+
+
+def test_a_configuration_that_asks_for_too_much_is_refused_at_once(
+    tiny_timm: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    for base, path, value, says in (
+        (tiny_timm, ("model_args", "channels"), [10**6] * 4, "its configuration asks for"),
+        (tiny_timm, ("model_args", "layers"), [10**6] * 4, "layers"),
+        (tiny_timm, ("pretrained_cfg", "input_size"), [3, 10**6, 10**6], "pixels"),
+        (tiny_timm, ("pretrained_cfg", "input_size"), [3, 32, " "], "pixels"),
+        (tiny_bert, ("num_hidden_layers",), 10**7, "layers"),
+    ):
+        folder = Path(shutil.copytree(base, tmp_path / f"{base.name}-{path[-1]}-{len(list(tmp_path.iterdir()))}"))
+        config = json.loads((folder / "config.json").read_text())
+        part = config
+        for name in path[:-1]:
+            part = part.setdefault(name, {})
+        part[path[-1]] = value
+        (folder / "config.json").write_text(json.dumps(config))
+        begun = time.perf_counter()
+        with pytest.raises(InjertoError, match=says) as caught:
+            load_backbone(str(folder))
+        assert "\n" not in str(caught.value) and time.perf_counter() - begun < 5

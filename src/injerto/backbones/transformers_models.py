@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from injerto.backbones.backbone import Backbone
-from injerto.backbones.hub import reading
+from injerto.backbones.hub import check_layers, reading
 from injerto.backbones.pooling import TextEmbed, VisionEmbed
 from injerto.backbones.probing import embedding_rows
 from injerto.basics.errors import InjertoError
@@ -65,6 +65,7 @@ def _read(
 
     folder = _transformer_folder(name)
     config = AutoConfig.from_pretrained(name, subfolder=folder, trust_remote_code=False)
+    check_layers(config.to_dict(), spec)
     _check_kind(config, spec)
     kind: Any = MODEL_MAPPING.get(type(config), None)
     if kind is None:

@@ -82,6 +82,8 @@ JSON_NODES = 1_000_000
 """Most values in a JSON file."""
 PATTERNS = 256
 """Most patterns in an adapter's configuration that are more than a layer's name: regular expressions."""
+MODEL_LAYERS = 1_000
+"""Most layers that the configuration of a model in a folder may ask for."""
 NECK_WIDTH = 65_536
 """Largest width of a neck."""
 LORA_RANK = 4_096

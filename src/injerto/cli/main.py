@@ -13,7 +13,7 @@ import injerto.cli.recipes
 import injerto.cli.report
 import injerto.cli.search
 import injerto.cli.serve  # noqa: F401  these register their commands
-from injerto.basics.errors import InjertoError, system_trouble
+from injerto.basics.errors import InjertoError, shorten, system_trouble
 from injerto.basics.escapes import visible
 from injerto.cli.commands import app
 
@@ -118,7 +118,7 @@ def _out_of_memory(words: Sequence[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {visible(' '.join(shorten(message).split()))}", file=sys.stderr)
     return 2
 
 

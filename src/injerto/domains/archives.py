@@ -300,6 +300,8 @@ def _unpack_tar(path: Path, root: Path) -> None:
         writer = _Writer(path, root)
         with progress(f"unpacking {path.name}", path.stat().st_size, "bytes") as bar:
             for member in archive:
+                if member.size < 0:
+                    raise tarfile.ReadError("a member's size is negative")
                 parts = writer.place(member.name, member.size)
                 if not (member.isreg() or member.isdir()):
                     raise writer.refusal(member.name, "is a link or device")

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from injerto.basics.errors import InjertoError, suggest
+from injerto.basics.errors import InjertoError, shown, suggest
 from injerto.domains.archives import archive_stem, is_archive, unpack
 from injerto.domains.columns import ColumnNames, apply_group_pattern, rows_from_columns
 from injerto.domains.domain import Domains
@@ -115,7 +115,7 @@ def check_reading(reading: Mapping[str, Any]) -> None:
     """
     for name in reading:
         if name not in READING:
-            raise InjertoError(f"unknown setting '{name}'; {suggest(name, list(READING))}")
+            raise InjertoError(f"unknown setting {shown(name)}; {suggest(name, list(READING))}")
 
 
 def read_rows(data: Any, names: ColumnNames, optional: bool = False) -> Rows:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from injerto.basics.errors import InjertoError
 from injerto.compute.cuts import Cut
 from injerto.compute.features import Features
 from injerto.compute.inference import Continuer, Embedder
@@ -89,7 +90,16 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
     Args:
         logits: (N, C).
+
+    Raises:
+        InjertoError: Where they are no numbers: weights or inputs are out of range.
     """
+    odd = int((~np.isfinite(logits)).any(axis=1).sum())
+    if odd:
+        raise InjertoError(
+            f"the model computes NaN or infinity for {odd} of {len(logits)} inputs: its weights, or these inputs, are "
+            "out of range; try --precision fp32, or another adapter"
+        )
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     return exponentials / exponentials.sum(axis=1, keepdims=True)

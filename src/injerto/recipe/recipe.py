@@ -394,7 +394,7 @@ def make_recipe(**fields: Any) -> Recipe:
     known = list(Recipe.model_fields)
     for name in fields:
         if name not in known:
-            raise InjertoError(f"unknown setting '{name}'; {suggest(name, known)}")
+            raise InjertoError(f"unknown setting {shown(name)}; {suggest(name, known)}")
     try:
         return Recipe(**{key: value for key, value in fields.items() if value is not None})
     except ValidationError as error:
