@@ -502,13 +502,14 @@ def evaluated(trial: Trial) -> None:
 
     domains = trial.domains()
     run = injerto.load(trial.run, **trial.loading)
-    said = {name: one["splits"].get("test") for name, one in trial.metrics()["domains"].items()}
+    tests = {name: one["splits"].get("test") for name, one in trial.metrics()["domains"].items()}
+    said = {name: one if one and one["n"] else None for name, one in tests.items()}
     if not any(one and (trial.kind == "language" or one["accuracy"] is not None) for one in said.values()):
         return
     found = run.evaluate(domains)
     keys = ("n", "tokens", "perplexity") if trial.kind == "language" else ("n", "accuracy", "balanced_accuracy", "nll")
     for name, one in said.items():
-        if (one is None or one["n"] == 0) != (name not in found):
+        if (one is None) != (name not in found):
             trial.trouble.append(f"evaluate: {name} is measured in one place only")
             continue
         for key in keys:

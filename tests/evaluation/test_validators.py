@@ -142,6 +142,7 @@ def test_class_ami_equals_sklearns_for_the_same_clusters() -> None:
     expected = adjusted_mutual_info_score(evidence.target_logits.argmax(axis=1), nearest)
     assert 0.3 < expected < 0.9
     assert VALIDATORS["class-ami"](evidence, 0) == pytest.approx(expected, rel=1e-9)
+    assert VALIDATORS["class-ami"](evidence, 2**63 - 1) == pytest.approx(expected, rel=1e-9)  # any seed of a run
 
 
 def test_source_orders_by_accuracy_first_and_by_likelihood_next() -> None:

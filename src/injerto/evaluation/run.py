@@ -314,8 +314,9 @@ class Run:
                 f"the adapter learned from a domain '{domain.name}', and without its run's folder it is not known "
                 "which examples: some of these may be among them"
             )
-        keep = [i for i, content in enumerate(domain.contents) if recorded.get(content, "test") == "test"]
-        return domain.subset(keep)
+        own = {content: side for name, content, side in self.recorded_rows() if name == domain.name}
+        sides = [own.get(content) or recorded.get(content, "test") for content in domain.contents]
+        return domain.subset([i for i, side in enumerate(sides) if side == "test"])
 
     def unseen_parts(self, domains: Domains, on: Sequence[str] | None) -> dict[str, Domain]:
         """What of each domain the run may be tested on; a domain of which nothing is left is named and left out.

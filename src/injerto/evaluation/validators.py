@@ -193,7 +193,7 @@ def class_ami(evidence: Evidence, seed: int = 0) -> float:
     if clusters == 1 or (predicted == predicted[0]).all():
         return 0.0
     with threadpool_limits(1):  # threads add up in any order
-        found = KMeans(clusters, n_init=10, random_state=seed).fit_predict(rows)
+        found = KMeans(clusters, n_init=10, random_state=seed % 2**32).fit_predict(rows)
     return float(adjusted_mutual_info_score(predicted, found))
 
 

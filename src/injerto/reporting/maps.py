@@ -38,14 +38,14 @@ def layouts_of(values: np.ndarray, seed: int = 0) -> dict[str, list[list[float]]
     values = np.asarray(values, np.float32)
     values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-6)
     count = min(COMPONENTS, *values.shape)
-    reduced = PCA(count, svd_solver="randomized", random_state=seed).fit_transform(values)
+    reduced = PCA(count, svd_solver="randomized", random_state=seed % 2**32).fit_transform(values)
     layouts = {"principal components": reduced[:, :2] if count > 1 else np.repeat(reduced, 2, axis=1)}
     if len(values) >= TSNE_LEAST:
         from sklearn.manifold import TSNE
 
         note(f"map of {len(values)} examples by t-SNE: about {format_seconds(SECONDS * len(values))}")
         perplexity = min(30.0, (len(values) - 1) / 4)
-        layouts["t-SNE"] = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(reduced)
+        layouts["t-SNE"] = TSNE(init="pca", perplexity=perplexity, random_state=seed % 2**32).fit_transform(reduced)
     return {name: _scaled(layout) for name, layout in layouts.items()}
 
 
