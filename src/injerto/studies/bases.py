@@ -17,22 +17,23 @@ def check_bases(runs: Iterable[Path], data: Any, out: Path) -> None:
         out: The folder of all, for the message.
 
     Raises:
-        InjertoError: Where a base model has changed, or is gone.
+        InjertoError: Where a base model has changed or is gone, or a run's recipe is damaged.
     """
-    from injerto.evaluation.recorded import BASE, base_changes
+    from injerto.evaluation.recorded import BASE, RECIPE, base_changes, check_recorded
     from injerto.training.prepare import named_backbone
 
     alike: dict[tuple[Any, ...], list[Path]] = {}
     for run in runs:
-        if (run / BASE).exists() and (run / "recipe.yaml").exists():
-            recipe = load_recipe(run / "recipe.yaml")
+        if (run / BASE).exists() and (run / RECIPE).exists():
+            check_recorded(run, [RECIPE])
+            recipe = load_recipe(run / RECIPE)
             key = tuple(recipe.get(name) for name in ("backbone", "image_size", "max_length"))
             alike.setdefault(key, []).append(run)
     for (name, image_size, max_length), folders in alike.items():
         try:
             base = named_backbone(str(name), data, image_size, max_length)
         except InjertoError as error:
-            raise InjertoError(f"the base model that {folders[0] / 'recipe.yaml'} names: {error}") from error
+            raise InjertoError(f"the base model that {folders[0] / RECIPE} names: {error}") from error
         for run in folders:
             if words := base_changes(run, base):
                 raise InjertoError(
